@@ -1,0 +1,98 @@
+/* shm/ring.h -- byte ring of events: the broker writes, any number of processes read, nobody waits
+ * for anybody.
+ *
+ * Positions are 64-bit byte counts from the start of time and never wrap; position & (capacity - 1)
+ * is the place. The broker publishes `reserved` before it overwrites bytes and `head` (release)
+ * after it wrote them. A reader copies a record out, fences, then checks reserved - position <=
+ * capacity; otherwise it was LAPPED and what it copied is void. Records are 8-byte aligned and
+ * contiguous: a record that would cross the end is preceded by a padding record.
+ *
+ * Each record carries the position of the previous record of the same group, so resume, catch-up
+ * and conflation are one walk: from the group's newest record backwards to the cursor.
+ *
+ * Process:  ring_append() and ring_publish() in the broker's loop thread only; readers in any
+ *           process, any thread.
+ * Units:    positions and lengths in bytes; seq counts events of one group from 1; time in Unix ms.
+ * Errors:   EMPTY (nothing new) and LAPPED are normal; CORRUPT means the mapping cannot be trusted:
+ *           stop using it.
+ */
+#ifndef WEIR_SHM_RING_H
+#define WEIR_SHM_RING_H
+
+#include "shm/segment.h"
+
+#define RING_NO_POSITION UINT64_MAX
+
+struct ring_record {
+    uint64_t position;          /* where it is; set by append and read */
+    uint64_t previous_position; /* previous record of the same group, or RING_NO_POSITION */
+    uint64_t group_offset;      /* handle of the group in the store of the same segment */
+    uint64_t group_hash;        /* store_group_hash() of its names */
+    uint64_t item_hash;         /* store_item_hash() of the item id; 0 when the event has no id */
+    uint64_t seq;
+    uint64_t epoch;
+    uint64_t timestamp_ms;
+    uint32_t kind;        /* enum envelope_event */
+    uint32_t frame_bytes; /* the complete WebSocket frame, as envelope_encode() made it */
+    uint32_t json_offset; /* of the JSON inside the frame */
+    uint32_t
+        id_bytes; /* decoded item id, stored behind the frame; UINT32_MAX: the event has no id */
+    uint32_t names_offset; /* inside the frame: first byte of the escaped stream name */
+    uint32_t
+        data_offset; /* inside the frame: first byte of the event's data (set, update, delete) */
+    uint32_t data_bytes;
+    uint32_t spare;
+};
+
+/* ---- broker ---- */
+struct ring_writer;
+struct ring_writer *ring_writer_open(struct segment *segment); /* NULL: no memory */
+void ring_writer_close(struct ring_writer *writer);
+/* Largest frame + id that ring_append() takes. */
+uint64_t ring_record_bytes_max(const struct ring_writer *writer);
+/* True when a record of `payload_bytes` (frame and id, at most ring_record_bytes_max()) can be
+ * appended without FULL; ask before a write is applied that cannot be taken back. */
+bool ring_has_room(const struct ring_writer *writer, uint64_t payload_bytes);
+/* Copy a record in; invisible until ring_publish(). Sets position, frame_bytes and id_bytes
+ * (id.data NULL: no id) of `record`. TOO_LARGE when it exceeds the share. FULL when what is
+ * appended but not published would exceed half the ring (readers of what comes next would be lapped
+ * before they could see it): nothing changed, publish and append again. After a publish a record
+ * that is not TOO_LARGE always fits. */
+enum weir_status ring_append(struct ring_writer *writer, struct ring_record *record,
+                             struct span frame, struct span id) WEIR_MUST_CHECK;
+/* Make everything appended so far visible (one release store). Ring the doorbells after this. */
+void ring_publish(struct ring_writer *writer);
+uint64_t ring_head(const struct ring_writer *writer); /* first position not yet appended */
+
+/* ---- any process ---- */
+struct ring_reader {
+    const struct ring_header *header;
+    const char *data;
+    uint64_t capacity_bytes;
+    uint64_t
+        position; /* next record to read, in order; a caller may set it to any record's position */
+    uint64_t
+        seen_head; /* published as last seen, so that a busy reader leaves the writer's cache line alone */
+};
+
+/* Starts at the newest. CORRUPT when the ring's header does not fit its area (or the broker has not
+ * opened it yet). */
+enum weir_status ring_reader_attach(struct ring_reader *reader,
+                                    const struct segment *segment) WEIR_MUST_CHECK;
+/* Start at the newest: only what is published from now on. */
+void ring_reader_seek_head(struct ring_reader *reader);
+/* First position not yet published (acquire). */
+uint64_t ring_published(const struct ring_reader *reader);
+/* Copy the next record: frame, then id, appended to `out` (8-byte aligned start not promised).
+ * Advances. EMPTY, LAPPED (the cursor moves to the newest published position; how much was missed
+ * is not known), FULL and NO_MEMORY (the buffer's; nothing is consumed), CORRUPT. Only OK changes
+ * `out`; `record` is void otherwise. */
+enum weir_status ring_read(struct ring_reader *reader, struct ring_record *record,
+                           struct buffer *out) WEIR_MUST_CHECK;
+/* Copy the record at `position` (from a group's newest or a record's previous_position); does not
+ * move the cursor. `out` NULL: the fields only. LAPPED when it is overwritten, PENDING when it is
+ * not published yet, EMPTY for RING_NO_POSITION, CORRUPT when no record starts there. */
+enum weir_status ring_read_at(const struct ring_reader *reader, uint64_t position,
+                              struct ring_record *record, struct buffer *out) WEIR_MUST_CHECK;
+
+#endif
