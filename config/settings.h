@@ -1,0 +1,131 @@
+/* config/settings.h -- what a person can set: one table gives the parser, `--help`, and
+ * docs/configuration.md.
+ *
+ * A file in the iii engine's YAML shape (`workers:` with `iii-stream` and `iii-worker-manager`)
+ * plus a `weir:` mapping with the keys of the table; `--set KEY=VALUE` on any command overrides
+ * both. Sizes take KiB, MiB, GiB; times are ms.
+ *
+ * Files:    settings.c is the table, values and relations; settings_file.c is YAML, the only file
+ *           that knows libyaml.
+ * Process:  any, before its loop runs.
+ * Memory:   plain values, no ownership.
+ * Errors:   INVALID with one sentence that names file and line (or --set), what is wrong, and the
+ *           remedy; SYSTEM when the file cannot be read; TOO_LARGE beyond the bounds below. What
+ *           was set before the error stays set.
+ */
+#ifndef WEIR_CONFIG_SETTINGS_H
+#define WEIR_CONFIG_SETTINGS_H
+
+#include <stdio.h>
+
+#include "shm/limits.h"
+#include "shm/span.h"
+
+enum {
+    SETTINGS_TEXT_BYTES = 256, /* longest text value with its NUL; longer is refused */
+    SETTINGS_FILE_BYTES_MAX =
+        1 << 20, /* the file, before and after ${NAME} is replaced; larger is refused */
+    SETTINGS_FILE_DEPTH_MAX = 32,    /* nesting of the file; deeper is refused */
+    SETTINGS_RUN_DIR_BYTES_MAX = 88, /* a socket's path in it must fit sockaddr_un */
+};
+
+enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
+
+/* name, kind, default, minimum, maximum, unit, sentence. Kinds: TEXT, NUMBER, BYTES, IO, BOOL. */
+#define SETTINGS_MAP(X)                                                                            \
+    X(stream_host, TEXT, "0.0.0.0", 0, 0, "",                                                      \
+      "address of the stream port (subscribers, page, health)")                                    \
+    X(stream_port, NUMBER, 3112, 0, 65535, "", "stream port; 0 picks a free one")                  \
+    X(worker_host, TEXT, "127.0.0.1", 0, 0, "", "address of the worker port (iii-sdk)")            \
+    X(worker_port, NUMBER, 49134, 0, 65535, "", "worker port; 0 picks a free one")                 \
+    X(admin, TEXT, "127.0.0.1:3114", 0, 0, "", "HOST:PORT for metrics and health, or false")       \
+    X(gateways, NUMBER, 0, 0, 64, "", "gateway processes; 0 is one per core")                      \
+    X(run_dir, TEXT, "", 0, 0, "",                                                                 \
+      "directory for sockets and locks; empty: $XDG_RUNTIME_DIR/weir or /tmp/weir-UID")            \
+    X(ring_bytes, BYTES, RING_BYTES_DEFAULT, RING_BYTES_MIN, RING_BYTES_MAX, "B",                  \
+      "shared event ring")                                                                         \
+    X(store_bytes, BYTES, 0, STORE_BYTES_MIN, STORE_BYTES_MAX, "B",                                \
+      "shared item store; 0: 4 GiB or half of memory")                                             \
+    X(value_bytes_max, BYTES, VALUE_BYTES_MAX, 1024, VALUE_BYTES_MAX, "B", "largest item value")   \
+    X(items_max, NUMBER, 100000000, 1, 4000000000, "", "items in the store")                       \
+    X(groups_max, NUMBER, 10000000, 1, 1000000000, "", "groups in the store")                      \
+    X(empty_groups_max, NUMBER, 100000, 1, 100000000, "",                                          \
+      "groups remembered after their last item is gone")                                           \
+    X(io, IO, SETTINGS_IO_AUTO, 0, 0, "", "auto, uring or plain system calls")                     \
+    X(flush_interval_ms, NUMBER, 5, 0, 20, "ms",                                                   \
+      "longest time events wait to share a send under load; 0: never")                             \
+    X(write_wait_ms, NUMBER, 5000, 0, 60000, "ms",                                                 \
+      "how long writes wait for a broker that is away or silent")                                  \
+    X(write_wait_bytes_max, BYTES, 64 * 1024 * 1024, 1024 * 1024, 1024 * 1024 * 1024, "B",         \
+      "writes waiting per gateway")                                                                \
+    X(handshake_timeout_ms, NUMBER, 10000, 100, 600000, "ms", "time to finish a handshake")        \
+    X(ping_interval_ms, NUMBER, 20000, 0, 3600000, "ms", "server pings; 0: none")                  \
+    X(idle_timeout_ms, NUMBER, 60000, 0, 36000000, "ms",                                           \
+      "close after this long without inbound frame; 0: never")                                     \
+    X(connections_max, NUMBER, 100000, 1, 10000000, "", "sockets per gateway")                     \
+    X(subscriptions_max, NUMBER, 1000, 1, 1000000, "", "subscriptions per socket")                 \
+    X(session_calls_max, NUMBER, 4096, 1, 1000000, "",                                             \
+      "calls of one worker in flight; reading pauses beyond")                                      \
+    X(session_calls_bytes_max, BYTES, 32 * 1024 * 1024, 64 * 1024, 1024 * 1024 * 1024, "B",        \
+      "the same in bytes")                                                                         \
+    X(origins, TEXT, "", 0, 0, "",                                                                 \
+      "allowed Origin headers on the stream port, comma separated; empty: any")                    \
+    X(subprotocols, TEXT, "", 0, 0, "", "further subprotocols to accept, comma separated")         \
+    X(tls_certificate, TEXT, "", 0, 0, "", "PEM file: serve the stream port over TLS")             \
+    X(tls_key, TEXT, "", 0, 0, "", "PEM file of the certificate's key")                            \
+    X(duplicate_deliveries, BOOL, 0, 0, 1, "",                                                     \
+      "one copy per matching subscription, as the iii engine does")
+
+struct settings {
+    char stream_host[SETTINGS_TEXT_BYTES];
+    uint64_t stream_port;
+    char worker_host[SETTINGS_TEXT_BYTES];
+    uint64_t worker_port;
+    char admin[SETTINGS_TEXT_BYTES];
+    uint64_t gateways;
+    char run_dir[SETTINGS_TEXT_BYTES];
+    uint64_t ring_bytes, store_bytes, value_bytes_max, items_max, groups_max, empty_groups_max;
+    enum settings_io io;
+    uint64_t flush_interval_ms, write_wait_ms, write_wait_bytes_max;
+    uint64_t handshake_timeout_ms, ping_interval_ms, idle_timeout_ms;
+    uint64_t connections_max, subscriptions_max, session_calls_max, session_calls_bytes_max;
+    char origins[SETTINGS_TEXT_BYTES];
+    char subprotocols[SETTINGS_TEXT_BYTES];
+    char tls_certificate[SETTINGS_TEXT_BYTES];
+    char tls_key[SETTINGS_TEXT_BYTES];
+    bool duplicate_deliveries;
+    uint64_t given; /* bit i: entry i of SETTINGS_MAP was set by a file or by settings_set() */
+};
+
+/* A key's position in SETTINGS_MAP, for `given`. */
+enum settings_key {
+#define SETTINGS_KEY(name, ...) SETTINGS_KEY_##name,
+    SETTINGS_MAP(SETTINGS_KEY)
+#undef SETTINGS_KEY
+        SETTINGS_KEY_COUNT
+};
+static_assert(SETTINGS_KEY_COUNT <= 64, "`given` has one bit per key");
+
+/* Defaults; run_dir, gateways and store_bytes are still "choose for me" until settings_resolve(). */
+void settings_init(struct settings *settings);
+/* Read a YAML file over what is there. Workers that are not part of weir are passed over with a
+ * note on stderr, which the environment variable WEIR_SUPERVISED silences (the supervisor has said
+ * it already). */
+enum weir_status settings_load(struct settings *settings, const char *path,
+                               struct weir_error *error) WEIR_MUST_CHECK;
+/* One "key=value" over what is there; the value as it would stand in the file. */
+enum weir_status settings_set(struct settings *settings, const char *assignment,
+                              struct weir_error *error) WEIR_MUST_CHECK;
+/* Fill in what was left to choose and check relations between settings. Afterwards hosts are
+ * numeric addresses, `admin` is "HOST:PORT" or "false", and gateways, run_dir and store_bytes are
+ * what is used. Safe to call again. */
+enum weir_status settings_resolve(struct settings *settings,
+                                  struct weir_error *error) WEIR_MUST_CHECK;
+/* Split "HOST:PORT" or "[IPv6]:PORT". */
+enum weir_status settings_host_port(const char *text, char host[SETTINGS_TEXT_BYTES],
+                                    uint16_t *port, struct weir_error *error) WEIR_MUST_CHECK;
+/* The table as `--help` text, and as the Markdown table of docs/configuration.md. */
+void settings_print_help(FILE *out);
+void settings_print_markdown(FILE *out);
+
+#endif

@@ -1,0 +1,741 @@
+/* The YAML file. Three steps: read it whole (capped), replace ${NAME} in the raw text, load it as a
+ * libyaml document and walk only what is known. Only known keys are ever entered, so aliases cannot
+ * make the walk longer than the file. */
+#include "config/settings.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <yaml.h>
+
+#include "config/settings_value.h"
+
+enum { SETTINGS_PLACE_BYTES = 112 };
+
+struct settings_file {
+    const char *shown_path; /* the end of the path when it is long */
+    yaml_document_t *document;
+    struct settings *settings;
+    struct weir_error *error;
+    size_t lines[SETTINGS_KEY_COUNT]; /* where each key was set in this file; 0: not yet */
+    size_t stream_line;               /* of the iii-stream entry; 0: none yet */
+    size_t manager_line;              /* of the iii-worker-manager entry */
+    bool is_quiet;
+};
+
+static size_t settings_node_line(const yaml_node_t *node)
+{
+    return node->start_mark.line + 1;
+}
+
+static void settings_format_place(const struct settings_file *file, size_t line,
+                                  char place[SETTINGS_PLACE_BYTES])
+{
+    (void)snprintf(place, SETTINGS_PLACE_BYTES, "%s:%zu", file->shown_path, line);
+}
+
+/* A scalar's text, or NULL for lists, mappings and scalars with a NUL inside. */
+static const char *settings_node_text(const yaml_node_t *node)
+{
+    if (node->type != YAML_SCALAR_NODE)
+        return NULL;
+    const char *text = (const char *)node->data.scalar.value;
+    return strlen(text) == node->data.scalar.length ? text : NULL;
+}
+
+static bool settings_node_is_plain(const yaml_node_t *node)
+{
+    return node->type == YAML_SCALAR_NODE && node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
+}
+
+/* A key without value, `~` or `null`: the same as leaving the key out. */
+static bool settings_node_is_null(const yaml_node_t *node)
+{
+    const char *text = settings_node_text(node);
+    return text != NULL && settings_node_is_plain(node) &&
+           (*text == '\0' || strcmp(text, "~") == 0 || strcmp(text, "null") == 0);
+}
+
+static enum weir_status settings_fail_at(const struct settings_file *file, const yaml_node_t *node,
+                                         const char *format, ...) WEIR_PRINTF(3, 4);
+static enum weir_status settings_fail_at(const struct settings_file *file, const yaml_node_t *node,
+                                         const char *format, ...)
+{
+    char sentence[sizeof((struct weir_error *)0)->text];
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(sentence, sizeof sentence, format, arguments);
+    va_end(arguments);
+    char place[SETTINGS_PLACE_BYTES];
+    settings_format_place(file, settings_node_line(node), place);
+    size_t room = sizeof sentence - strlen(place) - 3;
+    return weir_fail(file->error, WEIR_INVALID, "%s: %.*s", place, (int)room, sentence);
+}
+
+static void settings_note_at(const struct settings_file *file, const yaml_node_t *node,
+                             const char *name)
+{
+    if (!file->is_quiet)
+        (void)fprintf(stderr, "weir: %s:%zu: worker `%.80s` is not part of weir; passed over\n",
+                      file->shown_path, settings_node_line(node), name);
+}
+
+/* ---- walking mappings ---- */
+
+struct settings_pair {
+    const yaml_node_t *key_node;
+    const char *key;
+    yaml_node_t *value;
+};
+
+/* OK with the next pair, EMPTY at the end, INVALID for a key that is not text. */
+static enum weir_status settings_next_pair(const struct settings_file *file,
+                                           const yaml_node_t *mapping, size_t *position,
+                                           struct settings_pair *pair)
+{
+    const yaml_node_pair_t *next = mapping->data.mapping.pairs.start + *position;
+    if (next >= mapping->data.mapping.pairs.top)
+        return WEIR_EMPTY;
+    *position += 1;
+    pair->key_node = yaml_document_get_node(file->document, next->key);
+    pair->value = yaml_document_get_node(file->document, next->value);
+    pair->key = settings_node_text(pair->key_node);
+    if (pair->key == NULL)
+        return settings_fail_at(file, pair->key_node,
+                                "a key must be plain text; rewrite this line");
+    return WEIR_OK;
+}
+
+/* The index of `key` in `names`, also noting that it was seen; INVALID for unknown and repeated
+ * keys. */
+static enum weir_status settings_match_key(const struct settings_file *file,
+                                           const struct settings_pair *pair,
+                                           const char *const *names, size_t name_count,
+                                           const char *where, unsigned *seen, size_t *index)
+{
+    for (size_t i = 0; i < name_count; i++) {
+        if (strcmp(pair->key, names[i]) != 0)
+            continue;
+        if ((*seen & 1u << i) != 0)
+            return settings_fail_at(file, pair->key_node,
+                                    "key `%s` stands twice in %s; remove one of them", pair->key,
+                                    where);
+        *seen |= 1u << i;
+        *index = i;
+        return WEIR_OK;
+    }
+    char known[120] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < name_count; i++) {
+        int more =
+            snprintf(known + used, sizeof known - used, "%s%s", i == 0 ? "" : ", ", names[i]);
+        if (more < 0 || (size_t)more >= sizeof known - used)
+            break;
+        used += (size_t)more;
+    }
+    return settings_fail_at(file, pair->key_node, "key `%.40s` is not known in %s; use one of: %s",
+                            pair->key, where, known);
+}
+
+static enum weir_status settings_need_mapping(const struct settings_file *file,
+                                              const yaml_node_t *node, const char *key)
+{
+    if (node->type == YAML_MAPPING_NODE)
+        return WEIR_OK;
+    return settings_fail_at(file, node,
+                            "key `%s` needs a mapping; write `key: value` lines below it", key);
+}
+
+static enum weir_status settings_take(struct settings_file *file, enum settings_key key,
+                                      const struct settings_pair *pair)
+{
+    if (file->lines[key] != 0)
+        return settings_fail_at(file, pair->key_node,
+                                "key `%s` was set on line %zu already; remove one of them",
+                                pair->key, file->lines[key]);
+    char place[SETTINGS_PLACE_BYTES];
+    settings_format_place(file, settings_node_line(pair->key_node), place);
+    const char *text = settings_node_text(pair->value);
+    struct settings_value value = {
+        .place = place,
+        .shown = pair->key,
+        .text = text,
+        .form = text == NULL                          ? SETTINGS_FORM_NOT_SCALAR
+                : settings_node_is_plain(pair->value) ? SETTINGS_FORM_PLAIN
+                                                      : SETTINGS_FORM_QUOTED,
+        .is_typed = true,
+    };
+    enum weir_status status = settings_assign(file->settings, key, &value, file->error);
+    if (status == WEIR_OK)
+        file->lines[key] = settings_node_line(pair->key_node);
+    return status;
+}
+
+/* ---- the iii engine's entries ---- */
+
+static enum weir_status settings_refuse_feature(const struct settings_file *file,
+                                                const struct settings_pair *pair,
+                                                const char *remedy)
+{
+    if (settings_node_is_null(pair->value))
+        return WEIR_OK;
+    return settings_fail_at(file, pair->key_node,
+                            "key `%s` is not supported by this version yet; %s", pair->key, remedy);
+}
+
+static enum weir_status settings_read_number_only(const struct settings_file *file,
+                                                  const struct settings_pair *pair)
+{
+    uint64_t number;
+    const char *text = settings_node_text(pair->value);
+    if (settings_node_is_plain(pair->value) && text != NULL && settings_parse_number(text, &number))
+        return WEIR_OK;
+    return settings_fail_at(file, pair->key_node,
+                            "key `%s` needs a whole number without quotes; write for example 5000",
+                            pair->key);
+}
+
+static enum weir_status settings_read_kv(const struct settings_file *file,
+                                         const yaml_node_t *mapping)
+{
+    enum { STORE_METHOD, FILE_PATH, SAVE_INTERVAL_MS, CHANNEL_SIZE, COUNT };
+    static const char *const names[COUNT] = {"store_method", "file_path", "save_interval_ms",
+                                             "channel_size"};
+    struct settings_pair pair;
+    unsigned seen = 0;
+    size_t position = 0;
+    size_t index;
+    enum weir_status status;
+    while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
+        status = settings_match_key(file, &pair, names, COUNT, "the config of adapter kv", &seen,
+                                    &index);
+        if (status != WEIR_OK)
+            return status;
+        if (settings_node_is_null(pair.value))
+            continue;
+        const char *text = settings_node_text(pair.value);
+        switch (index) {
+        case STORE_METHOD:
+            if (text != NULL && strcmp(text, "in_memory") == 0)
+                break;
+            if (text != NULL && strcmp(text, "file_based") == 0)
+                return settings_fail_at(file, pair.value,
+                                        "key `store_method`: file_based is not supported by this "
+                                        "version yet; use in_memory, which keeps nothing on disk");
+            return settings_fail_at(file, pair.value,
+                                    "key `store_method` must be in_memory; correct the value");
+        case FILE_PATH:
+            if (text == NULL)
+                return settings_fail_at(file, pair.value,
+                                        "key `file_path` needs text; remove the list or mapping");
+            break;
+        default: /* the iii engine's save loop and queue, which weir does not have: checked, without effect */
+            status = settings_read_number_only(file, &pair);
+            if (status != WEIR_OK)
+                return status;
+            break;
+        }
+    }
+    return status == WEIR_EMPTY ? WEIR_OK : status;
+}
+
+static enum weir_status settings_read_adapter(const struct settings_file *file,
+                                              const yaml_node_t *mapping)
+{
+    enum { NAME, CONFIG, COUNT };
+    static const char *const names[COUNT] = {"name", "config"};
+    const yaml_node_t *values[COUNT] = {NULL};
+    struct settings_pair pair;
+    unsigned seen = 0;
+    size_t position = 0;
+    size_t index;
+    enum weir_status status;
+    while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
+        status = settings_match_key(file, &pair, names, COUNT, "adapter", &seen, &index);
+        if (status != WEIR_OK)
+            return status;
+        values[index] = pair.value;
+    }
+    if (status != WEIR_EMPTY)
+        return status;
+    const char *name = values[NAME] != NULL ? settings_node_text(values[NAME]) : NULL;
+    if (name == NULL)
+        return settings_fail_at(file, mapping, "key `name` of adapter is missing; write name: kv");
+    if (strcmp(name, "redis") == 0 || strcmp(name, "bridge") == 0)
+        return settings_fail_at(
+            file, values[NAME],
+            "key `name`: adapter %s is not supported by this version yet; use kv", name);
+    if (strcmp(name, "kv") != 0)
+        return settings_fail_at(file, values[NAME],
+                                "key `name`: adapter `%.40s` is not known; use kv", name);
+    if (values[CONFIG] == NULL || settings_node_is_null(values[CONFIG]))
+        return WEIR_OK;
+    status = settings_need_mapping(file, values[CONFIG], "config");
+    return status == WEIR_OK ? settings_read_kv(file, values[CONFIG]) : status;
+}
+
+static enum weir_status settings_read_stream(struct settings_file *file, const yaml_node_t *mapping)
+{
+    enum { PORT, HOST, AUTH_FUNCTION, ADAPTER, COUNT };
+    static const char *const names[COUNT] = {"port", "host", "auth_function", "adapter"};
+    struct settings_pair pair;
+    unsigned seen = 0;
+    size_t position = 0;
+    size_t index;
+    enum weir_status status;
+    while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
+        status = settings_match_key(file, &pair, names, COUNT, "iii-stream", &seen, &index);
+        if (status != WEIR_OK)
+            return status;
+        switch (index) {
+        case PORT:
+            status = settings_take(file, SETTINGS_KEY_stream_port, &pair);
+            break;
+        case HOST:
+            status = settings_take(file, SETTINGS_KEY_stream_host, &pair);
+            break;
+        case AUTH_FUNCTION:
+            status = settings_refuse_feature(
+                file, &pair,
+                "remove it and keep the stream port behind something that authenticates");
+            break;
+        default:
+            if (settings_node_is_null(pair.value))
+                break;
+            status = settings_need_mapping(file, pair.value, "adapter");
+            if (status == WEIR_OK)
+                status = settings_read_adapter(file, pair.value);
+            break;
+        }
+        if (status != WEIR_OK)
+            return status;
+    }
+    return status == WEIR_EMPTY ? WEIR_OK : status;
+}
+
+static enum weir_status settings_read_manager(struct settings_file *file,
+                                              const yaml_node_t *mapping)
+{
+    enum { HOST, PORT, HANDSHAKE_TIMEOUT_MS, RBAC, MIDDLEWARE_FUNCTION_ID, COUNT };
+    static const char *const names[COUNT] = {"host", "port", "handshake_timeout_ms", "rbac",
+                                             "middleware_function_id"};
+    struct settings_pair pair;
+    unsigned seen = 0;
+    size_t position = 0;
+    size_t index;
+    enum weir_status status;
+    while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
+        status = settings_match_key(file, &pair, names, COUNT, "iii-worker-manager", &seen, &index);
+        if (status != WEIR_OK)
+            return status;
+        switch (index) {
+        case HOST:
+            status = settings_take(file, SETTINGS_KEY_worker_host, &pair);
+            break;
+        case PORT:
+            status = settings_take(file, SETTINGS_KEY_worker_port, &pair);
+            break;
+        case HANDSHAKE_TIMEOUT_MS:
+            status = settings_take(file, SETTINGS_KEY_handshake_timeout_ms, &pair);
+            break;
+        case RBAC:
+            status = settings_refuse_feature(
+                file, &pair,
+                "remove it and keep the worker port on an address only trusted workers reach");
+            break;
+        default:
+            status = settings_refuse_feature(file, &pair, "remove it");
+            break;
+        }
+        if (status != WEIR_OK)
+            return status;
+    }
+    return status == WEIR_EMPTY ? WEIR_OK : status;
+}
+
+/* Name and config of one entry. Entries of other workers are not looked into any further. */
+static enum weir_status settings_read_entry(struct settings_file *file, const yaml_node_t *entry)
+{
+    enum { NAME, CONFIG, IMAGE, COUNT };
+    static const char *const names[COUNT] = {"name", "config", "image"};
+    if (entry->type != YAML_MAPPING_NODE)
+        return settings_fail_at(file, entry,
+                                "a worker must be a mapping; write - name: iii-stream");
+    struct settings_pair pair;
+    size_t position = 0;
+    const char *name = NULL;
+    enum weir_status status;
+    while ((status = settings_next_pair(file, entry, &position, &pair)) == WEIR_OK) {
+        if (strcmp(pair.key, "name") == 0 && name == NULL)
+            name = settings_node_text(pair.value);
+    }
+    if (status != WEIR_EMPTY)
+        return status;
+    if (name == NULL)
+        return settings_fail_at(file, entry,
+                                "key `name` of the worker is missing; write - name: iii-stream");
+    bool is_stream = strcmp(name, "iii-stream") == 0;
+    bool is_manager = strcmp(name, "iii-worker-manager") == 0;
+    if (!is_stream && !is_manager) {
+        settings_note_at(file, entry, name);
+        return WEIR_OK;
+    }
+    size_t *line = is_stream ? &file->stream_line : &file->manager_line;
+    if (*line != 0)
+        return settings_fail_at(file, entry,
+                                is_stream
+                                    ? "worker `%s` stands on line %zu already; remove one of them"
+                                    : "a second `%s` (the first is on line %zu) is not supported "
+                                      "by this version yet; remove one of them",
+                                name, *line);
+    *line = settings_node_line(entry);
+    const yaml_node_t *config = NULL;
+    unsigned seen = 0;
+    size_t index;
+    position = 0;
+    while ((status = settings_next_pair(file, entry, &position, &pair)) == WEIR_OK) {
+        status = settings_match_key(file, &pair, names, COUNT, "a worker's entry", &seen, &index);
+        if (status != WEIR_OK)
+            return status;
+        if (index == CONFIG)
+            config = pair.value;
+    }
+    if (status != WEIR_EMPTY)
+        return status;
+    if (config == NULL || settings_node_is_null(config))
+        return WEIR_OK;
+    status = settings_need_mapping(file, config, "config");
+    if (status != WEIR_OK)
+        return status;
+    return is_stream ? settings_read_stream(file, config) : settings_read_manager(file, config);
+}
+
+static enum weir_status settings_read_workers(struct settings_file *file,
+                                              const struct settings_pair *pair)
+{
+    if (settings_node_is_null(pair->value))
+        return WEIR_OK;
+    if (pair->value->type != YAML_SEQUENCE_NODE)
+        return settings_fail_at(file, pair->value,
+                                "key `%s` needs a list; write - name: iii-stream below it",
+                                pair->key);
+    for (const yaml_node_item_t *item = pair->value->data.sequence.items.start;
+         item < pair->value->data.sequence.items.top; item++) {
+        enum weir_status status =
+            settings_read_entry(file, yaml_document_get_node(file->document, *item));
+        if (status != WEIR_OK)
+            return status;
+    }
+    return WEIR_OK;
+}
+
+/* ---- weir's own keys and the top ---- */
+
+static enum weir_status settings_read_weir(struct settings_file *file, const yaml_node_t *mapping)
+{
+    struct settings_pair pair;
+    size_t position = 0;
+    enum weir_status status;
+    while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
+        enum settings_key key = settings_find(pair.key);
+        if (key == SETTINGS_KEY_COUNT) {
+            const char *nearest = settings_nearest(pair.key);
+            if (nearest != NULL)
+                return settings_fail_at(file, pair.key_node,
+                                        "key `%.60s` is not known in weir; did you mean `%s`?",
+                                        pair.key, nearest);
+            return settings_fail_at(
+                file, pair.key_node,
+                "key `%.60s` is not known in weir; `weir help settings` lists all", pair.key);
+        }
+        status = settings_take(file, key, &pair);
+        if (status != WEIR_OK)
+            return status;
+    }
+    return status == WEIR_EMPTY ? WEIR_OK : status;
+}
+
+static enum weir_status settings_read_top(struct settings_file *file, const yaml_node_t *top)
+{
+    enum { WORKERS, MODULES, GRACE, WEIR, COUNT };
+    static const char *const names[COUNT] = {"workers", "modules",
+                                             "registration_namespace_grace_ms", "weir"};
+    enum weir_status status = settings_need_mapping(file, top, "(top level)");
+    if (status != WEIR_OK)
+        return status;
+    struct settings_pair pair;
+    unsigned seen = 0;
+    size_t position = 0;
+    size_t index;
+    while ((status = settings_next_pair(file, top, &position, &pair)) == WEIR_OK) {
+        status = settings_match_key(file, &pair, names, COUNT, "the top level", &seen, &index);
+        if (status != WEIR_OK)
+            return status;
+        switch (index) {
+        case WORKERS:
+        case MODULES:
+            if ((seen & 1u << WORKERS) != 0 && (seen & 1u << MODULES) != 0)
+                return settings_fail_at(
+                    file, pair.key_node,
+                    "key `modules` is the old name of `workers`; keep only one");
+            status = settings_read_workers(file, &pair);
+            break;
+        case GRACE: /* weir applies registrations at once: there is nothing to wait for */
+            if (!settings_node_is_null(pair.value))
+                status = settings_read_number_only(file, &pair);
+            break;
+        default:
+            if (settings_node_is_null(pair.value))
+                break;
+            status = settings_need_mapping(file, pair.value, "weir");
+            if (status == WEIR_OK)
+                status = settings_read_weir(file, pair.value);
+            break;
+        }
+        if (status != WEIR_OK)
+            return status;
+    }
+    return status == WEIR_EMPTY ? WEIR_OK : status;
+}
+
+/* ---- raw text ---- */
+
+static enum weir_status settings_read_text(const char *path, const char *shown_path,
+                                           struct buffer *text, struct weir_error *error)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return weir_fail_errno(error, errno, "%s: cannot open the configuration file", shown_path);
+    enum weir_status status = WEIR_OK;
+    struct stat about;
+    if (fstat(fd, &about) == 0 && S_ISDIR(about.st_mode)) {
+        status =
+            weir_fail(error, WEIR_INVALID, "%s: is a directory; name the file in it", shown_path);
+        goto cleanup;
+    }
+    for (;;) {
+        if (buffer_reserve(text, 4096) != WEIR_OK) {
+            status =
+                weir_fail(error, WEIR_TOO_LARGE,
+                          "%s: larger than 1 MiB; is this the configuration file?", shown_path);
+            goto cleanup;
+        }
+        ssize_t bytes = read(fd, text->data + text->bytes, 4096);
+        if (bytes < 0 && errno == EINTR)
+            continue;
+        if (bytes < 0) {
+            status = weir_fail_errno(error, errno, "%s: cannot be read", shown_path);
+            goto cleanup;
+        }
+        if (bytes == 0)
+            break;
+        text->bytes += (size_t)bytes;
+    }
+    if (text->bytes > SETTINGS_FILE_BYTES_MAX)
+        status = weir_fail(error, WEIR_TOO_LARGE,
+                           "%s: larger than 1 MiB; is this the configuration file?", shown_path);
+cleanup:
+    (void)close(fd);
+    return status;
+}
+
+/* The bytes of `${NAME}` or `${NAME:default}` at the start of `text`, or 0: then it is ordinary
+ * text. */
+static size_t settings_match_variable(struct span text, struct span *name, struct span *fallback)
+{
+    if (text.bytes < 4 || text.data[0] != '$' || text.data[1] != '{')
+        return 0;
+    const char *end = memchr(text.data, '}', text.bytes);
+    if (end == NULL)
+        return 0;
+    const char *start = text.data + 2;
+    const char *colon = memchr(start, ':', (size_t)(end - start));
+    const char *name_end = colon != NULL ? colon : end;
+    if (name_end == start)
+        return 0;
+    *name = span_of(start, (size_t)(name_end - start));
+    *fallback = colon != NULL ? span_of(colon + 1, (size_t)(end - colon - 1)) : span_of(NULL, 0);
+    return (size_t)(end - text.data) + 1;
+}
+
+static enum weir_status settings_append_variable(struct buffer *out, struct span name,
+                                                 struct span fallback, const char *shown_path,
+                                                 size_t line, struct weir_error *error)
+{
+    char key[256];
+    const char *value = NULL;
+    if (name.bytes < sizeof key) {
+        memcpy(key, name.data, name.bytes);
+        key[name.bytes] = '\0';
+        value = getenv(key);
+    }
+    struct span text = value != NULL ? span_text(value) : fallback;
+    if (text.data == NULL)
+        return weir_fail(
+            error, WEIR_INVALID,
+            "%s:%zu: environment variable `%.*s` is not set; set it or write ${%.*s:default}",
+            shown_path, line, (int)(name.bytes < 40 ? name.bytes : 40), name.data,
+            (int)(name.bytes < 40 ? name.bytes : 40), name.data);
+    if (buffer_append(out, text) != WEIR_OK)
+        return weir_fail(error, WEIR_TOO_LARGE, "%s:%zu: larger than 1 MiB with `%.*s` filled in",
+                         shown_path, line, (int)(name.bytes < 40 ? name.bytes : 40), name.data);
+    return WEIR_OK;
+}
+
+/* Replace variables everywhere, comments included, as the iii engine does; a replacement is not
+ * looked at again. */
+static enum weir_status settings_expand(struct span text, struct buffer *out,
+                                        const char *shown_path, struct weir_error *error)
+{
+    size_t line = 1;
+    while (text.bytes > 0) {
+        struct span name;
+        struct span fallback;
+        size_t taken = settings_match_variable(text, &name, &fallback);
+        if (taken != 0) {
+            enum weir_status status =
+                settings_append_variable(out, name, fallback, shown_path, line, error);
+            if (status != WEIR_OK)
+                return status;
+        } else {
+            const char *dollar = memchr(text.data + 1, '$', text.bytes - 1);
+            taken = dollar != NULL ? (size_t)(dollar - text.data) : text.bytes;
+            if (buffer_append(out, span_of(text.data, taken)) != WEIR_OK)
+                return weir_fail(error, WEIR_TOO_LARGE,
+                                 "%s:%zu: larger than 1 MiB with variables "
+                                 "filled in",
+                                 shown_path, line);
+        }
+        for (size_t i = 0; i < taken; i++)
+            line += text.data[i] == '\n';
+        text = span_of(text.data + taken, text.bytes - taken);
+    }
+    return WEIR_OK;
+}
+
+/* ---- YAML ---- */
+
+static enum weir_status settings_fail_parser(const yaml_parser_t *parser, const char *shown_path,
+                                             struct weir_error *error)
+{
+    if (parser->error == YAML_MEMORY_ERROR)
+        return weir_fail(error, WEIR_NO_MEMORY, "%s: no memory to read it", shown_path);
+    return weir_fail(error, WEIR_INVALID,
+                     "%s:%zu: not YAML: %.100s; correct the line or the one before", shown_path,
+                     parser->problem_mark.line + 1,
+                     parser->problem != NULL ? parser->problem : "cannot be read");
+}
+
+/* Refuse deep nesting before a tree is built from it. */
+static enum weir_status settings_check_depth(struct span text, const char *shown_path,
+                                             struct weir_error *error)
+{
+    yaml_parser_t parser;
+    if (!yaml_parser_initialize(&parser))
+        return weir_fail(error, WEIR_NO_MEMORY, "%s: no memory to read it", shown_path);
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text.data, text.bytes);
+    enum weir_status status = WEIR_OK;
+    unsigned depth = 0;
+    unsigned documents = 0;
+    for (bool is_done = false; !is_done && status == WEIR_OK;) {
+        yaml_event_t event;
+        if (!yaml_parser_parse(&parser, &event)) {
+            status = settings_fail_parser(&parser, shown_path, error);
+            break;
+        }
+        size_t line = event.start_mark.line + 1;
+        switch (event.type) {
+        case YAML_SEQUENCE_START_EVENT:
+        case YAML_MAPPING_START_EVENT:
+            if (++depth > SETTINGS_FILE_DEPTH_MAX)
+                status = weir_fail(error, WEIR_TOO_LARGE,
+                                   "%s:%zu: nested deeper than %d levels; flatten it", shown_path,
+                                   line, SETTINGS_FILE_DEPTH_MAX);
+            break;
+        case YAML_SEQUENCE_END_EVENT:
+        case YAML_MAPPING_END_EVENT:
+            depth--;
+            break;
+        case YAML_DOCUMENT_START_EVENT:
+            if (++documents > 1)
+                status = weir_fail(error, WEIR_INVALID,
+                                   "%s:%zu: a second document starts here; keep one in the file",
+                                   shown_path, line);
+            break;
+        case YAML_STREAM_END_EVENT:
+            is_done = true;
+            break;
+        case YAML_NO_EVENT:
+        case YAML_STREAM_START_EVENT:
+        case YAML_DOCUMENT_END_EVENT:
+        case YAML_ALIAS_EVENT:
+        case YAML_SCALAR_EVENT:
+            break;
+        }
+        yaml_event_delete(&event);
+    }
+    yaml_parser_delete(&parser);
+    return status;
+}
+
+static enum weir_status settings_read_yaml(struct settings *settings, struct span text,
+                                           const char *shown_path, struct weir_error *error)
+{
+    if (text.bytes == 0)
+        return WEIR_OK;
+    enum weir_status status = settings_check_depth(text, shown_path, error);
+    if (status != WEIR_OK)
+        return status;
+    yaml_parser_t parser;
+    if (!yaml_parser_initialize(&parser))
+        return weir_fail(error, WEIR_NO_MEMORY, "%s: no memory to read it", shown_path);
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text.data, text.bytes);
+    yaml_document_t document;
+    if (!yaml_parser_load(&parser, &document)) {
+        status = settings_fail_parser(&parser, shown_path, error);
+        yaml_parser_delete(&parser);
+        return status;
+    }
+    struct settings_file file = {
+        .shown_path = shown_path,
+        .document = &document,
+        .settings = settings,
+        .error = error,
+        .is_quiet = getenv("WEIR_SUPERVISED") != NULL,
+    };
+    yaml_node_t *top = yaml_document_get_root_node(&document);
+    if (top != NULL && !settings_node_is_null(top)) /* an empty file says nothing */
+        status = settings_read_top(&file, top);
+    yaml_document_delete(&document);
+    yaml_parser_delete(&parser);
+    return status;
+}
+
+enum weir_status settings_load(struct settings *settings, const char *path,
+                               struct weir_error *error)
+{
+    char shown_path[84];
+    size_t path_bytes = strlen(path);
+    if (path_bytes < sizeof shown_path)
+        memcpy(shown_path, path, path_bytes + 1);
+    else
+        (void)snprintf(shown_path, sizeof shown_path, "...%s",
+                       path + path_bytes - (sizeof shown_path - 4));
+    struct buffer text;
+    struct buffer expanded;
+    buffer_init(&text, SETTINGS_FILE_BYTES_MAX + 4096);
+    buffer_init(&expanded, SETTINGS_FILE_BYTES_MAX);
+    enum weir_status status = settings_read_text(path, shown_path, &text, error);
+    if (status != WEIR_OK)
+        goto cleanup;
+    status = settings_expand(buffer_span(&text), &expanded, shown_path, error);
+    if (status != WEIR_OK)
+        goto cleanup;
+    status = settings_read_yaml(settings, buffer_span(&expanded), shown_path, error);
+cleanup:
+    buffer_fini(&text);
+    buffer_fini(&expanded);
+    return status;
+}

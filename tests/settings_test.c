@@ -1,0 +1,436 @@
+/* config/settings: the file as the iii engine writes it, weir's own keys, and every way to get them
+ * wrong. */
+#include "config/settings.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static struct settings settings;
+static struct weir_error error;
+static char path[64];
+
+static void start(void)
+{
+    settings_init(&settings);
+    memset(&error, 0, sizeof error);
+    (void)snprintf(path, sizeof path, "/tmp/weir-settings-XXXXXX");
+    int fd = mkstemp(path);
+    cr_assert_geq(fd, 0);
+    (void)close(fd);
+    (void)setenv("WEIR_SUPERVISED", "1", 1);
+}
+
+static void stop(void)
+{
+    (void)unlink(path);
+}
+
+TestSuite(settings, .init = start, .fini = stop, .timeout = 20);
+
+static enum weir_status load_bytes(const char *text, size_t bytes)
+{
+    FILE *file = fopen(path, "w");
+    cr_assert_not_null(file);
+    cr_assert_eq(fwrite(text, 1, bytes, file), bytes);
+    cr_assert_eq(fclose(file), 0);
+    return settings_load(&settings, path, &error);
+}
+
+static enum weir_status load(const char *text)
+{
+    return load_bytes(text, strlen(text));
+}
+
+static void assert_loads(const char *text)
+{
+    enum weir_status status = load(text);
+    cr_assert_eq(status, WEIR_OK, "%s", error.text);
+}
+
+/* The error names the file, the line and what is wrong, and says what to do (something behind "; "
+ * or a question). */
+static void assert_refused(const char *text, unsigned line, const char *about)
+{
+    settings_init(&settings);
+    enum weir_status status = load(text);
+    cr_assert_lt((int)status, 0, "accepted: %s", text);
+    char place[96];
+    (void)snprintf(place, sizeof place, "%s:%u: ", path, line);
+    cr_assert_eq(strncmp(error.text, place, strlen(place)), 0, "wanted %s, got: %s", place,
+                 error.text);
+    cr_assert_not_null(strstr(error.text, about), "wanted `%s` in: %s", about, error.text);
+    cr_assert(strstr(error.text, "; ") != NULL || strchr(error.text, '?') != NULL, "no remedy: %s",
+              error.text);
+}
+
+Test(settings, defaults_are_those_of_the_table)
+{
+    cr_assert_str_eq(settings.stream_host, "0.0.0.0");
+    cr_assert_eq(settings.stream_port, 3112u);
+    cr_assert_str_eq(settings.worker_host, "127.0.0.1");
+    cr_assert_eq(settings.worker_port, 49134u);
+    cr_assert_str_eq(settings.admin, "127.0.0.1:3114");
+    cr_assert_eq(settings.ring_bytes, RING_BYTES_DEFAULT);
+    cr_assert_eq(settings.io, SETTINGS_IO_AUTO);
+    cr_assert_eq(settings.duplicate_deliveries, false);
+}
+
+Test(settings, an_empty_file_changes_nothing)
+{
+    struct settings before = settings;
+    assert_loads("");
+    assert_loads("# nothing\n");
+    assert_loads("---\n");
+    cr_assert_eq(memcmp(&before, &settings, sizeof before), 0);
+}
+
+/* A file of the iii engine: its two workers are read, all others passed over, however they look. */
+Test(settings, the_engines_file_is_accepted_as_it_is)
+{
+    (void)unsetenv("WEIR_TEST_STREAM_PORT");
+    assert_loads(
+        "registration_namespace_grace_ms: 5000\n"
+        "workers:\n"
+        "  - name: iii-http\n"
+        "    config: { port: 3111, cors: { allowed_origins: ['*'] } }\n"
+        "  - name: iii-stream\n"
+        "    image: ghcr.io/x/y\n"
+        "    config:\n"
+        "      port: ${WEIR_TEST_STREAM_PORT:3200}\n"
+        "      host: 127.0.0.1\n"
+        "      auth_function: ~\n"
+        "      adapter:\n"
+        "        name: kv\n"
+        "        config: { store_method: in_memory, file_path: ./data, save_interval_ms: 5000,\n"
+        "                  channel_size: 256 }\n"
+        "  - name: iii-queue\n"
+        "    config: &queue { adapter: { name: builtin } }\n"
+        "  - name: iii-worker-manager\n"
+        "    config:\n"
+        "      host: 0.0.0.0\n"
+        "      port: 49135\n"
+        "      handshake_timeout_ms: 9000\n"
+        "weir:\n"
+        "  gateways: 3\n"
+        "  admin: false\n"
+        "  ring_bytes: 128 MiB\n"
+        "  io: plain\n"
+        "  duplicate_deliveries: true\n"
+        "  run_dir: /tmp/somewhere\n");
+    cr_assert_eq(settings.stream_port, 3200u);
+    cr_assert_str_eq(settings.stream_host, "127.0.0.1");
+    cr_assert_eq(settings.worker_port, 49135u);
+    cr_assert_str_eq(settings.worker_host, "0.0.0.0");
+    cr_assert_eq(settings.handshake_timeout_ms, 9000u);
+    cr_assert_eq(settings.gateways, 3u);
+    cr_assert_str_eq(settings.admin, "false");
+    cr_assert_eq(settings.ring_bytes, 128ull << 20);
+    cr_assert_eq(settings.io, SETTINGS_IO_PLAIN);
+    cr_assert(settings.duplicate_deliveries);
+    cr_assert_str_eq(settings.run_dir, "/tmp/somewhere");
+}
+
+Test(settings, modules_is_the_old_name_of_workers)
+{
+    assert_loads("modules:\n  - name: iii-stream\n    config: { port: 4000 }\n");
+    cr_assert_eq(settings.stream_port, 4000u);
+}
+
+/* A manager entry that does not say `host` leaves the worker port on loopback. */
+Test(settings, worker_host_stays_on_loopback_unless_said)
+{
+    assert_loads("workers:\n  - name: iii-worker-manager\n    config: { port: 5000 }\n");
+    cr_assert_str_eq(settings.worker_host, "127.0.0.1");
+}
+
+Test(settings, variables_are_replaced_in_the_raw_text)
+{
+    (void)setenv("WEIR_TEST_SET", "4100", 1);
+    (void)setenv("WEIR_TEST_EMPTY", "", 1);
+    (void)setenv("WEIR_TEST_NESTED", "${WEIR_TEST_SET}", 1);
+    (void)unsetenv("WEIR_TEST_UNSET");
+    assert_loads("weir:\n"
+                 "  stream_port: ${WEIR_TEST_SET:1}\n"
+                 "  admin: \"${WEIR_TEST_UNSET:127.0.0.1:9}\"\n" /* a default may hold a colon */
+                 "  origins: \"${WEIR_TEST_EMPTY:not used}\"\n"
+                 "  subprotocols: \"${WEIR_TEST_UNSET:}\"\n"
+                 "  tls_certificate: \"${WEIR_TEST_NESTED}\"\n" /* replaced once only */
+                 "  tls_key: \"${}$${:x}${\"\n");               /* not variables: ordinary text */
+    cr_assert_eq(settings.stream_port, 4100u);
+    cr_assert_str_eq(settings.admin, "127.0.0.1:9");
+    cr_assert_str_eq(settings.origins, "");
+    cr_assert_str_eq(settings.subprotocols, "");
+    cr_assert_str_eq(settings.tls_key, "${}$${:x}${");
+    cr_assert_str_eq(settings.tls_certificate, "${WEIR_TEST_SET}");
+    assert_refused("weir:\n\n# ${WEIR_TEST_UNSET}\n", 3, "`WEIR_TEST_UNSET` is not set");
+}
+
+Test(settings, what_this_version_cannot_honour_is_refused)
+{
+    static const char stream[] = "workers:\n  - name: iii-stream\n    config:\n      ";
+    static const struct {
+        const char *line;
+        const char *about;
+    } cases[] = {
+        {"auth_function: app::auth", "`auth_function` is not supported by this version yet"},
+        {"adapter: { name: redis }", "adapter redis is not supported by this version yet"},
+        {"adapter: { name: bridge }", "adapter bridge is not supported by this version yet"},
+        {"adapter: { name: other }", "adapter `other` is not known"},
+        {"adapter: { config: {} }", "`name` of adapter is missing"},
+        {"adapter: { name: kv, config: { store_method: file_based } }",
+         "file_based is not supported"},
+        {"adapter: { name: kv, config: { store_method: mystery } }", "must be in_memory"},
+        {"adapter: { name: kv, config: { save_interval_ms: soon } }",
+         "`save_interval_ms` needs a whole"},
+        {"adapter: { name: kv, config: { extra: 1 } }", "`extra` is not known"},
+        {"adapter: kv", "`adapter` needs a mapping"},
+        {"prot: 1", "`prot` is not known in iii-stream"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[256];
+        (void)snprintf(text, sizeof text, "%s%s\n", stream, cases[i].line);
+        assert_refused(text, 4, cases[i].about);
+    }
+    static const char manager[] = "workers:\n- name: iii-worker-manager\n  config:\n    ";
+    static const char *const keys[] = {"rbac: { auth_function_id: a }",
+                                       "middleware_function_id: m"};
+    for (size_t i = 0; i < 2; i++) {
+        char text[256];
+        (void)snprintf(text, sizeof text, "%s%s\n", manager, keys[i]);
+        assert_refused(text, 4, "is not supported by this version yet");
+    }
+    assert_refused("workers:\n- name: iii-worker-manager\n- name: iii-worker-manager\n", 3,
+                   "not supported by this version yet");
+}
+
+Test(settings, mistakes_name_line_and_remedy)
+{
+    static const struct {
+        const char *text;
+        unsigned line;
+        const char *about;
+    } cases[] = {
+        {"wokers: []\n", 1, "`wokers` is not known in the top level"},
+        {"weir:\n  ring_byte: 1\n", 2, "did you mean `ring_bytes`?"},
+        {"weir:\n  entirely_other: 1\n", 2, "`entirely_other` is not known"},
+        {"weir:\n  gateways: many\n", 2, "needs a whole number"},
+        {"weir:\n  gateways: \"2\"\n", 2, "needs a whole number"},
+        {"weir:\n  gateways: -1\n", 2, "needs a whole number"},
+        {"weir:\n  gateways: 1.5\n", 2, "needs a whole number"},
+        {"weir:\n  gateways: 65\n", 2, "out of range; use 0 to 64"},
+        {"weir:\n  gateways: [1]\n", 2, "needs a single value"},
+        {"weir:\n  gateways: 99999999999999999999999\n", 2, "needs a whole number"},
+        {"weir:\n  flush_interval_ms: 21\n", 2, "use 0 to 20 ms"},
+        {"weir:\n  ring_bytes: 1 KiB\n", 2, "use 1 MiB to 16 GiB"},
+        {"weir:\n  ring_bytes: 64 MB\n", 2, "needs a size"},
+        {"weir:\n  ring_bytes: 99999999999999999 GiB\n", 2, "needs a size"},
+        {"weir:\n  io: epoll\n", 2, "use auto, uring or plain"},
+        {"weir:\n  duplicate_deliveries: yes\n", 2, "use true or false"},
+        {"weir:\n  origins: 5\n", 2, "needs text"},
+        {"weir:\n  origins: true\n", 2, "needs text"},
+        {"weir:\n  run_dir:\n", 2, "needs text"},
+        {"weir:\n  gateways: 1\n  gateways: 1\n", 3, "was set on line 2 already"},
+        {"weir: 5\n", 1, "`weir` needs a mapping"},
+        {"weir: {}\nweir: {}\n", 2, "stands twice"},
+        {"workers: []\nmodules: []\n", 2, "keep only one"},
+        {"workers: {}\n", 1, "needs a list"},
+        {"workers:\n- 5\n", 2, "must be a mapping"},
+        {"workers:\n- config: {}\n", 2, "`name` of the worker is missing"},
+        {"workers:\n- name: iii-stream\n- name: iii-stream\n", 3, "stands on line 2 already"},
+        {"workers:\n- name: iii-stream\n  nam: 1\n", 3, "`nam` is not known"},
+        {"workers:\n- name: iii-stream\n  config: 5\n", 3, "`config` needs a mapping"},
+        {"workers:\n- name: iii-stream\n  config: { port: 70000 }\n", 3, "use 0 to 65535"},
+        {"workers:\n- name: iii-stream\n  config: { port: 1 }\nweir:\n  stream_port: 2\n", 5,
+         "was set on line 3 already"},
+        {"registration_namespace_grace_ms: soon\n", 1, "needs a whole number"},
+        {"weir: [\n", 2, "not YAML"},
+        {"weir: {}\n---\nweir: {}\n", 2, "second document"},
+        {"? [a]\n: 1\n", 1, "a key must be plain text"},
+        {"- 5\n", 1, "needs a mapping"},
+        {"weir:\n  <<: *nothing\n", 2, "not YAML"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_refused(cases[i].text, cases[i].line, cases[i].about);
+}
+
+/* Aliases that would unfold to 9^9 nodes, deep nesting, a huge file and a NUL: refused or passed
+ * over, quickly. */
+Test(settings, hostile_files_are_bounded)
+{
+    assert_loads("workers:\n- name: other\n  a: &a [x,x,x,x,x,x,x,x,x]\n"
+                 "  b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n  c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
+                 "  d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n  e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\n"
+                 "  f: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n  g: [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n");
+    /* A mapping that contains itself must not be walked forever. */
+    cr_assert_lt((int)load("weir: &w { run_dir: *w }\n"), 0);
+    char deep[256];
+    memset(deep, '[', 200);
+    deep[200] = '\0';
+    assert_refused(deep, 1, "nested deeper than 32");
+    size_t bytes = SETTINGS_FILE_BYTES_MAX + 1;
+    char *big = malloc(bytes);
+    cr_assert_not_null(big);
+    memset(big, '#', bytes);
+    enum weir_status status = load_bytes(big, bytes);
+    cr_assert_eq(status, WEIR_TOO_LARGE);
+    cr_assert_eq(load_bytes(big, bytes - 1), WEIR_OK, "%s", error.text);
+    /* A small file that grows beyond the bound by its variables. */
+    memset(big, 'x', 100000);
+    big[100000] = '\0';
+    (void)setenv("WEIR_TEST_BIG", big, 1);
+    char text[512] = "# ";
+    for (int i = 0; i < 12; i++)
+        (void)strcat(text, "${WEIR_TEST_BIG}");
+    cr_assert_eq(load(text), WEIR_TOO_LARGE);
+    free(big);
+    cr_assert_lt((int)load_bytes("weir:\n  origins: \"a\\0b\"\n", 24), 0);
+    cr_assert_lt((int)load_bytes("weir\0: 1\n", 9), 0);
+}
+
+Test(settings, a_file_that_is_not_there_is_a_system_error)
+{
+    (void)unlink(path);
+    cr_assert_eq(settings_load(&settings, path, &error), WEIR_SYSTEM);
+    cr_assert_not_null(strstr(error.text, path));
+    cr_assert_eq(settings_load(&settings, "/tmp", &error), WEIR_INVALID);
+}
+
+Test(settings, assignments_override_and_are_checked)
+{
+    assert_loads("weir:\n  gateways: 3\n");
+    cr_assert_eq(settings_set(&settings, "gateways=5", &error), WEIR_OK);
+    cr_assert_eq(settings.gateways, 5u);
+    cr_assert_eq(settings_set(&settings, "gateways=auto", &error), WEIR_OK);
+    cr_assert_eq(settings.gateways, 0u);
+    cr_assert_eq(settings_set(&settings, "ring_bytes=2GiB", &error), WEIR_OK);
+    cr_assert_eq(settings.ring_bytes, 2ull << 30);
+    cr_assert_eq(settings_set(&settings, "origins=a=b", &error), WEIR_OK);
+    cr_assert_str_eq(settings.origins, "a=b");
+    cr_assert_eq(settings_set(&settings, "duplicate_deliveries=true", &error), WEIR_OK);
+    cr_assert(settings.duplicate_deliveries);
+    cr_assert_eq(settings_set(&settings, "run_dir=5", &error),
+                 WEIR_OK); /* no types on a command line */
+    static const char *const bad[] = {"gateways",  "=5",      "gateway=5",    "gateways=x",
+                                      "gateways=", "io=fast", "ring_bytes=1", "stream_port=65536"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        cr_assert_eq(settings_set(&settings, bad[i], &error), WEIR_INVALID, "%s", bad[i]);
+        cr_assert_eq(strncmp(error.text, "--set", 5), 0, "%s", error.text);
+    }
+    cr_assert_eq(settings_set(&settings, "gateway=5", &error), WEIR_INVALID);
+    cr_assert_not_null(strstr(error.text, "did you mean `gateways`?"), "%s", error.text);
+}
+
+static void assert_unresolved(const char *const *assignments, const char *about)
+{
+    settings_init(&settings);
+    for (; *assignments != NULL; assignments++)
+        cr_assert_eq(settings_set(&settings, *assignments, &error), WEIR_OK, "%s", error.text);
+    cr_assert_eq(settings_resolve(&settings, &error), WEIR_INVALID);
+    cr_assert_not_null(strstr(error.text, about), "wanted `%s` in: %s", about, error.text);
+}
+
+Test(settings, resolve_chooses_what_was_left_open)
+{
+    (void)setenv("XDG_RUNTIME_DIR", "/run/user/7", 1);
+    cr_assert_eq(settings_resolve(&settings, &error), WEIR_OK, "%s", error.text);
+    cr_assert_str_eq(settings.run_dir, "/run/user/7/weir");
+    cr_assert_geq(settings.gateways, 1u);
+    cr_assert_leq(settings.gateways, READERS_MAX);
+    cr_assert_geq(settings.store_bytes, STORE_BYTES_MIN);
+    cr_assert_leq(settings.store_bytes, STORE_BYTES_DEFAULT);
+    cr_assert_eq(settings.value_bytes_max, VALUE_BYTES_MAX);
+    struct settings once = settings;
+    cr_assert_eq(settings_resolve(&settings, &error), WEIR_OK);
+    cr_assert_eq(memcmp(&once, &settings, sizeof once), 0);
+
+    (void)unsetenv("XDG_RUNTIME_DIR");
+    settings_init(&settings);
+    cr_assert_eq(settings_set(&settings, "stream_host=localhost", &error), WEIR_OK);
+    cr_assert_eq(settings_set(&settings, "admin=localhost:0", &error), WEIR_OK);
+    cr_assert_eq(settings_resolve(&settings, &error), WEIR_OK, "%s", error.text);
+    char expected[64];
+    (void)snprintf(expected, sizeof expected, "/tmp/weir-%u", (unsigned)geteuid());
+    cr_assert_str_eq(settings.run_dir, expected);
+    cr_assert_str_eq(settings.stream_host, "127.0.0.1");
+    cr_assert_str_eq(settings.admin, "127.0.0.1:0");
+}
+
+/* A smaller ring takes the largest value down with it, unless somebody asked for that value. */
+Test(settings, value_limit_follows_the_ring)
+{
+    cr_assert_eq(settings_set(&settings, "ring_bytes=1MiB", &error), WEIR_OK);
+    cr_assert_eq(settings_resolve(&settings, &error), WEIR_OK, "%s", error.text);
+    cr_assert_leq(settings.value_bytes_max + ENVELOPE_OVERHEAD_BYTES_MAX,
+                  (1u << 20) / RING_RECORD_SHARE);
+    assert_unresolved((const char *const[]){"ring_bytes=1MiB", "value_bytes_max=1MiB", NULL},
+                      "raise `ring_bytes`");
+}
+
+Test(settings, relations_between_settings_are_checked)
+{
+    assert_unresolved((const char *const[]){"stream_host=example.org", NULL}, "not an IP address");
+    assert_unresolved((const char *const[]){"worker_host=", NULL}, "not an IP address");
+    assert_unresolved((const char *const[]){"admin=3114", NULL}, "not HOST:PORT");
+    assert_unresolved((const char *const[]){"admin=there:3114", NULL}, "not an IP address");
+    assert_unresolved((const char *const[]){"stream_port=5000", "worker_port=5000", NULL},
+                      "both use port 5000");
+    assert_unresolved((const char *const[]){"admin=127.0.0.1:3112", NULL}, "both use port 3112");
+    assert_unresolved((const char *const[]){"tls_key=/x", NULL}, "`tls_certificate` is missing");
+    assert_unresolved((const char *const[]){"tls_certificate=/x", NULL}, "`tls_key` is missing");
+    assert_unresolved((const char *const[]){"idle_timeout_ms=20000", NULL},
+                      "above `ping_interval_ms`");
+    char run_dir[200] = "run_dir=/";
+    memset(run_dir + 9, 'x', 150);
+    run_dir[159] = '\0';
+    assert_unresolved((const char *const[]){run_dir, NULL}, "shorter path");
+}
+
+Test(settings, host_and_port_are_split)
+{
+    char host[SETTINGS_TEXT_BYTES];
+    uint16_t port;
+    cr_assert_eq(settings_host_port("127.0.0.1:80", host, &port, &error), WEIR_OK);
+    cr_assert_str_eq(host, "127.0.0.1");
+    cr_assert_eq(port, 80);
+    cr_assert_eq(settings_host_port("[::1]:65535", host, &port, &error), WEIR_OK);
+    cr_assert_str_eq(host, "::1");
+    cr_assert_eq(port, 65535);
+    static const char *const bad[] = {"",       "x",     ":80",     "x:",     "x:65536", "x:8a",
+                                      "::1:80", "[]:80", "[::1]80", "[::1]:", "x:-1"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        cr_assert_eq(settings_host_port(bad[i], host, &port, &error), WEIR_INVALID, "%s", bad[i]);
+}
+
+static void read_whole(FILE *file, char *out, size_t out_bytes)
+{
+    size_t bytes = fread(out, 1, out_bytes - 1, file);
+    cr_assert_lt(bytes, out_bytes - 1);
+    out[bytes] = '\0';
+}
+
+/* docs/configuration.md carries the table between two markers; `weir help settings --markdown`
+ * prints it anew. */
+Test(settings, the_documented_table_is_the_real_one)
+{
+    static char wanted[16384];
+    static char document[65536];
+    FILE *printed = tmpfile();
+    cr_assert_not_null(printed);
+    settings_print_markdown(printed);
+    rewind(printed);
+    read_whole(printed, wanted, sizeof wanted);
+    (void)fclose(printed);
+    static const char here[] = __FILE__; /* CMake compiles with whole paths */
+    char document_path[512];
+    int room = (int)(strrchr(here, '/') - here);
+    (void)snprintf(document_path, sizeof document_path, "%.*s/../docs/configuration.md", room,
+                   here);
+    FILE *file = fopen(document_path, "r");
+    cr_assert_not_null(file, "docs/configuration.md cannot be read");
+    read_whole(file, document, sizeof document);
+    (void)fclose(file);
+    cr_assert_not_null(strstr(document, wanted),
+                       "docs/configuration.md is out of date: replace its table with the output of "
+                       "`weir help settings --markdown`");
+}
