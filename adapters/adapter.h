@@ -1,0 +1,93 @@
+/* adapters/adapter.h -- where items live: the interface between the broker's engine and a backend.
+ *
+ * Event order (seq, stamps, epochs) always belongs to the store of the segment, whatever the
+ * backend. An adapter that keeps the items elsewhere does its own write first and then takes the
+ * event's number with store_touch(). kv keeps items and order in the same place.
+ *
+ *   engine --write()--> adapter ... --done.written()--> engine --> ring, reply
+ *   engine --read()---> adapter ... --done.answered()-> engine --> reply
+ *
+ * A completion may come before write() or read() returns (kv: always) or in a later turn of the
+ * loop.
+ *
+ * Process and thread: the broker's loop thread only, callbacks too.
+ * Memory:   spans given to write() and read() are valid until they return: who completes later
+ *           copies them. Spans given to a completion are valid until the completion returns. An
+ *           adapter neither keeps nor frees what is not its own.
+ * Order:    writes to one (stream, group) complete in the order they were given, and a read given
+ *           after a write sees it.
+ * Once:     every write() and read() is completed exactly once, also when the adapter is closed
+ *           before its answer came (CLOSED). The engine never repeats one.
+ */
+#ifndef WEIR_ADAPTERS_ADAPTER_H
+#define WEIR_ADAPTERS_ADAPTER_H
+
+#include "shm/store.h"
+
+struct adapter; /* each kind's own */
+
+enum adapter_write_kind {
+    ADAPTER_SET = 1,
+    ADAPTER_DELETE,
+    ADAPTER_EVENT, /* stream::send: nothing is stored, the group's order advances */
+};
+
+struct adapter_write {
+    enum adapter_write_kind kind;
+    struct store_key key;   /* item.data == NULL: an event without id */
+    struct span value;      /* set: what to store; event: its data; validated JSON text */
+    struct span event_type; /* event only; carried for the completion */
+    uint64_t now_ms;        /* Unix time of this turn */
+};
+
+enum adapter_read_kind {
+    ADAPTER_GET = 1,
+    ADAPTER_LIST,
+    ADAPTER_LIST_GROUPS,
+    ADAPTER_LIST_ALL,
+};
+
+struct adapter_read {
+    enum adapter_read_kind kind;
+    struct store_key key; /* get: all three; list: stream and group; list_groups: stream */
+};
+
+struct adapter_completions {
+    /* `write` repeats what was asked. OK: `change` tells the event's numbers and the old value.
+     * EMPTY: a delete found nothing, no event. FULL, TOO_LARGE, INVALID, UNAVAILABLE, CLOSED, ...:
+     * nothing changed; `change` is NULL. */
+    void (*written)(void *context, uint64_t request, const struct adapter_write *write,
+                    enum weir_status status, const struct store_change *change);
+    /* OK: `answer` is JSON text. EMPTY: get of a missing item. Negative: failed. */
+    void (*answered)(void *context, uint64_t request, enum weir_status status, struct span answer);
+    void *context;
+};
+
+/* What an adapter may use; all of it outlives the adapter. */
+struct adapter_environment {
+    const struct segment *segment;
+    struct store *store;
+    struct adapter_completions done;
+};
+
+struct adapter_kind {
+    const char *name;
+
+    /* Once, before the loop runs; may block. On failure nothing is left behind. */
+    enum weir_status (*open)(struct adapter **adapter,
+                             const struct adapter_environment *environment,
+                             struct weir_error *error);
+
+    /* Any number of times a turn; never blocks. `request` is the engine's, returned in the
+     * completion. */
+    void (*write)(struct adapter *adapter, uint64_t request, const struct adapter_write *write);
+
+    /* As write(). The engine has published every event before it asks for a list. */
+    void (*read)(struct adapter *adapter, uint64_t request, const struct adapter_read *read);
+
+    /* Once, after the loop stopped. Completes with CLOSED what was still open and frees the
+     * adapter. */
+    void (*close)(struct adapter *adapter);
+};
+
+#endif

@@ -1,0 +1,106 @@
+#include "adapters/kv.h"
+
+#include <stdlib.h>
+
+/* A list's buffer larger than this is given back after use. */
+enum { KV_ANSWER_KEEP_BYTES = 1024 * 1024 };
+
+struct adapter {
+    struct adapter_environment environment;
+    struct store_reader *reader;
+    struct buffer answer;
+};
+
+static void kv_close(struct adapter *adapter)
+{
+    if (!adapter)
+        return;
+    if (adapter->reader)
+        store_reader_close(adapter->reader);
+    buffer_fini(&adapter->answer);
+    free(adapter);
+}
+
+static enum weir_status kv_open(struct adapter **adapter,
+                                const struct adapter_environment *environment,
+                                struct weir_error *error)
+{
+    struct adapter *opened = calloc(1, sizeof *opened);
+    if (!opened)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory for the kv adapter");
+    opened->environment = *environment;
+    buffer_init(&opened->answer, ANSWER_BYTES_MAX);
+    opened->reader = store_reader_open(environment->segment, NULL);
+    if (!opened->reader) {
+        kv_close(opened);
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory for the kv adapter's reader");
+    }
+    *adapter = opened;
+    return WEIR_OK;
+}
+
+static void kv_write(struct adapter *adapter, uint64_t request, const struct adapter_write *write)
+{
+    struct store *store = adapter->environment.store;
+    struct store_change change;
+    enum weir_status status = WEIR_INVALID;
+
+    switch (write->kind) {
+    case ADAPTER_SET:
+        status = store_set(store, &write->key, write->value, write->now_ms, &change);
+        break;
+    case ADAPTER_DELETE:
+        status = store_delete(store, &write->key, write->now_ms, &change);
+        break;
+    case ADAPTER_EVENT:
+        status = store_touch(store, &write->key, write->now_ms, &change);
+        break;
+    }
+    adapter->environment.done.written(adapter->environment.done.context, request, write, status,
+                                      status == WEIR_OK ? &change : NULL);
+}
+
+static enum weir_status kv_answer(struct adapter *adapter, const struct adapter_read *read,
+                                  struct span *answer)
+{
+    struct buffer *out = &adapter->answer;
+    struct store_snapshot snapshot;
+    enum weir_status status = WEIR_INVALID;
+
+    buffer_clear(out);
+    switch (read->kind) {
+    case ADAPTER_GET:
+        return store_find(adapter->environment.store, &read->key, answer);
+    case ADAPTER_LIST:
+        status = store_snapshot(adapter->reader, read->key.stream, read->key.group, NULL, &snapshot,
+                                out);
+        break;
+    case ADAPTER_LIST_GROUPS:
+        status = store_list_groups(adapter->reader, read->key.stream, out);
+        break;
+    case ADAPTER_LIST_ALL:
+        status = store_list_all(adapter->reader, out);
+        break;
+    }
+    *answer = buffer_span(out);
+    return status;
+}
+
+static void kv_read(struct adapter *adapter, uint64_t request, const struct adapter_read *read)
+{
+    struct span answer = {0};
+    enum weir_status status = kv_answer(adapter, read, &answer);
+    adapter->environment.done.answered(adapter->environment.done.context, request, status, answer);
+    if (adapter->answer.capacity_bytes > KV_ANSWER_KEEP_BYTES) {
+        buffer_fini(&adapter->answer);
+        buffer_init(&adapter->answer, ANSWER_BYTES_MAX);
+    }
+}
+
+const struct adapter_kind adapter_kv = {
+    .name = "kv",
+    .open = kv_open,
+    .write = kv_write,
+    .read = kv_read,
+    .close = kv_close,
+};

@@ -1,0 +1,55 @@
+/* broker/bounds.h -- the broker's own bounds: name, value, and what happens there. Shared ones are
+ * in shm/limits.h. */
+#ifndef WEIR_BROKER_BOUNDS_H
+#define WEIR_BROKER_BOUNDS_H
+
+#include <assert.h>
+
+#include "broker/loop.h"
+#include "shm/limits.h"
+
+enum {
+    /* Connections at once: all readers and a few that have not attached yet. One more is closed at
+     * accept. */
+    PEERS_MAX = READERS_MAX + 8,
+    /* A connection that has not attached by then is closed. */
+    PEER_ATTACH_MS_MAX = 10000,
+
+    /* Fairness: what one peer may ask for in one turn; the rest waits for the next. */
+    TURN_FRAMES_PER_PEER = 512,
+    TURN_BYTES_PER_PEER = 1024 * 1024,
+
+    /* One receive; larger frames grow the buffer to their own size, which is given back afterwards. */
+    PEER_RECEIVE_BYTES = 256 * 1024,
+    PEER_INPUT_BYTES_MAX = WIRE_FRAME_BYTES_MAX + PEER_RECEIVE_BYTES,
+    PEER_BUFFER_KEEP_BYTES = 1024 * 1024,
+
+    /* Unread output of one peer. Soft: its own requests wait and it gets no new calls. Hard: it is
+     * dropped. */
+    PEER_OUTPUT_SOFT_BYTES = 16 * 1024 * 1024,
+    PEER_OUTPUT_HARD_BYTES = 4 * WIRE_FRAME_BYTES_MAX,
+
+    /* Events and replies collected before a turn commits early. */
+    BATCH_REPLIES_MAX = 4096,
+    BATCH_REPLY_BYTES = 1024 * 1024,
+    BATCH_RING_SHARE = 8, /* of the ring's capacity */
+
+    /* Requests an asynchronous adapter may have open. One more is answered with an error. */
+    ENGINE_REQUESTS_MAX = 16384,
+
+    /* Routes. Beyond: sessions are not known, registrations and calls are refused with an error. */
+    SESSIONS_MAX = 100000,
+    SESSION_FUNCTIONS_MAX = 10000,
+    SESSION_INFO_BYTES_MAX = 64 * 1024,
+    FUNCTION_DETAIL_BYTES_MAX = 1024 * 1024, /* description, formats and metadata of one function */
+    ROUTES_DETAIL_BYTES_MAX = 256 * 1024 * 1024, /* of all functions and sessions */
+    CALLS_PENDING_MAX = 262144,
+    CALLS_PENDING_PER_EXECUTOR_MAX = 65536,
+};
+
+static_assert(2 * PEERS_MAX + 8 <= LOOP_OPERATIONS_MAX,
+              "a receive and a send per peer, signals and listener");
+static_assert(PEER_OUTPUT_SOFT_BYTES < PEER_OUTPUT_HARD_BYTES, "soft comes first");
+static_assert(TURN_BYTES_PER_PEER >= PEER_RECEIVE_BYTES, "a turn takes what one receive brought");
+
+#endif

@@ -1,0 +1,377 @@
+#include "broker/broker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "adapters/kv.h"
+#include "broker/engine.h"
+#include "broker/listen.h"
+#include "broker/log.h"
+#include "broker/peers.h"
+#include "broker/routes.h"
+
+enum {
+    TICK_MS = 1000,     /* counters are collected, deadlines looked at */
+    STOP_MS_MAX = 2000, /* time connections get to end */
+    ACCEPTS_PER_TURN = 16,
+    ATTACH_FDS = 3,
+};
+
+struct broker {
+    struct settings settings;
+    struct segment segment;
+    int segment_read_fd; /* what peers get: opened read-only, so not even the descriptor writes */
+    struct readers *readers;
+    struct engine *engine;
+    struct routes *routes;
+    struct loop *loop;
+    struct peers *peers;
+    struct listen_socket listener;
+    int signal_fd;
+    struct loop_operation accept_ready;
+    struct loop_operation signal_ready;
+    struct broker_counters counters;
+    struct buffer attach_frame;
+    uint64_t now_ms; /* Unix time, read once a turn */
+    uint64_t next_tick_ms;
+    bool stopping;
+};
+
+static uint64_t clock_unix_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static uint64_t clock_unix_us(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* ---- attach ---- */
+
+static enum weir_status broker_send_attached(struct broker *broker, struct peer_handle peer,
+                                             uint32_t slot, int control_fd, int event_fd)
+{
+    const struct wire_field fields[] = {
+        WIRE_NUMBER(WIRE_VERSION),
+        WIRE_NUMBER(segment_generation(&broker->segment)),
+        WIRE_NUMBER(slot),
+    };
+    const int fds[ATTACH_FDS] = {broker->segment_read_fd, event_fd, control_fd};
+    buffer_clear(&broker->attach_frame);
+    enum weir_status status = wire_append(&broker->attach_frame, WIRE_ATTACHED, 0, fields);
+    if (status == WEIR_OK)
+        status = peers_attach(broker->peers, peer, slot, buffer_span(&broker->attach_frame), fds,
+                              ATTACH_FDS);
+    return status;
+}
+
+static void broker_attach(struct broker *broker, struct peer_handle peer,
+                          const struct wire_message *message)
+{
+    char sentence[128];
+    struct weir_error error = {0};
+    if (message->fields[0].number != WIRE_VERSION) {
+        (void)snprintf(sentence, sizeof sentence,
+                       "this broker speaks protocol version %u, the peer %llu; use one build",
+                       WIRE_VERSION, (unsigned long long)message->fields[0].number);
+        peers_refuse(broker->peers, peer, "VERSION_MISMATCH", sentence);
+        return;
+    }
+    uint32_t slot = 0;
+    int control_fd = -1;
+    int event_fd = -1;
+    uint32_t pid = peers_pid(broker->peers, peer);
+    if (readers_attach(broker->readers, pid, &slot, &control_fd, &event_fd, &error) != WEIR_OK) {
+        peers_refuse(broker->peers, peer, "READERS_FULL", error.text);
+        return;
+    }
+    if (broker_send_attached(broker, peer, slot, control_fd, event_fd) != WEIR_OK) {
+        readers_detach(broker->readers, slot);
+        peers_drop(broker->peers, peer, "its answer could not be sent");
+        return;
+    }
+    engine_raise_floor(broker->engine, message->fields[3].number);
+    log_line("event=peer_attached pid=%u gateway=%llu slot=%u", pid,
+             (unsigned long long)message->fields[2].number, slot);
+}
+
+/* ---- frames ---- */
+
+static enum weir_status broker_message(void *context, struct peer_handle peer, bool attached,
+                                       const struct wire_message *message)
+{
+    struct broker *broker = context;
+    if (!attached) {
+        if (message->type != WIRE_ATTACH)
+            return WEIR_INVALID;
+        broker_attach(broker, peer, message);
+        return WEIR_OK;
+    }
+    if (message->type == WIRE_STREAM)
+        return engine_stream(broker->engine, peer, message, broker->now_ms);
+    return routes_take(broker->routes, peer, message);
+}
+
+static void broker_peer_gone(void *context, struct peer_handle peer, uint32_t reader_slot)
+{
+    struct broker *broker = context;
+    readers_detach(broker->readers, reader_slot);
+    routes_peer_gone(broker->routes, peer);
+}
+
+/* ---- loop callbacks ---- */
+
+static void broker_accept_ready(struct loop_operation *operation, int32_t result)
+{
+    struct broker *broker = operation->owner;
+    (void)result;
+    for (unsigned count = 0; count < ACCEPTS_PER_TURN; count++) {
+        int fd = listen_accept(&broker->listener);
+        if (fd < 0)
+            break;
+        peers_accept(broker->peers, fd, broker->now_ms);
+    }
+    if (!broker->stopping)
+        loop_poll(broker->loop, operation, broker->listener.fd);
+}
+
+static void broker_signal_ready(struct loop_operation *operation, int32_t result)
+{
+    struct broker *broker = operation->owner;
+    struct signalfd_siginfo info;
+    (void)result;
+    if (read(broker->signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
+        log_line("event=stopping signal=%u", info.ssi_signo);
+        broker->stopping = true;
+        return;
+    }
+    loop_poll(broker->loop, operation, broker->signal_fd);
+}
+
+/* ---- output for engine and routes ---- */
+
+static enum weir_status broker_output_send(void *context, struct peer_handle peer,
+                                           enum wire_type type, uint64_t id,
+                                           const struct wire_field *fields)
+{
+    struct broker *broker = context;
+    return peers_send(broker->peers, peer, type, id, fields);
+}
+
+static bool broker_output_is_busy(void *context, struct peer_handle peer)
+{
+    const struct broker *broker = context;
+    return peers_is_busy(broker->peers, peer);
+}
+
+/* ---- open and close ---- */
+
+static enum weir_status broker_open_segment(struct broker *broker, struct weir_error *error)
+{
+    const struct segment_options options = {
+        .ring_bytes = broker->settings.ring_bytes,
+        .store_bytes = broker->settings.store_bytes,
+        .generation = clock_unix_us(),
+    };
+    enum weir_status status = segment_create(&broker->segment, &options, error);
+    if (status != WEIR_OK)
+        return status;
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", broker->segment.fd);
+    broker->segment_read_fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (broker->segment_read_fd < 0)
+        return weir_fail_errno(error, errno, "cannot reopen the segment read-only");
+    broker->readers = readers_open(&broker->segment);
+    if (!broker->readers)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory for the reader table");
+    return WEIR_OK;
+}
+
+static enum weir_status broker_open_rooms(struct broker *broker, struct weir_error *error)
+{
+    const struct broker_output output = {broker_output_send, broker_output_is_busy, broker};
+    const struct engine_options engine = {
+        .segment = &broker->segment,
+        .readers = broker->readers,
+        .adapter = &adapter_kv,
+        .store = {.items_max = broker->settings.items_max,
+                  .groups_max = broker->settings.groups_max,
+                  .empty_groups_max = broker->settings.empty_groups_max},
+        .value_bytes_max = broker->settings.value_bytes_max,
+        .output = output,
+        .counters = &broker->counters,
+    };
+    const struct peers_handler handler = {broker_message, broker_peer_gone, broker};
+
+    enum weir_status status = engine_open(&broker->engine, &engine, error);
+    if (status == WEIR_OK)
+        status = routes_open(&broker->routes, &output, &broker->counters,
+                             segment_hash_seed(&broker->segment), NULL, error);
+    if (status == WEIR_OK)
+        status = loop_open(&broker->loop, broker->settings.io, error);
+    if (status == WEIR_OK)
+        status = peers_open(&broker->peers, broker->loop, &handler, &broker->counters, error);
+    return status;
+}
+
+static enum weir_status broker_open_signals(struct broker *broker, struct weir_error *error)
+{
+    sigset_t stop;
+    (void)sigemptyset(&stop);
+    (void)sigaddset(&stop, SIGTERM);
+    (void)sigaddset(&stop, SIGINT);
+    broker->signal_fd = signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (broker->signal_fd < 0)
+        return weir_fail_errno(error, errno, "signalfd");
+    return WEIR_OK;
+}
+
+enum weir_status broker_open(struct broker **broker, const struct settings *settings,
+                             struct weir_error *error)
+{
+    struct broker *opened = calloc(1, sizeof *opened);
+    if (!opened)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory for the broker");
+    opened->settings = *settings;
+    opened->segment = (struct segment){.fd = -1};
+    opened->segment_read_fd = -1;
+    opened->signal_fd = -1;
+    opened->accept_ready = (struct loop_operation){.done = broker_accept_ready, .owner = opened};
+    opened->signal_ready = (struct loop_operation){.done = broker_signal_ready, .owner = opened};
+    buffer_init(&opened->attach_frame, 4096);
+
+    /* The lock comes first: a second broker must not get as far as reserving a segment. The socket
+     * answers nobody until the loop runs. */
+    enum weir_status status = listen_open(&opened->listener, settings->run_dir, error);
+    if (status == WEIR_OK)
+        status = broker_open_segment(opened, error);
+    if (status == WEIR_OK)
+        status = broker_open_rooms(opened, error);
+    if (status == WEIR_OK)
+        status = broker_open_signals(opened, error);
+    if (status != WEIR_OK) {
+        broker_close(opened);
+        return status;
+    }
+    segment_publish(&opened->segment);
+    *broker = opened;
+    return WEIR_OK;
+}
+
+void broker_close(struct broker *broker)
+{
+    if (!broker)
+        return;
+    loop_close(broker->loop); /* first: nothing of ours is written to afterwards */
+    peers_close(broker->peers);
+    routes_close(broker->routes);
+    engine_close(broker->engine);
+    if (broker->readers)
+        readers_close(broker->readers);
+    if (broker->segment_read_fd >= 0)
+        (void)close(broker->segment_read_fd);
+    if (broker->segment.base)
+        segment_close(&broker->segment);
+    if (broker->signal_fd >= 0)
+        (void)close(broker->signal_fd);
+    listen_close(&broker->listener);
+    buffer_fini(&broker->attach_frame);
+    free(broker);
+}
+
+/* ---- run ---- */
+
+/* Bring the gauges up to date and show all counters to every process. */
+static void broker_count(struct broker *broker)
+{
+    struct store_figures store;
+    struct routes_figures routes;
+    engine_figures(broker->engine, &store);
+    routes_figures(broker->routes, &routes);
+    struct broker_counters *counters = &broker->counters;
+    counters->streams = store.streams;
+    counters->groups = store.groups;
+    counters->empty_groups = store.empty_groups;
+    counters->items = store.items;
+    counters->store_bytes = store.arena_bytes;
+    counters->store_used_bytes = store.arena_used_bytes;
+    counters->store_retired_bytes = store.retired_bytes;
+    counters->readers_revoked = store.readers_revoked;
+    counters->sessions = routes.sessions;
+    counters->functions = routes.functions;
+    counters->calls_pending = routes.calls_pending;
+    readers_show_broker(broker->readers, counters);
+}
+
+static void broker_tick(struct broker *broker)
+{
+    if (broker->now_ms < broker->next_tick_ms && broker->next_tick_ms - broker->now_ms <= TICK_MS)
+        return;
+    broker->next_tick_ms = broker->now_ms + TICK_MS;
+    readers_collect_counters(broker->readers);
+    broker_count(broker);
+    peers_tick(broker->peers, broker->now_ms);
+}
+
+static enum weir_status broker_turn(struct broker *broker, bool *busy, struct weir_error *error)
+{
+    enum weir_status status = loop_wait(broker->loop, *busy ? 0 : TICK_MS, error);
+    if (status != WEIR_OK)
+        return status;
+    broker->now_ms = clock_unix_ms();
+    broker->counters.turns++;
+    loop_run(broker->loop);
+    *busy = peers_take(broker->peers);
+    engine_commit(broker->engine);
+    *busy |= peers_flush(broker->peers);
+    broker_tick(broker);
+    return WEIR_OK;
+}
+
+static enum weir_status broker_stop(struct broker *broker, struct weir_error *error)
+{
+    bool busy = false;
+    enum weir_status status = WEIR_OK;
+    uint64_t deadline_ms = clock_unix_ms() + STOP_MS_MAX;
+    peers_stop(broker->peers);
+    while (status == WEIR_OK && clock_unix_ms() < deadline_ms) {
+        busy = true; /* shut-down sockets complete at once */
+        status = broker_turn(broker, &busy, error);
+        if (peers_are_idle(broker->peers))
+            break;
+    }
+    broker_count(broker);
+    log_line("event=stopped items=%llu groups=%llu sessions=%llu functions=%llu",
+             (unsigned long long)broker->counters.items,
+             (unsigned long long)broker->counters.groups,
+             (unsigned long long)broker->counters.sessions,
+             (unsigned long long)broker->counters.functions);
+    return status;
+}
+
+enum weir_status broker_run(struct broker *broker, struct weir_error *error)
+{
+    bool busy = false;
+    broker->now_ms = clock_unix_ms();
+    loop_poll(broker->loop, &broker->accept_ready, broker->listener.fd);
+    loop_poll(broker->loop, &broker->signal_ready, broker->signal_fd);
+    log_line("event=serving socket=%s io=%s", broker->listener.path,
+             loop_engine_name(broker->loop));
+    while (!broker->stopping) {
+        enum weir_status status = broker_turn(broker, &busy, error);
+        if (status != WEIR_OK)
+            return status;
+    }
+    return broker_stop(broker, error);
+}

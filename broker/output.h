@@ -1,0 +1,33 @@
+/* broker/output.h -- how engine and routes speak to peers without knowing sockets (tests put a
+ * recorder here).
+ *
+ * Process and thread: the broker's loop thread.
+ */
+#ifndef WEIR_BROKER_OUTPUT_H
+#define WEIR_BROKER_OUTPUT_H
+
+#include "shm/broker_counters.h"
+#include "shm/wire.h"
+
+/* A connection that may be gone by now: `generation` tells. */
+struct peer_handle {
+    uint32_t slot; /* below PEERS_MAX */
+    uint32_t generation;
+};
+
+static inline bool peer_handle_equal(struct peer_handle a, struct peer_handle b)
+{
+    return a.slot == b.slot && a.generation == b.generation;
+}
+
+struct broker_output {
+    /* Queue one message. CLOSED: the peer is gone. TOO_LARGE: no frame holds it. Otherwise OK; a
+     * peer that does not read is dropped at its hard bound and learns of it by its closed socket. */
+    enum weir_status (*send)(void *context, struct peer_handle peer, enum wire_type type,
+                             uint64_t id, const struct wire_field *fields);
+    /* The peer lags behind its soft bound: do not give it new work. */
+    bool (*is_busy)(void *context, struct peer_handle peer);
+    void *context;
+};
+
+#endif

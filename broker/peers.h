@@ -1,0 +1,68 @@
+/* broker/peers.h -- connections of gateways: frames in, frames out, bounded both ways.
+ *
+ *   accept -> NEW --attach--> ATTACHED --error, close or drop--> ENDING --operations done--> free
+ *               \---- refused: REFUSED is flushed, then ENDING
+ *
+ * Each peer has one receive and one send in flight. While whole frames wait in its input nothing
+ * more is received, so a peer that asks faster than it is served waits in its own socket buffer.
+ * All messages queued for a peer during a turn leave in one send.
+ *
+ * Process and thread: the broker's loop thread.
+ * Memory:   messages given to the handler point into the peer's input and are valid until the
+ *           handler returns.
+ * Reentry:  peers_send(), peers_refuse() and peers_drop() may be called from the handler; teardown
+ *           happens at peers_flush(), where `gone` is told once for each peer that had attached.
+ */
+#ifndef WEIR_BROKER_PEERS_H
+#define WEIR_BROKER_PEERS_H
+
+#include "broker/bounds.h"
+#include "broker/loop.h"
+#include "broker/output.h"
+
+struct peers;
+
+struct peers_handler {
+    /* A frame from `peer`; `attached` is false until peers_attach() was called for it. Not OK: the
+     * peer is dropped. */
+    enum weir_status (*message)(void *context, struct peer_handle peer, bool attached,
+                                const struct wire_message *message);
+    /* The peer with this reader slot is gone. */
+    void (*gone)(void *context, struct peer_handle peer, uint32_t reader_slot);
+    void *context;
+};
+
+enum weir_status peers_open(struct peers **peers, struct loop *loop,
+                            const struct peers_handler *handler, struct broker_counters *counters,
+                            struct weir_error *error) WEIR_MUST_CHECK;
+/* Ends every connection; the loop must be given turns until peers_are_idle() for a clean end. */
+void peers_stop(struct peers *peers);
+bool peers_are_idle(const struct peers *peers);
+void peers_close(struct peers *peers);
+
+/* Takes over the connected socket, also when it has to close it at once. */
+void peers_accept(struct peers *peers, int fd, uint64_t now_ms);
+/* The pid at the other end (SO_PEERCRED), 0 when it is not known. */
+uint32_t peers_pid(const struct peers *peers, struct peer_handle peer);
+/* The peer holds `reader_slot` from now on; sends `frame` with `fds` at once. */
+enum weir_status peers_attach(struct peers *peers, struct peer_handle peer, uint32_t reader_slot,
+                              struct span frame, const int *fds, unsigned fd_count) WEIR_MUST_CHECK;
+/* Say why, then close. */
+void peers_refuse(struct peers *peers, struct peer_handle peer, const char *code,
+                  const char *sentence);
+void peers_drop(struct peers *peers, struct peer_handle peer, const char *reason);
+
+enum weir_status peers_send(struct peers *peers, struct peer_handle peer, enum wire_type type,
+                            uint64_t id, const struct wire_field *fields) WEIR_MUST_CHECK;
+bool peers_is_busy(const struct peers *peers, struct peer_handle peer);
+
+/* Hand the frames that have arrived to the handler, a bounded share per peer, starting at another
+ * peer each turn. True when some are left. */
+bool peers_take(struct peers *peers);
+/* Tear down what ended, start sends and receives. True when it has to be called again without
+ * waiting. */
+bool peers_flush(struct peers *peers);
+/* About once a second: close what has not attached in time. */
+void peers_tick(struct peers *peers, uint64_t now_ms);
+
+#endif

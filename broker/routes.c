@@ -1,0 +1,938 @@
+#include "broker/routes.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "broker/bounds.h"
+#include "broker/catalogue.h"
+#include "broker/engine.h"
+#include "broker/table.h"
+#include "shm/json.h"
+#include "shm/store.h"
+
+enum {
+    WORKER_ID_BYTES_MAX = 128,
+    ERROR_NAME_BYTES_MAX = 160, /* of a name quoted in an error */
+    ERROR_NAMESPACES_MAX = 8,   /* other namespaces named in an error */
+    SLOT_BITS = 24,
+};
+static_assert(CALLS_PENDING_MAX < 1 << SLOT_BITS, "a pending call's slot fits its id");
+
+#define NO_SLOT UINT32_MAX
+/* Ids of calls nobody waits for; never a pending call's, whose generation stays far below. */
+#define VOID_ID_BIT (1ull << 63)
+
+struct session {
+    struct table_node node;        /* by (peer, number) */
+    struct table_node worker_node; /* by worker_id */
+    struct session *next_of_peer;
+    struct session **link_of_peer;
+    struct peer_handle peer;
+    uint64_t number;
+    char *worker_id;
+    char *info; /* JSON of engine::workers::register, or NULL */
+    size_t info_bytes;
+    char *name; /* cleaned worker name, or NULL */
+    struct registration *registrations;
+    uint32_t registration_count;
+    uint32_t executing_count;
+    uint32_t executing; /* pending calls it has to answer; NO_SLOT ends */
+    uint32_t calling;   /* pending calls it waits for */
+};
+
+/* One session's wish to be the owner of a function. */
+struct registration {
+    struct session *session;
+    struct function *function;
+    struct registration *next_of_function;
+    struct registration **link_of_function;
+    struct registration *next_of_session;
+    struct registration **link_of_session;
+    char
+        *details; /* description, request format, response format, metadata, one behind the other */
+    struct span description, request_format, response_format,
+        metadata; /* into details; data == NULL: none */
+    size_t detail_bytes;
+};
+
+struct function {
+    struct table_node node; /* by id alone: the namespaces of one id share a chain */
+    struct registration
+        *owner; /* head of the line; who was refused waits behind it, first come first served */
+    struct registration **line_end;
+    size_t space_bytes;
+    size_t id_bytes;
+    char names[]; /* namespace, then id */
+};
+
+struct pending {
+    uint64_t generation; /* counts uses of the slot, from 1 */
+    struct peer_handle caller;
+    struct peer_handle executor;
+    uint64_t caller_id;
+    struct session *executor_session;
+    struct session *caller_session; /* NULL: the gateway itself asked */
+    uint32_t executor_next, executor_previous;
+    uint32_t caller_next, caller_previous;
+    uint32_t next_free;
+    bool used;
+    bool is_eviction; /* of the executor's session: answered with SESSION_REATTACHED */
+};
+
+struct routes {
+    struct broker_output output;
+    struct broker_counters *counters;
+    struct routes_limits limits;
+    uint64_t hash_seed;
+    struct table sessions;
+    struct table workers; /* the same sessions by worker id */
+    struct table functions;
+    struct session *peer_sessions[PEERS_MAX];
+    struct pending *pending;
+    uint32_t free_pending;
+    uint32_t pending_count;
+    uint64_t void_id;
+    uint64_t detail_bytes;
+    struct buffer error; /* one error body */
+    struct buffer answer;
+};
+
+const struct routes_limits routes_limits_default = {
+    .sessions_max = SESSIONS_MAX,
+    .session_functions_max = SESSION_FUNCTIONS_MAX,
+    .pending_max = CALLS_PENDING_MAX,
+    .pending_per_executor_max = CALLS_PENDING_PER_EXECUTOR_MAX,
+    .detail_bytes_max = ROUTES_DETAIL_BYTES_MAX,
+};
+
+/* ---- open and close ---- */
+
+enum weir_status routes_open(struct routes **routes, const struct broker_output *output,
+                             struct broker_counters *counters, uint64_t hash_seed,
+                             const struct routes_limits *limits, struct weir_error *error)
+{
+    struct routes *opened = calloc(1, sizeof *opened);
+    if (!opened)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory for routes");
+    opened->output = *output;
+    opened->counters = counters;
+    opened->limits = limits ? *limits : routes_limits_default;
+    opened->hash_seed = hash_seed;
+    buffer_init(&opened->error, 1024 * 1024);
+    buffer_init(&opened->answer, ANSWER_BYTES_MAX);
+    /* Untouched pages cost nothing: the table is as large as its bound from the start. */
+    opened->pending = calloc(opened->limits.pending_max, sizeof *opened->pending);
+    if (!opened->pending || table_init(&opened->sessions) != WEIR_OK ||
+        table_init(&opened->workers) != WEIR_OK || table_init(&opened->functions) != WEIR_OK) {
+        routes_close(opened);
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory for routes");
+    }
+    opened->free_pending = 0;
+    *routes = opened;
+    return WEIR_OK;
+}
+
+static void session_close(struct routes *routes, struct session *session);
+
+void routes_close(struct routes *routes)
+{
+    if (!routes)
+        return;
+    for (uint32_t slot = 0; slot < PEERS_MAX; slot++)
+        while (routes->peer_sessions[slot])
+            session_close(routes, routes->peer_sessions[slot]);
+    table_fini(&routes->sessions);
+    table_fini(&routes->workers);
+    table_fini(&routes->functions);
+    buffer_fini(&routes->error);
+    buffer_fini(&routes->answer);
+    free(routes->pending);
+    free(routes);
+}
+
+void routes_figures(const struct routes *routes, struct routes_figures *figures)
+{
+    *figures = (struct routes_figures){
+        .sessions = routes->sessions.count,
+        .functions = routes->functions.count,
+        .calls_pending = routes->pending_count,
+        .detail_bytes = routes->detail_bytes,
+    };
+}
+
+/* ---- answers ---- */
+
+static void routes_send(struct routes *routes, struct peer_handle peer, enum wire_type type,
+                        uint64_t id, const struct wire_field *fields)
+{
+    if (routes->output.send(routes->output.context, peer, type, id, fields) != WEIR_OK)
+        routes->counters->replies_lost++;
+}
+
+static void routes_answer_error(struct routes *routes, struct peer_handle peer, uint64_t id,
+                                const char *code, struct span message)
+{
+    routes->counters->call_errors++;
+    if (id == 0)
+        return;
+    buffer_clear(&routes->error);
+    struct span body = SPAN_LITERAL("{\"code\":\"invocation_error\",\"message\":\"no memory\"}");
+    if (engine_error_json(&routes->error, code, message) == WEIR_OK)
+        body = buffer_span(&routes->error);
+    const struct wire_field fields[] = {WIRE_NIL, WIRE_SPAN(body), WIRE_NIL, WIRE_NIL};
+    routes_send(routes, peer, WIRE_RESULT, id, fields);
+}
+
+static void routes_answer_result(struct routes *routes, struct peer_handle peer, uint64_t id,
+                                 struct span result)
+{
+    if (id == 0)
+        return;
+    const struct wire_field fields[] = {WIRE_SPAN(result), WIRE_NIL, WIRE_NIL, WIRE_NIL};
+    routes_send(routes, peer, WIRE_RESULT, id, fields);
+}
+
+static void routes_answer_reattach(struct routes *routes, struct peer_handle peer, uint64_t id,
+                                   bool is_retired)
+{
+    const struct wire_field fields[] = {WIRE_NUMBER(is_retired)};
+    routes_send(routes, peer, WIRE_SESSION_REATTACHED, id, fields);
+}
+
+/* ---- sessions ---- */
+
+static uint64_t session_hash(struct peer_handle peer, uint64_t number)
+{
+    /* Both are ours or a gateway's running number: any odd multiplier spreads them (Knuth, TAOCP
+     * 6.4). */
+    uint64_t hash =
+        (((uint64_t)peer.slot << 32) ^ peer.generation ^ (number << 7)) * 0x9E3779B97F4A7C15ull;
+    return hash ^ (hash >> 32);
+}
+
+static struct session *session_find(const struct routes *routes, struct peer_handle peer,
+                                    uint64_t number)
+{
+    struct table_node *node = table_first(&routes->sessions, session_hash(peer, number));
+    for (; node; node = table_next(node)) {
+        struct session *session = TABLE_OWNER(node, struct session, node);
+        if (session->number == number && peer_handle_equal(session->peer, peer))
+            return session;
+    }
+    return NULL;
+}
+
+static uint64_t worker_hash(const struct routes *routes, struct span worker_id)
+{
+    return store_item_hash(routes->hash_seed, worker_id);
+}
+
+/* The session with this worker id, on whichever peer. */
+static struct session *session_find_worker(const struct routes *routes, struct span worker_id)
+{
+    if (worker_id.bytes == 0)
+        return NULL;
+    struct table_node *node = table_first(&routes->workers, worker_hash(routes, worker_id));
+    for (; node; node = table_next(node)) {
+        struct session *session = TABLE_OWNER(node, struct session, worker_node);
+        if (span_equal(span_text(session->worker_id), worker_id))
+            return session;
+    }
+    return NULL;
+}
+
+static char *copy_text(struct span text)
+{
+    char *copy = malloc(text.bytes + 1);
+    if (!copy)
+        return NULL;
+    if (text.bytes > 0)
+        memcpy(copy, text.data, text.bytes);
+    copy[text.bytes] = 0;
+    return copy;
+}
+
+static enum weir_status session_open(struct routes *routes, struct peer_handle peer,
+                                     const struct wire_message *message)
+{
+    uint64_t number = message->fields[0].number;
+    struct span worker_id = message->fields[1].span;
+    if (worker_id.bytes == 0 || worker_id.bytes > WORKER_ID_BYTES_MAX || !json_is_utf8(worker_id))
+        return WEIR_INVALID;
+    struct session *earlier = session_find(routes, peer, number);
+    if (earlier)
+        session_close(routes, earlier);
+    if (routes->sessions.count >= routes->limits.sessions_max)
+        return WEIR_OK; /* its registrations are refused; its calls are the gateway's own */
+
+    struct session *session = calloc(1, sizeof *session);
+    char *copy = session ? copy_text(worker_id) : NULL;
+    if (!copy) {
+        free(session);
+        return WEIR_OK;
+    }
+    session->peer = peer;
+    session->number = number;
+    session->worker_id = copy;
+    session->executing = NO_SLOT;
+    session->calling = NO_SLOT;
+    session->link_of_peer = &routes->peer_sessions[peer.slot];
+    session->next_of_peer = *session->link_of_peer;
+    if (session->next_of_peer)
+        session->next_of_peer->link_of_peer = &session->next_of_peer;
+    *session->link_of_peer = session;
+    table_insert(&routes->sessions, &session->node, session_hash(peer, number));
+    table_insert(&routes->workers, &session->worker_node,
+                 worker_hash(routes, span_text(session->worker_id)));
+    return WEIR_OK;
+}
+
+static void session_set_info(struct routes *routes, struct session *session, struct span info)
+{
+    if (info.bytes == 0 || info.bytes > SESSION_INFO_BYTES_MAX ||
+        routes->detail_bytes + info.bytes > routes->limits.detail_bytes_max)
+        return;
+    static const char *const names[] = {"name"};
+    struct json_value name;
+    if (json_scan_object(info, JSON_DEPTH_MAX, names, 1, &name, NULL) != WEIR_OK)
+        return;
+    char *copy = copy_text(info);
+    char *cleaned = catalogue_clean_name(name);
+    if (!copy) {
+        free(cleaned);
+        return;
+    }
+    routes->detail_bytes += info.bytes - session->info_bytes;
+    free(session->info);
+    free(session->name);
+    session->info = copy;
+    session->info_bytes = info.bytes;
+    session->name = cleaned;
+}
+
+/* ---- functions ---- */
+
+static struct span function_space(const struct function *function)
+{
+    return span_of(function->names, function->space_bytes);
+}
+
+static struct span function_id(const struct function *function)
+{
+    return span_of(function->names + function->space_bytes, function->id_bytes);
+}
+
+static uint64_t function_hash(const struct routes *routes, struct span id)
+{
+    return store_item_hash(routes->hash_seed, id);
+}
+
+static struct function *function_find(const struct routes *routes, struct span space,
+                                      struct span id)
+{
+    struct table_node *node = table_first(&routes->functions, function_hash(routes, id));
+    for (; node; node = table_next(node)) {
+        struct function *function = TABLE_OWNER(node, struct function, node);
+        if (span_equal(function_id(function), id) && span_equal(function_space(function), space))
+            return function;
+    }
+    return NULL;
+}
+
+static struct function *function_make(struct routes *routes, struct span space, struct span id)
+{
+    struct function *function = calloc(1, sizeof *function + space.bytes + id.bytes);
+    if (!function)
+        return NULL;
+    function->line_end = &function->owner;
+    function->space_bytes = space.bytes;
+    function->id_bytes = id.bytes;
+    memcpy(function->names, space.data, space.bytes);
+    memcpy(function->names + space.bytes, id.data, id.bytes);
+    table_insert(&routes->functions, &function->node, function_hash(routes, id));
+    return function;
+}
+
+/* Copy one optional part behind the others. */
+static struct span details_put(char **end, struct span part)
+{
+    if (!part.data)
+        return (struct span){0};
+    struct span kept = span_of(*end, part.bytes);
+    if (part.bytes > 0)
+        memcpy(*end, part.data, part.bytes);
+    *end += part.bytes;
+    return kept;
+}
+
+static bool registration_set_details(struct routes *routes, struct registration *registration,
+                                     const struct wire_field *parts)
+{
+    size_t bytes =
+        parts[0].span.bytes + parts[1].span.bytes + parts[2].span.bytes + parts[3].span.bytes;
+    uint64_t others = routes->detail_bytes - registration->detail_bytes;
+    if (bytes > FUNCTION_DETAIL_BYTES_MAX || others + bytes > routes->limits.detail_bytes_max)
+        return false;
+    char *details = malloc(bytes + 1);
+    if (!details)
+        return false;
+    free(registration->details);
+    registration->details = details;
+    registration->detail_bytes = bytes;
+    routes->detail_bytes = others + bytes;
+    registration->description = details_put(&details, parts[0].span);
+    registration->request_format = details_put(&details, parts[1].span);
+    registration->response_format = details_put(&details, parts[2].span);
+    registration->metadata = details_put(&details, parts[3].span);
+    return true;
+}
+
+static void registration_link(struct registration *registration, struct session *session,
+                              struct function *function)
+{
+    registration->function = function;
+    registration->link_of_function = function->line_end;
+    *function->line_end = registration;
+    function->line_end = &registration->next_of_function;
+    registration->session = session;
+    registration->link_of_session = &session->registrations;
+    registration->next_of_session = session->registrations;
+    if (session->registrations)
+        session->registrations->link_of_session = &registration->next_of_session;
+    session->registrations = registration;
+    session->registration_count++;
+}
+
+static void registration_remove(struct routes *routes, struct registration *registration)
+{
+    struct function *function = registration->function;
+    *registration->link_of_function = registration->next_of_function;
+    if (registration->next_of_function)
+        registration->next_of_function->link_of_function = registration->link_of_function;
+    else
+        function->line_end = registration->link_of_function;
+    *registration->link_of_session = registration->next_of_session;
+    if (registration->next_of_session)
+        registration->next_of_session->link_of_session = registration->link_of_session;
+    registration->session->registration_count--;
+    routes->detail_bytes -= registration->detail_bytes;
+    free(registration->details);
+    free(registration);
+    if (function->owner) /* who has waited longest is the owner now */
+        return;
+    table_remove(&routes->functions, &function->node);
+    free(function);
+}
+
+static struct registration *registration_find(const struct function *function,
+                                              const struct session *session)
+{
+    struct registration *registration = function->owner;
+    while (registration && registration->session != session)
+        registration = registration->next_of_function;
+    return registration;
+}
+
+static void routes_reject(struct routes *routes, struct peer_handle peer, uint64_t number,
+                          const char *code, struct span space, struct span id, struct span owner)
+{
+    const struct wire_field fields[] = {WIRE_NUMBER(number), WIRE_SPAN(span_text(code)),
+                                        WIRE_SPAN(space), WIRE_SPAN(id), WIRE_SPAN(owner)};
+    routes->counters->registrations_refused++;
+    routes_send(routes, peer, WIRE_FUNCTION_REJECTED, 0, fields);
+}
+
+static struct span space_or_default(struct span space)
+{
+    return space.bytes > 0 ? space : SPAN_LITERAL("default");
+}
+
+static bool name_is_acceptable(struct span name)
+{
+    return name.bytes > 0 && name.bytes <= NAME_BYTES_MAX && json_is_utf8(name);
+}
+
+/* Put `session` into the line for a function, making it if it is new; or why not. */
+static const char *function_add(struct routes *routes, struct session *session,
+                                struct function *function, struct span space, struct span id,
+                                const struct wire_field *details)
+{
+    if (session->registration_count >= routes->limits.session_functions_max)
+        return ROUTES_CODE_LIMIT;
+    struct registration *registration = calloc(1, sizeof *registration);
+    if (!registration || !registration_set_details(routes, registration, details)) {
+        free(registration);
+        return ROUTES_CODE_LIMIT;
+    }
+    if (!function)
+        function = function_make(routes, space, id);
+    if (!function) {
+        routes->detail_bytes -= registration->detail_bytes;
+        free(registration->details);
+        free(registration);
+        return ROUTES_CODE_LIMIT;
+    }
+    registration_link(registration, session, function);
+    return NULL;
+}
+
+static void function_register(struct routes *routes, struct peer_handle peer,
+                              const struct wire_message *message)
+{
+    uint64_t number = message->fields[0].number;
+    struct session *session = session_find(routes, peer, number);
+    struct span space = space_or_default(message->fields[1].span);
+    struct span id = message->fields[2].span;
+    struct span owner = SPAN_LITERAL("");
+    struct function *function = NULL;
+    const char *refusal = NULL;
+
+    if (!name_is_acceptable(space) || !name_is_acceptable(id))
+        refusal = ROUTES_CODE_INVALID;
+    else if (!session) /* beyond sessions_max, or closed meanwhile: then nobody minds the answer */
+        refusal = ROUTES_CODE_LIMIT;
+    else if (catalogue_is_reserved(space, id))
+        refusal = ROUTES_CODE_CONFLICT;
+    else
+        function = function_find(routes, space, id);
+
+    struct registration *own = function ? registration_find(function, session) : NULL;
+    if (!refusal && own && !registration_set_details(routes, own, &message->fields[3]))
+        refusal = ROUTES_CODE_LIMIT;
+    else if (!refusal && !own)
+        refusal = function_add(routes, session, function, space, id, &message->fields[3]);
+    if (!refusal && function && function->owner->session != session) {
+        refusal =
+            ROUTES_CODE_CONFLICT; /* told so, and kept as the owner's stand-in (PROTOCOL 2.7) */
+        owner = span_text(function->owner->session->worker_id);
+    }
+    if (refusal)
+        routes_reject(routes, peer, number, refusal, space, id, owner);
+}
+
+static void function_unregister(struct routes *routes, struct peer_handle peer,
+                                const struct wire_message *message)
+{
+    struct session *session = session_find(routes, peer, message->fields[0].number);
+    struct span space = space_or_default(message->fields[1].span);
+    struct function *function = function_find(routes, space, message->fields[2].span);
+    struct registration *own = session && function ? registration_find(function, session) : NULL;
+    if (own)
+        registration_remove(routes, own);
+}
+
+/* ---- pending calls ---- */
+
+static struct pending *pending_at(const struct routes *routes, uint32_t slot)
+{
+    return &routes->pending[slot];
+}
+
+/* A fresh slot's next_free is 0 (calloc): the slots above the highest used one form the rest of the
+ * free list. */
+static uint32_t pending_take_slot(struct routes *routes)
+{
+    uint32_t slot = routes->free_pending;
+    struct pending *pending = pending_at(routes, slot);
+    routes->free_pending = pending->next_free ? pending->next_free - 1 : slot + 1;
+    return slot;
+}
+
+static uint64_t pending_id(const struct pending *pending, uint32_t slot)
+{
+    return pending->generation << SLOT_BITS | slot;
+}
+
+static void pending_link(struct routes *routes, uint32_t slot)
+{
+    struct pending *pending = pending_at(routes, slot);
+    struct session *executor = pending->executor_session;
+    struct session *caller = pending->caller_session;
+    pending->executor_previous = NO_SLOT;
+    pending->executor_next = executor->executing;
+    if (executor->executing != NO_SLOT)
+        pending_at(routes, executor->executing)->executor_previous = slot;
+    executor->executing = slot;
+    executor->executing_count++;
+    pending->caller_previous = NO_SLOT;
+    pending->caller_next = NO_SLOT;
+    if (!caller)
+        return;
+    pending->caller_next = caller->calling;
+    if (caller->calling != NO_SLOT)
+        pending_at(routes, caller->calling)->caller_previous = slot;
+    caller->calling = slot;
+}
+
+/* `message`, from `peer` and with its session first, waits for `executor`. There is a free slot. */
+static uint32_t pending_make(struct routes *routes, struct peer_handle peer,
+                             const struct wire_message *message, struct session *executor)
+{
+    uint32_t slot = pending_take_slot(routes);
+    struct pending *pending = pending_at(routes, slot);
+    pending->generation = (pending->generation + 1) & ((VOID_ID_BIT >> SLOT_BITS) - 1);
+    pending->used = true;
+    pending->is_eviction = message->type == WIRE_SESSION_REATTACH;
+    pending->caller = peer;
+    pending->caller_id = message->id;
+    pending->executor = executor->peer;
+    pending->executor_session = executor;
+    pending->caller_session = session_find(routes, peer, message->fields[0].number);
+    pending_link(routes, slot);
+    routes->pending_count++;
+    return slot;
+}
+
+static void pending_unlink(struct routes *routes, uint32_t slot)
+{
+    struct pending *pending = pending_at(routes, slot);
+    weir_assert(pending->executor_session);
+    if (pending->executor_previous != NO_SLOT)
+        pending_at(routes, pending->executor_previous)->executor_next = pending->executor_next;
+    else
+        pending->executor_session->executing = pending->executor_next;
+    if (pending->executor_next != NO_SLOT)
+        pending_at(routes, pending->executor_next)->executor_previous = pending->executor_previous;
+    pending->executor_session->executing_count--;
+    if (!pending->caller_session)
+        return;
+    if (pending->caller_previous != NO_SLOT)
+        pending_at(routes, pending->caller_previous)->caller_next = pending->caller_next;
+    else
+        pending->caller_session->calling = pending->caller_next;
+    if (pending->caller_next != NO_SLOT)
+        pending_at(routes, pending->caller_next)->caller_previous = pending->caller_previous;
+}
+
+static void pending_free(struct routes *routes, uint32_t slot)
+{
+    struct pending *pending = pending_at(routes, slot);
+    pending_unlink(routes, slot);
+    pending->used = false;
+    pending->executor_session = NULL;
+    pending->caller_session = NULL;
+    pending->next_free = routes->free_pending + 1;
+    routes->free_pending = slot;
+    routes->pending_count--;
+}
+
+/* Whoever asks for an eviction is told last, when all else of the session is over. */
+static void session_end_calls(struct routes *routes, struct session *session)
+{
+    while (session->calling != NO_SLOT)
+        pending_free(routes, session->calling);
+    for (uint32_t slot = session->executing, next; slot != NO_SLOT; slot = next) {
+        const struct pending call = *pending_at(routes, slot);
+        next = call.executor_next;
+        if (call.is_eviction)
+            continue;
+        pending_free(routes, slot);
+        routes_answer_error(routes, call.caller, call.caller_id, "invocation_stopped",
+                            SPAN_LITERAL("the worker that was asked has disconnected"));
+    }
+    while (session->executing != NO_SLOT) {
+        const struct pending eviction = *pending_at(routes, session->executing);
+        pending_free(routes, session->executing);
+        routes_answer_reattach(routes, eviction.caller, eviction.caller_id, true);
+    }
+}
+
+/* PROTOCOL 2.12: functions first, then the calls. */
+static void session_close(struct routes *routes, struct session *session)
+{
+    while (session->registrations)
+        /* Each takes the head off the list. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+        registration_remove(routes, session->registrations);
+    session_end_calls(routes, session);
+    *session->link_of_peer = session->next_of_peer;
+    if (session->next_of_peer)
+        session->next_of_peer->link_of_peer = session->link_of_peer;
+    table_remove(&routes->sessions, &session->node);
+    table_remove(&routes->workers, &session->worker_node);
+    routes->detail_bytes -= session->info_bytes;
+    free(session->worker_id);
+    free(session->info);
+    free(session->name);
+    free(session);
+}
+
+void routes_peer_gone(struct routes *routes, struct peer_handle peer)
+{
+    /* Calls the gateway made itself belong to no session. First, so that closing sessions does not
+     * answer them. */
+    uint32_t left = routes->pending_count;
+    for (uint32_t slot = 0; slot < routes->limits.pending_max && left > 0; slot++) {
+        struct pending *pending = pending_at(routes, slot);
+        if (!pending->used)
+            continue;
+        left--;
+        if (peer_handle_equal(pending->caller, peer))
+            pending_free(routes, slot);
+    }
+    while (routes->peer_sessions[peer.slot])
+        session_close(routes, routes->peer_sessions[peer.slot]);
+}
+
+/* ---- calls ---- */
+
+/* A name fit for an error sentence. */
+static struct span name_for_error(struct span name)
+{
+    if (!json_is_utf8(name))
+        return SPAN_LITERAL("(not UTF-8)");
+    size_t bytes = name.bytes;
+    if (bytes > ERROR_NAME_BYTES_MAX) {
+        bytes = ERROR_NAME_BYTES_MAX;
+        while (bytes > 0 && ((unsigned char)name.data[bytes] & 0xC0) == 0x80)
+            bytes--;
+    }
+    return span_of(name.data, bytes);
+}
+
+static void call_not_found(struct routes *routes, struct peer_handle peer, uint64_t id,
+                           struct span space, struct span function)
+{
+    char text[(ERROR_NAMESPACES_MAX + 2) * (ERROR_NAME_BYTES_MAX + 8) + 128];
+    struct span shown = name_for_error(function);
+    struct span shown_space = name_for_error(space);
+    size_t bytes = (size_t)snprintf(
+        text, sizeof text, "function '%.*s' is not registered in namespace '%.*s'",
+        (int)shown.bytes, shown.data ? shown.data : "", (int)shown_space.bytes, shown_space.data);
+    unsigned named = 0;
+    struct table_node *node = table_first(&routes->functions, function_hash(routes, function));
+    for (; node && named < ERROR_NAMESPACES_MAX; node = table_next(node)) {
+        const struct function *other = TABLE_OWNER(node, struct function, node);
+        if (!span_equal(function_id(other), function))
+            continue;
+        struct span name = name_for_error(function_space(other));
+        bytes +=
+            (size_t)snprintf(text + bytes, sizeof text - bytes, "%s'%.*s'",
+                             named == 0 ? "; it exists in " : ", ", (int)name.bytes, name.data);
+        named++;
+    }
+    /* An embedded NUL ends the printed name early; the sentence stays valid UTF-8. */
+    routes_answer_error(routes, peer, id, "function_not_found", span_of(text, bytes));
+}
+
+static void call_builtin(struct routes *routes, struct peer_handle peer,
+                         const struct wire_message *message, enum catalogue_builtin builtin);
+
+static void call_route(struct routes *routes, struct peer_handle peer,
+                       const struct wire_message *message, const struct function *function)
+{
+    struct session *executor = function->owner->session;
+    uint64_t id = message->id;
+    if (routes->output.is_busy(routes->output.context, executor->peer)) {
+        routes_answer_error(
+            routes, peer, id, "channel_send_failed",
+            SPAN_LITERAL("the gateway of the worker that was asked does not keep up"));
+        return;
+    }
+    uint64_t invoke_id = VOID_ID_BIT | ++routes->void_id;
+    uint32_t slot = NO_SLOT;
+    if (id != 0) {
+        if (routes->pending_count >= routes->limits.pending_max ||
+            executor->executing_count >= routes->limits.pending_per_executor_max) {
+            routes_answer_error(routes, peer, id, "invocation_error",
+                                SPAN_LITERAL("too many calls wait for an answer"));
+            return;
+        }
+        slot = pending_make(routes, peer, message, executor);
+        invoke_id = pending_id(pending_at(routes, slot), slot);
+    }
+    const struct wire_field fields[] = {
+        WIRE_NUMBER(executor->number),
+        message->fields[2],
+        message->fields[3],
+        message->fields[4],
+        message->fields[5],
+        message->fields[6],
+    };
+    enum weir_status status =
+        routes->output.send(routes->output.context, executor->peer, WIRE_INVOKE, invoke_id, fields);
+    if (status == WEIR_OK)
+        return;
+    if (slot != NO_SLOT)
+        pending_free(routes, slot);
+    routes_answer_error(routes, peer, id, "channel_send_failed",
+                        status == WEIR_TOO_LARGE
+                            ? SPAN_LITERAL("the call is larger than a message may be")
+                            : SPAN_LITERAL("the worker that was asked is disconnecting"));
+}
+
+static void routes_call(struct routes *routes, struct peer_handle peer,
+                        const struct wire_message *message)
+{
+    struct span space = space_or_default(message->fields[1].span);
+    struct span id = message->fields[2].span;
+    routes->counters->calls++;
+    if (!name_is_acceptable(space) || !name_is_acceptable(id)) {
+        routes_answer_error(
+            routes, peer, message->id, "function_not_found",
+            SPAN_LITERAL(
+                "the function's id or namespace is empty, not UTF-8 or longer than 4096 bytes"));
+        return;
+    }
+    enum catalogue_builtin builtin = catalogue_builtin_find(space, id);
+    if (builtin != CATALOGUE_NOT_BUILTIN) {
+        call_builtin(routes, peer, message, builtin);
+        return;
+    }
+    const struct function *function = function_find(routes, space, id);
+    if (function)
+        call_route(routes, peer, message, function);
+    else
+        call_not_found(routes, peer, message->id, space, id);
+}
+
+/* RESULT, or SESSION_REATTACHED of a session that stays: to who asked. */
+static void routes_result(struct routes *routes, struct peer_handle peer,
+                          const struct wire_message *message)
+{
+    uint64_t slot = message->id & ((1ull << SLOT_BITS) - 1);
+    if (message->id & VOID_ID_BIT)
+        return; /* the answer to a void call */
+    struct pending *pending =
+        slot < routes->limits.pending_max ? pending_at(routes, (uint32_t)slot) : NULL;
+    if (!pending || !pending->used || pending_id(pending, (uint32_t)slot) != message->id ||
+        !peer_handle_equal(pending->executor, peer) ||
+        pending->is_eviction != (message->type == WIRE_SESSION_REATTACHED)) {
+        routes->counters->results_unknown++;
+        return;
+    }
+    struct peer_handle caller = pending->caller;
+    uint64_t caller_id = pending->caller_id;
+    pending_free(routes, (uint32_t)slot);
+    routes->counters->results++;
+    routes_send(routes, caller, message->type, caller_id, message->fields);
+}
+
+/* ---- reattach ---- */
+
+/* No bound per executor here: a connection that died with many calls open is the one that has to
+ * go. */
+static enum weir_status routes_reattach(struct routes *routes, struct peer_handle peer,
+                                        const struct wire_message *message)
+{
+    struct session *asking = session_find(routes, peer, message->fields[0].number);
+    struct session *previous = session_find_worker(routes, message->fields[1].span);
+    if (message->id == 0)
+        return WEIR_INVALID;
+    if (!previous || previous == asking || routes->pending_count >= routes->limits.pending_max) {
+        routes_answer_reattach(routes, peer, message->id, false);
+        return WEIR_OK;
+    }
+    uint32_t slot = pending_make(routes, peer, message, previous);
+    const struct wire_field fields[] = {WIRE_NUMBER(previous->number), message->fields[2]};
+    if (routes->output.send(routes->output.context, previous->peer, WIRE_SESSION_EVICT,
+                            pending_id(pending_at(routes, slot), slot), fields) == WEIR_OK)
+        return WEIR_OK;
+    pending_free(routes, slot);
+    routes_answer_reattach(routes, peer, message->id, false);
+    return WEIR_OK;
+}
+
+/* ---- builtin functions ---- */
+
+/* Visit every function in the catalogue's terms. */
+static enum weir_status routes_list(struct routes *routes, struct catalogue *catalogue)
+{
+    size_t bucket = 0;
+    struct table_node *node = NULL;
+    while ((node = table_walk(&routes->functions, &bucket, node))) {
+        const struct function *function = TABLE_OWNER(node, struct function, node);
+        const struct registration *owner = function->owner;
+        const struct catalogue_entry entry = {
+            .space = function_space(function),
+            .id = function_id(function),
+            .worker_name =
+                owner->session->name ? span_text(owner->session->name) : (struct span){0},
+            .description = owner->description,
+            .metadata = owner->metadata,
+        };
+        enum weir_status status = catalogue_add(catalogue, &entry);
+        if (status != WEIR_OK)
+            return status;
+    }
+    return WEIR_OK;
+}
+
+static void call_functions_list(struct routes *routes, struct peer_handle peer,
+                                const struct wire_message *message)
+{
+    struct catalogue *catalogue = NULL;
+    const char *problem = NULL;
+    enum weir_status status = catalogue_open(&catalogue, message->fields[3].span, &problem);
+    if (status == WEIR_INVALID) {
+        routes_answer_error(routes, peer, message->id, "deserialization_error", span_text(problem));
+        return;
+    }
+    buffer_clear(&routes->answer);
+    if (status == WEIR_OK)
+        status = routes_list(routes, catalogue);
+    if (status == WEIR_OK)
+        status = catalogue_print(catalogue, &routes->answer);
+    catalogue_close(catalogue);
+    if (status == WEIR_OK && routes->answer.bytes < WIRE_FRAME_BYTES_MAX - 1024)
+        routes_answer_result(routes, peer, message->id, buffer_span(&routes->answer));
+    else
+        routes_answer_error(
+            routes, peer, message->id, "serialization_error",
+            SPAN_LITERAL("the list is larger than a message may be, or memory is short"));
+    buffer_fini(&routes->answer);
+    buffer_init(&routes->answer, ANSWER_BYTES_MAX);
+}
+
+static void call_builtin(struct routes *routes, struct peer_handle peer,
+                         const struct wire_message *message, enum catalogue_builtin builtin)
+{
+    if (builtin == CATALOGUE_FUNCTIONS_LIST) {
+        call_functions_list(routes, peer, message);
+        return;
+    }
+    struct session *session = session_find(routes, peer, message->fields[0].number);
+    if (session)
+        session_set_info(routes, session, message->fields[3].span);
+    routes_answer_result(routes, peer, message->id, SPAN_LITERAL("{\"success\":true}"));
+}
+
+/* ---- messages ---- */
+
+enum weir_status routes_take(struct routes *routes, struct peer_handle peer,
+                             const struct wire_message *message)
+{
+    struct session *session = NULL;
+    weir_assert(peer.slot < PEERS_MAX);
+    switch (message->type) {
+    case WIRE_SESSION_OPEN:
+        return session_open(routes, peer, message);
+    case WIRE_SESSION_INFO:
+        session = session_find(routes, peer, message->fields[0].number);
+        if (session)
+            session_set_info(routes, session, message->fields[1].span);
+        return WEIR_OK;
+    case WIRE_SESSION_CLOSED:
+        session = session_find(routes, peer, message->fields[0].number);
+        if (session)
+            session_close(routes, session);
+        return WEIR_OK;
+    case WIRE_FUNCTION_REGISTER:
+        function_register(routes, peer, message);
+        return WEIR_OK;
+    case WIRE_FUNCTION_UNREGISTER:
+        function_unregister(routes, peer, message);
+        return WEIR_OK;
+    case WIRE_CALL:
+        routes_call(routes, peer, message);
+        return WEIR_OK;
+    case WIRE_RESULT:
+    case WIRE_SESSION_REATTACHED:
+        routes_result(routes, peer, message);
+        return WEIR_OK;
+    case WIRE_SESSION_REATTACH:
+        return routes_reattach(routes, peer, message);
+    default:
+        return WEIR_INVALID;
+    }
+}
