@@ -1,0 +1,602 @@
+#include "gateway/calls.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "shm/store.h"
+#include "shm/stream_functions.h"
+
+/* A call on its way through the broker. */
+struct call {
+    struct link_request request;
+    struct session *session; /* NULL: it has gone, the answer is dropped */
+    struct call *next, *previous;
+    const struct stream_function *stream; /* NULL: a call to a worker or the broker */
+    size_t bytes;                         /* counted against the session's bound */
+    uint32_t tag_bytes, function_bytes, traceparent_bytes, baggage_bytes;
+    bool is_answered;
+    bool has_traceparent, has_baggage;
+    char text[]; /* tag, function, traceparent, baggage */
+};
+
+/* ---- the builtin stream functions (PROTOCOL 3) ---- */
+
+enum {
+    FIELD_STREAM,
+    FIELD_GROUP,
+    FIELD_ITEM,
+    FIELD_DATA,
+    FIELD_TYPE,
+    FIELD_ID,
+    FIELD_EVENT_TYPE,
+    FIELD_COUNT
+};
+static const char *const field_names[FIELD_COUNT] = {"stream_name", "group_id", "item_id",   "data",
+                                                     "type",        "id",       "event_type"};
+
+/* Names decoded, value compact: what goes to the store or the broker. */
+struct stream_call {
+    struct span stream, group, item, event_type;
+    struct span data;
+};
+
+static const char *kind_name(enum json_kind kind)
+{
+    static const char *const names[] = {"absent",   "null",     "a boolean", "a boolean",
+                                        "a number", "a string", "an array",  "an object"};
+    return names[kind];
+}
+
+/* ---- answers ---- */
+
+/* Print the error object into sessions->error. */
+static struct span sessions_print_error(struct sessions *sessions, struct span code,
+                                        struct span message)
+{
+    struct buffer *out = &sessions->error;
+    buffer_clear(out);
+    enum weir_status status = buffer_append(out, SPAN_LITERAL("{\"code\":"));
+    if (status == WEIR_OK)
+        status = json_append_string(out, code);
+    if (status == WEIR_OK)
+        status = buffer_append(out, SPAN_LITERAL(",\"message\":"));
+    if (status == WEIR_OK)
+        status = json_append_string(out, message);
+    if (status == WEIR_OK)
+        status = buffer_append(out, SPAN_LITERAL("}"));
+    return status == WEIR_OK ? buffer_span(out)
+                             : SPAN_LITERAL("{\"code\":\"serialization_error\",\"message\":"
+                                            "\"the error's text is too long\"}");
+}
+
+static void session_send(struct session *session, const struct call_request *request,
+                         struct span result, struct span error_json)
+{
+    if (request->tag.data == NULL)
+        return;
+    const struct session_answer answer = {
+        .tag = request->tag,
+        .function_tag = request->function_tag,
+        .result = result,
+        .error_json = error_json,
+        .traceparent = request->traceparent,
+        .baggage = request->baggage,
+    };
+    session->transport->send_answer(session->peer, &answer);
+}
+
+void session_answer_error(struct session *session, const struct call_request *request,
+                          const char *code, const char *message_format, ...)
+{
+    char message[512];
+    va_list arguments;
+    va_start(arguments, message_format);
+    int length = vsnprintf(message, sizeof message, message_format, arguments);
+    va_end(arguments);
+    size_t bytes = length < 0 ? 0 : (size_t)length;
+    if (bytes >= sizeof message) {
+        bytes = sizeof message - 1;
+        while (bytes > 0 && ((unsigned char)message[bytes] & 0xC0) == 0x80)
+            bytes--; /* do not cut a character */
+    }
+    counters_add(session->sessions->counters, COUNTER_CALLS_FAILED, 1);
+    struct span error_json =
+        sessions_print_error(session->sessions, span_text(code), span_of(message, bytes));
+    session_send(session, request, (struct span){0}, error_json);
+}
+
+/* ---- calls in flight ---- */
+
+static void session_update_reading(struct session *session)
+{
+    const struct sessions_limits *limits = &session->sessions->limits;
+    bool is_full =
+        session->call_count >= limits->calls_max || session->call_bytes >= limits->calls_bytes_max;
+    bool is_low = session->call_count <= limits->calls_max / 2 &&
+                  session->call_bytes <= limits->calls_bytes_max / 2;
+    if (!session->is_paused && is_full) {
+        session->is_paused = true;
+        session->transport->set_reading(session->peer, false);
+    } else if (session->is_paused && is_low) {
+        session->is_paused = false;
+        session->transport->set_reading(session->peer, true);
+    }
+}
+
+static void call_done(struct link_request *request, enum link_fate fate,
+                      const struct wire_message *answer);
+
+static struct call *call_make(struct session *session, const struct call_request *request,
+                              const struct stream_function *stream, size_t data_bytes)
+{
+    size_t text_bytes = request->tag.bytes + request->function_tag.bytes +
+                        request->traceparent.bytes + request->baggage.bytes;
+    struct call *call = malloc(sizeof *call + text_bytes);
+    if (call == NULL)
+        return NULL;
+    *call = (struct call){
+        .request = {.done = call_done},
+        .session = session,
+        .stream = stream,
+        .bytes = sizeof *call + text_bytes + data_bytes,
+        .tag_bytes = (uint32_t)request->tag.bytes,
+        .function_bytes = (uint32_t)request->function_tag.bytes,
+        .traceparent_bytes = (uint32_t)request->traceparent.bytes,
+        .baggage_bytes = (uint32_t)request->baggage.bytes,
+        .is_answered = request->tag.data != NULL,
+        .has_traceparent = request->traceparent.data != NULL,
+        .has_baggage = request->baggage.data != NULL,
+    };
+    const struct span parts[] = {request->tag, request->function_tag, request->traceparent,
+                                 request->baggage};
+    size_t offset = 0;
+    for (unsigned i = 0; i < 4; i++) {
+        if (parts[i].bytes > 0)
+            memcpy(call->text + offset, parts[i].data, parts[i].bytes);
+        offset += parts[i].bytes;
+    }
+    call->next = session->calls;
+    if (call->next != NULL)
+        call->next->previous = call;
+    session->calls = call;
+    session->call_count++;
+    session->call_bytes += call->bytes;
+    if (stream != NULL)
+        session->stream_calls++;
+    return call;
+}
+
+static void call_leave_session(struct call *call)
+{
+    struct session *session = call->session;
+    if (session == NULL)
+        return;
+    if (call->previous == NULL)
+        session->calls = call->next;
+    else
+        call->previous->next = call->next;
+    if (call->next != NULL)
+        call->next->previous = call->previous;
+    session->call_count--;
+    session->call_bytes -= call->bytes;
+    if (call->stream != NULL)
+        session->stream_calls--;
+    call->session = NULL;
+}
+
+void calls_forget_session(struct session *session);
+void calls_forget_session(struct session *session)
+{
+    while (session->calls != NULL) /* each turn takes one off */
+        call_leave_session(session->calls);
+}
+
+/* The echo fields of a call, as its request had them. */
+static struct call_request call_echo(const struct call *call)
+{
+    const char *at = call->text;
+    struct call_request request = {0};
+    if (call->is_answered)
+        request.tag = span_of(at, call->tag_bytes);
+    at += call->tag_bytes;
+    request.function_tag = span_of(at, call->function_bytes);
+    at += call->function_bytes;
+    if (call->has_traceparent)
+        request.traceparent = span_of(at, call->traceparent_bytes);
+    at += call->traceparent_bytes;
+    if (call->has_baggage)
+        request.baggage = span_of(at, call->baggage_bytes);
+    return request;
+}
+
+static void call_fail(const struct call *call, struct session *session, enum link_fate fate)
+{
+    struct call_request echo = call_echo(call);
+    if (fate == LINK_EXPIRED) {
+        session_answer_error(
+            session, &echo, call->stream != NULL ? call->stream->error_code : "invocation_stopped",
+            "the broker is not available: the call waited for it in vain and was not "
+            "carried out");
+        return;
+    }
+    if (call->stream != NULL)
+        session_answer_error(session, &echo, call->stream->error_code,
+                             fate == LINK_SILENT
+                                 ? "the broker has not answered in time (write_wait_ms): whether "
+                                   "the call was applied, or will be, is not known"
+                                 : "the broker restarted before it answered: whether the call was "
+                                   "applied is not known");
+    else
+        session_answer_error(session, &echo, "invocation_stopped",
+                             "the broker restarted while the call was pending");
+}
+
+static void call_deliver(const struct call *call, struct session *session,
+                         const struct wire_message *answer)
+{
+    struct call_request echo = call_echo(call);
+    if (answer->type == WIRE_RESULT) {
+        if (call->stream == NULL)
+            session_send(session, &echo,
+                         answer->fields[1].span.data != NULL ? (struct span){0}
+                                                             : answer->fields[0].span,
+                         answer->fields[1].span);
+        return;
+    }
+    struct span code = answer->fields[0].span;
+    if (code.data == NULL) {
+        session_send(session, &echo, answer->fields[2].span, (struct span){0});
+        return;
+    }
+    session_send(session, &echo, (struct span){0},
+                 sessions_print_error(session->sessions, code, answer->fields[1].span));
+}
+
+static void call_done(struct link_request *request, enum link_fate fate,
+                      const struct wire_message *answer)
+{
+    struct call *call = (struct call *)(void *)request; /* its first member */
+    struct session *session = call->session;
+    if (session != NULL) {
+        call_leave_session(call);
+        if (fate != LINK_ANSWERED)
+            call_fail(call, session, fate);
+        else if (answer != NULL)
+            call_deliver(call, session, answer);
+        session_update_reading(session);
+    }
+    free(call);
+}
+
+static void session_ask(struct session *session, const struct call_request *request,
+                        const struct stream_function *stream, enum wire_type type,
+                        const struct wire_field *fields, size_t data_bytes)
+{
+    const char *code = stream != NULL ? stream->error_code : "invocation_error";
+    struct call *call = call_make(session, request, stream, data_bytes);
+    if (call == NULL) {
+        session_answer_error(session, request, code, "the gateway is out of memory");
+        return;
+    }
+    /* A void stream call is answered too, so that its effect can be waited for; the answer ends
+     * here. */
+    call->request.is_void = stream == NULL && request->tag.data == NULL;
+    enum weir_status status = link_ask(session->sessions->link, type, fields, &call->request);
+    if (status != WEIR_OK) {
+        call_leave_session(call);
+        free(call);
+        session_answer_error(session, request, code, "%s",
+                             status == WEIR_TOO_LARGE
+                                 ? "the call is larger than 34 MiB"
+                                 : "the broker is not available and too many calls wait for it");
+        return;
+    }
+    session_update_reading(session);
+}
+
+/* ---- stream functions ---- */
+
+/* Decode one required name. False: answered with an error. */
+static bool stream_call_name(struct session *session, const struct call_request *request,
+                             const struct stream_function *function, unsigned field,
+                             const struct json_value *values, struct span *name)
+{
+    struct json_value value = values[field];
+    if (value.kind == JSON_ABSENT) {
+        session_answer_error(session, request, "deserialization_error",
+                             "%s: the field %s is missing", function->name, field_names[field]);
+        return false;
+    }
+    if (value.kind != JSON_STRING) {
+        session_answer_error(session, request, "deserialization_error",
+                             "%s: the field %s must be a string, not %s", function->name,
+                             field_names[field], kind_name(value.kind));
+        return false;
+    }
+    if (value.text.bytes > NAME_ESCAPED_BYTES_MAX + 2) {
+        session_answer_error(session, request, "deserialization_error",
+                             "%s: the field %s is longer than %u bytes", function->name,
+                             field_names[field], NAME_BYTES_MAX);
+        return false;
+    }
+    *name = json_decode(value, &session->sessions->names); /* reserved by the caller */
+    if (name->bytes > NAME_BYTES_MAX) {
+        session_answer_error(session, request, "deserialization_error",
+                             "%s: the field %s is longer than %u bytes", function->name,
+                             field_names[field], NAME_BYTES_MAX);
+        return false;
+    }
+    return true;
+}
+
+/* The value without insignificant white space; data NULL when memory is exhausted. */
+static struct span sessions_compact(struct sessions *sessions, struct json_value value)
+{
+    if (value.kind == JSON_ABSENT)
+        return SPAN_LITERAL("null");
+    if (!value.has_space)
+        return value.text;
+    buffer_clear(&sessions->value);
+    if (buffer_reserve(&sessions->value, value.text.bytes) != WEIR_OK)
+        return (struct span){0};
+    sessions->value.bytes = json_compact(sessions->value.data, value);
+    return buffer_span(&sessions->value);
+}
+
+/* stream::send: the type may be called event_type, and may be missing (DESIGN section 8). */
+static bool stream_call_event(struct session *session, const struct call_request *request,
+                              const struct stream_function *function,
+                              const struct json_value *values, struct stream_call *call)
+{
+    unsigned field = values[FIELD_TYPE].kind == JSON_ABSENT ? FIELD_EVENT_TYPE : FIELD_TYPE;
+    call->event_type = SPAN_LITERAL("message");
+    if (values[field].kind != JSON_ABSENT &&
+        !stream_call_name(session, request, function, field, values, &call->event_type))
+        return false;
+    if (values[FIELD_ID].kind == JSON_ABSENT || values[FIELD_ID].kind == JSON_NULL)
+        return true;
+    return stream_call_name(session, request, function, FIELD_ID, values, &call->item);
+}
+
+static bool stream_call_data(struct session *session, const struct call_request *request,
+                             const struct stream_function *function, struct json_value value,
+                             struct stream_call *call)
+{
+    if (value.kind == JSON_ABSENT) {
+        session_answer_error(session, request, "deserialization_error",
+                             "%s: the field data is missing", function->name);
+        return false;
+    }
+    call->data = sessions_compact(session->sessions, value);
+    if (call->data.data == NULL) {
+        session_answer_error(session, request, function->error_code,
+                             "the gateway is out of memory");
+        return false;
+    }
+    if (call->data.bytes > session->sessions->limits.value_bytes_max) {
+        session_answer_error(session, request, function->error_code,
+                             "the value has %zu bytes, the limit value_bytes_max is %llu",
+                             call->data.bytes,
+                             (unsigned long long)session->sessions->limits.value_bytes_max);
+        return false;
+    }
+    return true;
+}
+
+/* Read the call's data into `call`. False: answered with an error. */
+static bool stream_call_parse(struct session *session, const struct call_request *request,
+                              const struct stream_function *function, struct stream_call *call)
+{
+    struct sessions *sessions = session->sessions;
+    struct json_value values[FIELD_COUNT];
+    struct json_problem problem = {0};
+    *call = (struct stream_call){0};
+    enum weir_status status = WEIR_INVALID;
+    if (request->data.kind == JSON_OBJECT)
+        status = json_scan_object(request->data.text, JSON_DEPTH_MAX, field_names, FIELD_COUNT,
+                                  values, &problem);
+    if (status != WEIR_OK) {
+        session_answer_error(
+            session, request, "deserialization_error", "%s: %s%s", function->name,
+            request->data.kind == JSON_OBJECT ? problem.reason
+                                              : "the input must be an object, not ",
+            request->data.kind == JSON_OBJECT ? "" : kind_name(request->data.kind));
+        return false;
+    }
+    buffer_clear(&sessions->names);
+    size_t name_bytes = 0;
+    for (unsigned i = 0; i < FIELD_COUNT; i++) {
+        if (i != FIELD_DATA && values[i].kind == JSON_STRING &&
+            values[i].text.bytes <= NAME_ESCAPED_BYTES_MAX + 2)
+            name_bytes += values[i].text.bytes;
+    }
+    if (buffer_reserve(&sessions->names, name_bytes + 1) != WEIR_OK) {
+        session_answer_error(session, request, function->error_code,
+                             "the gateway is out of memory");
+        return false;
+    }
+    if (function->needs_stream &&
+        !stream_call_name(session, request, function, FIELD_STREAM, values, &call->stream))
+        return false;
+    if (function->needs_group &&
+        !stream_call_name(session, request, function, FIELD_GROUP, values, &call->group))
+        return false;
+    if (function->needs_item &&
+        !stream_call_name(session, request, function, FIELD_ITEM, values, &call->item))
+        return false;
+    if (function->op == WIRE_OP_SEND &&
+        !stream_call_event(session, request, function, values, call))
+        return false;
+    return !function->needs_data ||
+           stream_call_data(session, request, function, values[FIELD_DATA], call);
+}
+
+/* Read from the mapped store into sessions->value. OK: answer with it (or without result when *is_missing). */
+static enum weir_status stream_call_read(struct sessions *sessions,
+                                         const struct stream_function *function,
+                                         const struct stream_call *call, bool *is_missing)
+{
+    struct store_reader *store = sessions->mapping->store;
+    struct store_key key = {call->stream, call->group, call->item};
+    struct store_snapshot snapshot;
+    enum weir_status status;
+    *is_missing = false;
+    buffer_clear(&sessions->value);
+    switch (function->op) {
+    case WIRE_OP_GET:
+        status = store_read_item(store, &key, &sessions->value);
+        *is_missing = status == WEIR_EMPTY;
+        return *is_missing ? WEIR_OK : status;
+    case WIRE_OP_LIST:
+        return store_snapshot(store, call->stream, call->group, NULL, &snapshot, &sessions->value);
+    case WIRE_OP_LIST_GROUPS:
+        return store_list_groups(store, call->stream, &sessions->value);
+    case WIRE_OP_LIST_ALL:
+        return store_list_all(store, &sessions->value);
+    default:
+        return WEIR_INVALID;
+    }
+}
+
+static void session_call_stream(struct session *session, const struct call_request *request,
+                                const struct stream_function *function)
+{
+    struct sessions *sessions = session->sessions;
+    struct stream_call call;
+    if (function->op == WIRE_OP_UPDATE) {
+        session_answer_error(session, request, function->error_code,
+                             "%s is not supported by this version", function->name);
+        return;
+    }
+    if (!stream_call_parse(session, request, function, &call))
+        return;
+    if (function->is_read && session->stream_calls == 0 && sessions->mapping != NULL) {
+        bool is_missing;
+        enum weir_status status = stream_call_read(sessions, function, &call, &is_missing);
+        if (status == WEIR_OK) {
+            counters_add(sessions->counters, COUNTER_READS_LOCAL, 1);
+            session_send(session, request,
+                         is_missing ? (struct span){0} : buffer_span(&sessions->value),
+                         (struct span){0});
+            return;
+        }
+        if (status == WEIR_FULL || status == WEIR_TOO_LARGE) {
+            session_answer_error(session, request, function->error_code,
+                                 "the answer is larger than %u bytes", ANSWER_BYTES_MAX);
+            return;
+        }
+        /* The store could not be read at this moment; the broker reads its own. */
+    }
+    const struct wire_field fields[] = {
+        WIRE_NUMBER(function->op),       WIRE_SPAN(call.stream),
+        WIRE_SPAN(call.group),           WIRE_SPAN(call.item),
+        WIRE_SPAN(call.event_type),      WIRE_SPAN(call.data),
+        WIRE_SPAN(request->traceparent), WIRE_SPAN(request->baggage)};
+    session_ask(session, request, function, WIRE_STREAM, fields, call.data.bytes);
+}
+
+/* ---- other functions ---- */
+
+/* `{"a":1}` -> `{"a":1,"_caller_worker_id":"<id>"}`; a key of that name the caller sent is left out. */
+static enum weir_status call_append_caller(struct buffer *out, struct json_value data,
+                                           const char *worker_id)
+{
+    size_t cursor = 0;
+    struct json_value key, value;
+    bool is_first = true;
+    enum weir_status status = buffer_append(out, SPAN_LITERAL("{"));
+    while (status == WEIR_OK && json_next(data, &cursor, &key, &value) == WEIR_OK) {
+        if (json_string_equals(key, SPAN_LITERAL("_caller_worker_id")))
+            continue;
+        if (!is_first)
+            status = buffer_append(out, SPAN_LITERAL(","));
+        is_first = false;
+        if (status == WEIR_OK)
+            status = buffer_append(out, key.text);
+        if (status == WEIR_OK)
+            status = buffer_append(out, SPAN_LITERAL(":"));
+        if (status == WEIR_OK)
+            status = buffer_append(out, value.text);
+    }
+    if (status != WEIR_OK)
+        return status;
+    return buffer_printf(out, "%s\"_caller_worker_id\":\"%s\"}", is_first ? "" : ",", worker_id);
+}
+
+/* The data as the callee gets it: compact, and with the caller's id when it is an object. data
+ * NULL: no memory. */
+static struct span call_data(struct session *session, struct json_value data)
+{
+    struct sessions *sessions = session->sessions;
+    struct span text = sessions_compact(sessions, data);
+    if (text.data == NULL || data.kind != JSON_OBJECT)
+        return text;
+    data.text = text;
+    data.has_space = false;
+    buffer_clear(&sessions->names);
+    if (call_append_caller(&sessions->names, data, session->worker_id) != WEIR_OK)
+        return (struct span){0};
+    return buffer_span(&sessions->names);
+}
+
+static void session_call_register(struct session *session, const struct call_request *request)
+{
+    static const char *const names[] = {"namespace"};
+    struct json_value value = {0};
+    if (request->data.kind != JSON_OBJECT ||
+        json_scan_object(request->data.text, JSON_DEPTH_MAX, names, 1, &value, NULL) != WEIR_OK) {
+        session_answer_error(session, request, "deserialization_error",
+                             "engine::workers::register: the input must be an object");
+        return;
+    }
+    struct span name_space = {0};
+    buffer_clear(&session->sessions->names);
+    if (value.kind == JSON_STRING &&
+        buffer_reserve(&session->sessions->names, value.text.bytes) == WEIR_OK)
+        name_space = span_of(session->sessions->names.data,
+                             json_unescape(session->sessions->names.data, value));
+    bool is_blank = name_space.data != NULL;
+    for (size_t i = 0; i < name_space.bytes; i++)
+        is_blank = is_blank && (name_space.data[i] == ' ' || name_space.data[i] == '\t');
+    if (is_blank) {
+        session_answer_error(session, request, "INVALID_NAMESPACE",
+                             "engine::workers::register: the namespace is blank");
+        return;
+    }
+    session_describe(session, sessions_compact(session->sessions, request->data), name_space);
+    session_send(session, request, SPAN_LITERAL("{\"success\":true}"), (struct span){0});
+}
+
+static void session_call_function(struct session *session, const struct call_request *request)
+{
+    struct span data = call_data(session, request->data);
+    struct span metadata = {0};
+    if (request->metadata.kind != JSON_ABSENT)
+        metadata = request->metadata.text;
+    if (data.data == NULL) {
+        session_answer_error(session, request, "invocation_error", "the gateway is out of memory");
+        return;
+    }
+    const struct wire_field fields[] = {
+        WIRE_NUMBER(session->id),     WIRE_SPAN(request->name_space),
+        WIRE_SPAN(request->function), WIRE_SPAN(data),
+        WIRE_SPAN(metadata),          WIRE_SPAN(request->traceparent),
+        WIRE_SPAN(request->baggage)};
+    session_ask(session, request, NULL, WIRE_CALL, fields, data.bytes + metadata.bytes);
+}
+
+void session_call(struct session *session, const struct call_request *request)
+{
+    counters_add(session->sessions->counters, COUNTER_CALLS, 1);
+    const struct stream_function *stream = stream_function_by_name(request->function);
+    if (stream != NULL)
+        session_call_stream(session, request, stream);
+    else if (span_equal(request->function, SPAN_LITERAL("engine::workers::register")))
+        session_call_register(session, request);
+    else if (request->function.bytes > NAME_BYTES_MAX)
+        session_answer_error(session, request, "function_not_found",
+                             "a function id of %zu bytes is longer than any that is registered",
+                             request->function.bytes);
+    else
+        session_call_function(session, request);
+}

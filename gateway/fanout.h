@@ -1,0 +1,28 @@
+/* gateway/fanout.h -- gives the events the feed has drained to the links that want them.
+ *
+ * Per touched topic the frames are laid out once; every live link whose cursor stands just before
+ * them shares those bytes, links further on share the rest of them, links with item filters get
+ * their own selection. A link whose cursor does not meet the first event (a gap) or whose socket is
+ * busy becomes behind: its cursor stays, and catch_up.h brings it on. An event is delivered only if
+ * it is the next one: (epoch, sent_seq + 1), or seq 1 of a later epoch.
+ *
+ * Process:  gateway, loop thread only.
+ * Memory:   entries of one batch and one copy of a turn's frames, sized at start or by the largest
+ *           turn.
+ */
+#ifndef WEIR_GATEWAY_FANOUT_H
+#define WEIR_GATEWAY_FANOUT_H
+
+#include "gateway/feed.h"
+#include "gateway/outlet.h"
+
+struct fanout;
+struct fanout *fanout_open(struct subscriptions *subscriptions, const struct outlet *outlet,
+                           struct counters *counters); /* NULL: no memory */
+void fanout_close(struct fanout *fanout);
+/* Deliver and clear what the feed has drained. */
+void fanout_run(struct fanout *fanout, struct feed *feed);
+/* A socket goes away, perhaps from inside the sends of fanout_run(). */
+void fanout_forget(struct fanout *fanout, const struct subscriber *subscriber);
+
+#endif

@@ -1,0 +1,105 @@
+#include "gateway/feed.h"
+
+#include <stdlib.h>
+
+enum weir_status feed_init(struct feed *feed, struct counters *counters)
+{
+    *feed = (struct feed){.counters = counters};
+    /* The largest record of the largest ring must fit behind a full turn, and offsets are 32-bit. */
+    buffer_init(&feed->bytes, (size_t)UINT32_MAX);
+    feed->entries = malloc(FEED_TURN_RECORDS * sizeof *feed->entries);
+    if (feed->entries == NULL)
+        return WEIR_NO_MEMORY;
+    return buffer_reserve(&feed->bytes, FEED_TURN_BYTES);
+}
+
+void feed_fini(struct feed *feed)
+{
+    feed_clear(feed);
+    buffer_fini(&feed->bytes);
+    free(feed->entries);
+    feed->entries = NULL;
+}
+
+static void feed_add(struct feed *feed, struct topic *topic, const struct ring_record *record,
+                     size_t offset)
+{
+    uint32_t index = feed->entry_count++;
+    feed->entries[index] = (struct feed_entry){
+        .seq = record->seq,
+        .epoch = record->epoch,
+        .offset = (uint32_t)offset,
+        .frame_bytes = record->frame_bytes,
+        .id_bytes = record->id_bytes,
+        .next = TOPIC_NO_ENTRY,
+    };
+    if (topic->first_entry == TOPIC_NO_ENTRY) {
+        topic->first_entry = index;
+        topic->entry_count = 0;
+        topic->touched_next = feed->touched;
+        feed->touched = topic;
+    } else {
+        feed->entries[topic->last_entry].next = index;
+    }
+    topic->last_entry = index;
+    topic->entry_count++;
+}
+
+enum weir_status feed_drain(struct feed *feed, struct ring_reader *ring,
+                            const struct subscriptions *subscriptions)
+{
+    uint64_t read_bytes = 0;
+    feed->has_more = false;
+    if (subscriptions->topic_count == 0) {
+        /* Nobody here listens; whoever joins starts from a snapshot that is newer than this. */
+        ring_reader_seek_head(ring);
+        return WEIR_EMPTY;
+    }
+    for (unsigned read = 0;; read++) {
+        if (read == FEED_TURN_RECORDS || read_bytes >= FEED_TURN_BYTES) {
+            feed->has_more = true;
+            return WEIR_OK;
+        }
+        struct ring_record record;
+        size_t offset = feed->bytes.bytes;
+        enum weir_status status = ring_read(ring, &record, &feed->bytes);
+        if (status == WEIR_LAPPED)
+            counters_add(feed->counters, COUNTER_FEED_LAPPED, 1);
+        if (status != WEIR_OK)
+            return status == WEIR_EMPTY && read > 0 ? WEIR_OK : status;
+        read_bytes += feed->bytes.bytes - offset;
+        counters_add(feed->counters, COUNTER_FEED_RECORDS, 1);
+        counters_add(feed->counters, COUNTER_FEED_BYTES, feed->bytes.bytes - offset);
+        if (record.timestamp_ms > feed->newest_ms)
+            feed->newest_ms = record.timestamp_ms;
+        struct span frame = span_of(feed->bytes.data + offset, record.frame_bytes);
+        struct topic *topic = subscriptions_find_record(subscriptions, &record, frame);
+        if (topic == NULL)
+            feed->bytes.bytes = offset;
+        else
+            feed_add(feed, topic, &record, offset);
+    }
+}
+
+struct topic *feed_pop_topic(struct feed *feed, uint32_t *first_entry, uint32_t *entry_count)
+{
+    struct topic *topic = feed->touched;
+    if (topic == NULL)
+        return NULL;
+    feed->touched = topic->touched_next;
+    topic->touched_next = NULL;
+    *first_entry = topic->first_entry;
+    *entry_count = topic->entry_count;
+    topic->first_entry = TOPIC_NO_ENTRY;
+    topic->entry_count = 0;
+    return topic;
+}
+
+void feed_clear(struct feed *feed)
+{
+    uint32_t first, count;
+    while (feed_pop_topic(feed, &first, &count) != NULL) {
+    }
+    buffer_clear(&feed->bytes);
+    feed->entry_count = 0;
+}

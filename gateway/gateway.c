@@ -1,0 +1,438 @@
+#include "gateway/gateway.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "gateway/http.h"
+#include "gateway/listener.h"
+#include "gateway/stream_socket.h"
+#include "gateway/turn.h"
+
+enum { CLOSE_GRACE_MS = 2000, PORTS = 3 };
+
+/* Only this file sees all parts; each part is given what it needs. */
+struct gateway {
+    const struct gateway_options *options;
+    uv_loop_t loop;
+    struct counters counters;
+    struct subscriptions subscriptions;
+    struct feed feed;
+    struct fanout *fanout;
+    struct catch_up *catch_up;
+    struct joins *joins;
+    struct sessions sessions;
+    struct worker_channel *workers;
+    struct stream_channel streams;
+    struct local *local;
+    struct link *link;
+    struct ws_server *ws;
+    struct turn *turn;
+    struct mapping *mapping;
+    struct listener *listeners[PORTS];
+    struct gateway_port {
+        struct gateway *gateway;
+        enum ws_port port;
+        bool tls;
+    } ports[PORTS];
+    uv_signal_t signals[2];
+    bool is_listening, is_ready;
+    bool has_signals;
+};
+
+/* What ws.h carries as `user`: which kind of owner it is, and the owner. */
+struct door {
+    enum ws_role role;
+    union {
+        struct worker *worker;
+        struct stream_socket *socket;
+    };
+};
+
+/* ---- sockets ---- */
+
+static bool gateway_fill_door(struct gateway *gateway, struct ws_request *request,
+                              struct door *door)
+{
+    if (request->port == WS_PORT_STREAM) {
+        door->socket = stream_socket_make(&gateway->streams, request);
+        return door->socket != NULL;
+    }
+    door->worker = worker_make(gateway->workers);
+    if (door->worker == NULL)
+        request->http_status = 503;
+    return door->worker != NULL;
+}
+
+static enum ws_role on_upgrade(void *context, struct ws_request *request)
+{
+    struct gateway *gateway = context;
+    enum ws_role role = WS_ROLE_NONE;
+    if (request->port == WS_PORT_STREAM)
+        role = WS_ROLE_STREAM;
+    else if (request->port == WS_PORT_WORKER)
+        role = worker_channel_role(request->path);
+    request->http_status = 404;
+    if (role == WS_ROLE_NONE)
+        counters_add(&gateway->counters, COUNTER_UPGRADES_REFUSED, 1);
+    if (role == WS_ROLE_NONE || role == WS_ROLE_TELEMETRY)
+        return role;
+    request->http_status = 0;
+    struct door *door = calloc(1, sizeof *door);
+    if (door == NULL) {
+        request->http_status = 503;
+        return WS_ROLE_NONE;
+    }
+    door->role = role;
+    if (!gateway_fill_door(gateway, request, door)) {
+        free(door);
+        return WS_ROLE_NONE;
+    }
+    request->user = door;
+    return role;
+}
+
+static void on_refused(void *context, void *user)
+{
+    struct door *door = user;
+    (void)context;
+    if (door == NULL)
+        return;
+    if (door->role == WS_ROLE_WORKER)
+        worker_free(door->worker);
+    else
+        stream_socket_free(door->socket);
+    free(door);
+}
+
+static void on_open(void *context, struct ws_connection *connection, enum ws_role role, void *user)
+{
+    struct door *door = user;
+    (void)context;
+    if (role == WS_ROLE_WORKER)
+        worker_opened(door->worker, connection);
+    else if (role == WS_ROLE_STREAM)
+        stream_socket_opened(door->socket, connection);
+}
+
+static void on_message(void *context, struct ws_connection *connection, struct span message,
+                       bool is_binary)
+{
+    struct door *door = ws_user(connection);
+    (void)context;
+    if (door->role == WS_ROLE_WORKER)
+        worker_message(door->worker, message, is_binary);
+    else
+        stream_socket_message(door->socket, message);
+}
+
+static void on_writable(void *context, struct ws_connection *connection)
+{
+    struct door *door = ws_user(connection);
+    (void)context;
+    if (door->role == WS_ROLE_STREAM)
+        stream_socket_writable(door->socket);
+}
+
+static void on_close(void *context, struct ws_connection *connection)
+{
+    struct door *door = ws_user(connection);
+    (void)context;
+    if (door->role == WS_ROLE_WORKER)
+        worker_closed(door->worker);
+    else
+        stream_socket_closed(door->socket);
+    free(door);
+}
+
+static void on_http(void *context, const struct ws_request *request, struct ws_http_answer *answer)
+{
+    struct gateway *gateway = context;
+    const struct http_view view = {
+        .segment = gateway->mapping == NULL ? NULL : &gateway->mapping->segment,
+        .counters = &gateway->counters,
+        .is_attached = link_is_attached(gateway->link),
+        .is_responsive = link_is_responsive(gateway->link),
+        .gateway_index = gateway->options->index,
+    };
+    http_answer(&view, request, answer);
+}
+
+/* ---- broker ---- */
+
+static void gateway_check_ready(struct gateway *gateway)
+{
+    if (gateway->is_ready || !gateway->is_listening || gateway->mapping == NULL)
+        return;
+    gateway->is_ready = true;
+    (void)fprintf(stderr, "weir-gateway: event=ready gateway=%llu stream_port=%u worker_port=%u\n",
+                  (unsigned long long)gateway->options->index,
+                  listener_port(gateway->listeners[WS_PORT_STREAM]),
+                  listener_port(gateway->listeners[WS_PORT_WORKER]));
+    if (gateway->options->ready_fd < 0)
+        return;
+    ssize_t written = write(gateway->options->ready_fd, "ready\n", 6);
+    if (written != 6)
+        (void)fprintf(stderr, "weir-gateway: event=ready_not_told errno=%d\n", errno);
+    (void)close(gateway->options->ready_fd);
+}
+
+static void on_attached(void *context, struct mapping *mapping)
+{
+    struct gateway *gateway = context;
+    struct mapping *old = gateway->mapping;
+    if (turn_set_mapping(gateway->turn, mapping) != WEIR_OK)
+        (void)fprintf(
+            stderr, "weir-gateway: event=doorbell_unusable\n"); /* the heal timer serves, slowly */
+    gateway->mapping = mapping;
+    gateway->sessions.mapping = mapping;
+    catch_up_set_mapping(gateway->catch_up, mapping);
+    joins_set_mapping(gateway->joins, mapping);
+    subscriptions_restart(&gateway->subscriptions, mapping->hash_seed, "restarted");
+    counters_attach(&gateway->counters, &mapping->reader);
+    mapping_close(old);
+    sessions_announce(&gateway->sessions);
+    gateway_check_ready(gateway);
+}
+
+static void on_lost(void *context)
+{
+    struct gateway *gateway = context;
+    sessions_forget_invocations(&gateway->sessions);
+}
+
+static void on_broker_message(void *context, const struct wire_message *message)
+{
+    struct gateway *gateway = context;
+    sessions_take_message(&gateway->sessions, message);
+}
+
+/* ---- start ---- */
+
+static enum weir_status gateway_open_parts(struct gateway *gateway, struct weir_error *error)
+{
+    const struct settings *settings = gateway->options->settings;
+    const struct sessions_limits limits = {
+        .calls_max = settings->session_calls_max,
+        .calls_bytes_max = settings->session_calls_bytes_max,
+        .value_bytes_max = settings->value_bytes_max,
+    };
+    sessions_init(&gateway->sessions, &limits, &gateway->counters);
+    if (subscriptions_init(&gateway->subscriptions, settings->subscriptions_max,
+                           settings->duplicate_deliveries, &gateway->counters) != WEIR_OK ||
+        feed_init(&gateway->feed, &gateway->counters) != WEIR_OK)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    const struct ws_options options = {
+        .tls_certificate_path =
+            settings->tls_certificate[0] == '\0' ? NULL : settings->tls_certificate,
+        .tls_key_path = settings->tls_key[0] == '\0' ? NULL : settings->tls_key,
+        .handshake_timeout_ms = (unsigned)settings->handshake_timeout_ms,
+        .ping_interval_ms = (unsigned)settings->ping_interval_ms,
+        .idle_timeout_ms = (unsigned)settings->idle_timeout_ms,
+        .connections_max = (unsigned)settings->connections_max,
+        .use_uring = settings->io != SETTINGS_IO_PLAIN,
+    };
+    const struct ws_handlers handlers = {
+        .on_upgrade = on_upgrade,
+        .on_refused = on_refused,
+        .on_open = on_open,
+        .on_message = on_message,
+        .on_writable = on_writable,
+        .on_close = on_close,
+        .on_http = on_http,
+        .context = gateway,
+    };
+    enum weir_status status =
+        ws_server_open(&gateway->ws, &gateway->loop, &options, &handlers, error);
+    if (status != WEIR_OK)
+        return status;
+    struct outlet outlet = stream_outlet(gateway->ws);
+    gateway->fanout = fanout_open(&gateway->subscriptions, &outlet, &gateway->counters);
+    gateway->catch_up = catch_up_open(&gateway->subscriptions, &outlet, &gateway->counters);
+    if (gateway->catch_up != NULL)
+        gateway->joins =
+            joins_open(&gateway->subscriptions, gateway->catch_up, &outlet, &gateway->counters);
+    gateway->workers = worker_channel_open(&gateway->sessions, &gateway->counters);
+    if (gateway->fanout == NULL || gateway->joins == NULL || gateway->workers == NULL)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    gateway->streams = (struct stream_channel){
+        .subscriptions = &gateway->subscriptions,
+        .joins = gateway->joins,
+        .fanout = gateway->fanout,
+        .catch_up = gateway->catch_up,
+        .counters = &gateway->counters,
+        .origins = settings->origins,
+    };
+    stream_channel_init(&gateway->streams);
+    return WEIR_OK;
+}
+
+static void on_accept(void *context, int fd)
+{
+    struct gateway_port *port = context;
+    ws_server_adopt(port->gateway->ws, fd, port->port, port->tls);
+}
+
+static enum weir_status gateway_listen(struct gateway *gateway, enum ws_port port, const char *host,
+                                       uint16_t number, struct weir_error *error)
+{
+    const struct settings *settings = gateway->options->settings;
+    gateway->ports[port] = (struct gateway_port){
+        gateway, port, port == WS_PORT_STREAM && settings->tls_certificate[0] != '\0'};
+    const struct listener_options options = {
+        .host = host,
+        .port = number,
+        .reuse_port = true,
+        .on_accept = on_accept,
+        .context = &gateway->ports[port],
+    };
+    return listener_open(&gateway->listeners[port], &gateway->loop, &options, error);
+}
+
+static enum weir_status gateway_listen_local(struct gateway *gateway, struct weir_error *error)
+{
+    int fd = gateway->options->local_fd;
+    /* Shared with other gateways: whoever comes too late for a connection must not wait in accept. */
+    if (fd >= 0 && fcntl(fd, F_SETFL, O_NONBLOCK) != 0)
+        return weir_fail_errno(error, errno, "--local-fd %d cannot be used", fd);
+    if (fd < 0) {
+        char path[SETTINGS_TEXT_BYTES + 16];
+        (void)snprintf(path, sizeof path, "%s/weir.sock", gateway->options->settings->run_dir);
+        enum weir_status status = local_bind(path, &fd, error);
+        if (status != WEIR_OK)
+            return status;
+    }
+    return local_open(&gateway->local, &gateway->loop, fd, &gateway->sessions, &gateway->counters,
+                      error);
+}
+
+static enum weir_status gateway_listen_all(struct gateway *gateway, struct weir_error *error)
+{
+    const struct settings *settings = gateway->options->settings;
+    enum weir_status status = gateway_listen(gateway, WS_PORT_STREAM, settings->stream_host,
+                                             (uint16_t)settings->stream_port, error);
+    if (status == WEIR_OK)
+        status = gateway_listen(gateway, WS_PORT_WORKER, settings->worker_host,
+                                (uint16_t)settings->worker_port, error);
+    if (status == WEIR_OK && strcmp(settings->admin, "false") != 0 && settings->admin[0] != '\0') {
+        char host[SETTINGS_TEXT_BYTES];
+        uint16_t port = 0;
+        status = settings_host_port(settings->admin, host, &port, error);
+        if (status == WEIR_OK)
+            status = gateway_listen(gateway, WS_PORT_ADMIN, host, port, error);
+    }
+    return status;
+}
+
+static enum weir_status gateway_start(struct gateway *gateway, struct weir_error *error)
+{
+    const struct settings *settings = gateway->options->settings;
+    enum weir_status status = gateway_open_parts(gateway, error);
+    if (status == WEIR_OK)
+        status = gateway_listen_local(gateway, error);
+    if (status != WEIR_OK)
+        return status;
+    char path[SETTINGS_TEXT_BYTES + 16];
+    (void)snprintf(path, sizeof path, "%s/broker.sock", settings->run_dir);
+    const struct link_options options = {
+        .socket_path = path,
+        .gateway_index = gateway->options->index,
+        .wait_ms = settings->write_wait_ms,
+        .wait_bytes_max = settings->write_wait_bytes_max,
+    };
+    const struct link_handlers handlers = {on_attached, on_lost, on_broker_message, gateway};
+    gateway->link = link_open(&gateway->loop, &options, &handlers, &gateway->counters);
+    if (gateway->link == NULL)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    gateway->sessions.link = gateway->link;
+    const struct turn_parts parts = {
+        .feed = &gateway->feed,
+        .fanout = gateway->fanout,
+        .catch_up = gateway->catch_up,
+        .joins = gateway->joins,
+        .subscriptions = &gateway->subscriptions,
+        .link = gateway->link,
+        .sessions = &gateway->sessions,
+        .ws = gateway->ws,
+        .workers = gateway->workers,
+        .local = gateway->local,
+        .counters = &gateway->counters,
+        .flush_interval_ms = settings->flush_interval_ms,
+    };
+    gateway->turn = turn_open(&gateway->loop, &parts);
+    if (gateway->turn == NULL)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    status = gateway_listen_all(gateway, error);
+    gateway->is_listening = status == WEIR_OK;
+    return status;
+}
+
+/* ---- stop ---- */
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct gateway *gateway = handle->data;
+    (void)fprintf(stderr, "weir-gateway: event=stopping gateway=%llu signal=%d\n",
+                  (unsigned long long)gateway->options->index, number);
+    uv_stop(&gateway->loop);
+}
+
+static void gateway_watch_signals(struct gateway *gateway)
+{
+    static const int numbers[2] = {SIGTERM, SIGINT};
+    for (unsigned i = 0; i < 2; i++) {
+        (void)uv_signal_init(&gateway->loop, &gateway->signals[i]);
+        gateway->signals[i].data = gateway;
+        (void)uv_signal_start(&gateway->signals[i], on_signal, numbers[i]);
+    }
+    gateway->has_signals = true;
+}
+
+static void gateway_stop(struct gateway *gateway)
+{
+    for (unsigned i = 0; i < PORTS; i++)
+        listener_stop(gateway->listeners[i]);
+    if (gateway->ws != NULL)
+        ws_server_close(gateway->ws, WS_GOING_AWAY, CLOSE_GRACE_MS);
+    local_close(gateway->local);
+    turn_stop(gateway->turn);
+    if (gateway->link != NULL)
+        link_close(gateway->link);
+    for (unsigned i = 0; gateway->has_signals && i < 2; i++)
+        uv_close((uv_handle_t *)&gateway->signals[i], NULL);
+    /* Nothing is left to wait for but the closing of handles. */
+    (void)uv_run(&gateway->loop, UV_RUN_DEFAULT);
+    worker_channel_close(gateway->workers);
+    joins_close(gateway->joins);
+    catch_up_close(gateway->catch_up);
+    fanout_close(gateway->fanout);
+    feed_fini(&gateway->feed);
+    stream_channel_fini(&gateway->streams);
+    subscriptions_fini(&gateway->subscriptions);
+    sessions_fini(&gateway->sessions);
+    mapping_close(gateway->mapping);
+}
+
+enum weir_status gateway_run(const struct gateway_options *options, struct weir_error *error)
+{
+    struct gateway *gateway = calloc(1, sizeof *gateway);
+    if (gateway == NULL)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    gateway->options = options;
+    (void)signal(SIGPIPE, SIG_IGN);
+    if (uv_loop_init(&gateway->loop) != 0) {
+        free(gateway);
+        return weir_fail(error, WEIR_SYSTEM, "cannot make an event loop");
+    }
+    gateway_watch_signals(gateway);
+    enum weir_status status = gateway_start(gateway, error);
+    if (status == WEIR_OK)
+        (void)uv_run(&gateway->loop, UV_RUN_DEFAULT);
+    gateway_stop(gateway);
+    (void)uv_loop_close(&gateway->loop);
+    free(gateway);
+    return status;
+}

@@ -1,0 +1,96 @@
+/* gateway/link.h -- the gateway's connection to the broker's unix socket.
+ *
+ *   AWAY --connect--> ATTACHING --ATTACHED + 3 descriptors--> ATTACHED --death--> AWAY, back-off, for ever
+ *
+ * Questions (link_ask) get an id and are answered exactly once through `done`. While the broker is
+ * away they wait in order, encoded, up to a byte and a time limit. When it dies, questions of which
+ * the socket has taken at least one byte are LOST, for nobody knows whether they were applied;
+ * those still wholly in our output go on waiting for the next one, within the same limits. A broker
+ * that lives but does not answer (stopped, or stuck) leaves stream questions SILENT after the same
+ * time limit; calls of workers' functions have none. Notices (link_post) are not kept: everything
+ * they say is announced again from on_attached. Output is gathered and leaves in one send a turn
+ * (link_flush).
+ *
+ * Process:  gateway, loop thread only.
+ * Memory:   a link_request is the asker's and stays put until done() has been called. Messages are
+ *           valid during the call.
+ * Units:    times in ms of uv_now().
+ * Errors:   link_ask(): FULL, TOO_LARGE, NO_MEMORY, CLOSED (after link_close()): nothing was taken,
+ *           done() will not be called.
+ */
+#ifndef WEIR_GATEWAY_LINK_H
+#define WEIR_GATEWAY_LINK_H
+
+#include <uv.h>
+
+#include "gateway/counters.h"
+#include "gateway/mapping.h"
+#include "shm/wire.h"
+
+enum link_fate {
+    LINK_ANSWERED, /* `answer` is the reply; NULL for a void question that is on its way */
+    LINK_EXPIRED,  /* the broker stayed away too long, or too much waits for it; never sent */
+    LINK_LOST,     /* sent, and the broker went away before it answered */
+    LINK_SILENT,   /* sent, and the broker is there but has not answered in time */
+};
+
+struct link_request {
+    void (*done)(struct link_request *request, enum link_fate fate,
+                 const struct wire_message *answer);
+    bool is_void; /* goes out with id 0 and is done as soon as it is on its way */
+    /* link.c's own */
+    uint64_t id;
+    uint64_t deadline_ms; /* of its waiting; 0: never waited */
+    bool is_waiting;
+    bool is_timed;  /* a stream question: SILENT after the time limit */
+    bool is_unsent; /* the broker has gone, and this would have to wait but does not fit */
+    size_t frame_bytes;
+    struct link_request *next;
+    uint64_t asked_ms; /* of a stream question in flight; those are in a list, oldest first */
+    struct link_request *next_in_flight, **link_in_flight;
+};
+
+struct link_options {
+    const char *socket_path;
+    uint64_t gateway_index;
+    uint64_t wait_ms;
+    size_t wait_bytes_max;
+};
+
+struct link_handlers {
+    /* Attached: the mapping is the receiver's from now on. Announce sessions here, with
+     *           link_post(). */
+    void (*on_attached)(void *context, struct mapping *mapping);
+    void (*on_lost)(void *context);
+    /* INVOKE, FUNCTION_REJECTED. */
+    void (*on_message)(void *context, const struct wire_message *message);
+    void *context;
+};
+
+enum { LINK_REQUESTS_MAX = 1 << 20 }; /* in flight or waiting; one more is FULL */
+
+struct link;
+/* NULL: no memory. Starts connecting at once. */
+struct link *link_open(uv_loop_t *loop, const struct link_options *options,
+                       const struct link_handlers *handlers, struct counters *counters);
+/* Stops; requests still open are LOST, void ones that wait EXPIRED: their askers must be able to
+ * take that. Memory is given back when the loop has closed its handles. */
+void link_close(struct link *link);
+bool link_is_attached(const struct link *link);
+enum weir_status link_ask(struct link *link, enum wire_type type, const struct wire_field *fields,
+                          struct link_request *request) WEIR_MUST_CHECK;
+/* A notice or an answer; dropped and counted when the broker is away. */
+void link_post(struct link *link, enum wire_type type, uint64_t id,
+               const struct wire_field *fields);
+/* Send what was gathered; once at the end of a turn. */
+void link_flush(struct link *link);
+/* Is the oldest stream question in flight younger than a second? */
+bool link_is_responsive(const struct link *link);
+/* Expire what has waited too long. */
+void link_tick(struct link *link);
+/* The highest stamp given to anybody here. The next broker is told 2 ms more as the floor of its
+ * stamps, so that even a sync, which is stamped 1 ms below the next event, comes out later for
+ * those who saw this one. */
+void link_raise_floor(struct link *link, uint64_t timestamp_ms);
+
+#endif

@@ -1,0 +1,189 @@
+/* gateway/sessions.h -- worker sessions: one per connected worker, whichever channel it came by.
+ *
+ *   worker_channel.c (iii-sdk, JSON) --+                      +-- calls.c: calls the worker makes
+ *                                      +--> struct session ---+-- sessions.c: functions it offers, calls made to it
+ *   local.c (libweir, msgpack) --------+                      +-- link.h: the broker
+ *
+ * A channel parses and prints; everything else is here, so that both channels have the same order,
+ * bounds and answers. What a session has registered is kept, bounded, and announced again to a
+ * restarted broker.
+ *
+ * Reattach (PROTOCOL 2.5): the broker finds the previous session, its gateway checks the token and
+ * ends it; the new session is held back until the answer has come or REATTACH_MS_MAX is over.
+ *
+ * Process:  gateway, loop thread only.
+ * Memory:   spans handed in are copied or passed on before the call returns; spans handed to a
+ *           transport are valid during its function only.
+ * Lifetime: session_close() ends everything; a transport is not called after it. Transport
+ *           functions must not close the session from inside (they may ask their socket to close);
+ *           retire() gives it up, and only forgets it.
+ * Errors:   limits are answered as PROTOCOL 2.7 and 2.9 say, and counted.
+ */
+#ifndef WEIR_GATEWAY_SESSIONS_H
+#define WEIR_GATEWAY_SESSIONS_H
+
+#include "gateway/link.h"
+#include "gateway/uuid.h"
+
+enum {
+    SESSIONS_MAX = 1 << 20,
+    SESSION_FUNCTIONS_MAX = 10000,
+    SESSION_FUNCTIONS_BYTES_MAX = 16 * 1024 * 1024,
+    SESSION_INFO_BYTES_MAX = 64 * 1024,
+    SESSION_INVOCATIONS_MAX = 65536, /* calls one worker may be given at once */
+    SESSION_TAG_BYTES_MAX = 1024,    /* of an id to echo, as its channel prints it */
+    REATTACH_MS_MAX = 5000,          /* a new connection waits for the end of the previous one */
+};
+
+struct call;
+struct reattach;
+struct session;
+
+/* The answer to a call. Exactly one of error_code and "no error" holds: error_json is a ready
+ * object. */
+struct session_answer {
+    struct span tag; /* as the call brought it */
+    struct span function_tag;
+    struct span result;      /* JSON; data NULL: no result */
+    struct span error_json;  /* JSON object; data NULL: none */
+    struct span traceparent; /* decoded; data NULL: none */
+    struct span baggage;
+};
+
+/* A call to a function of this worker. */
+struct session_invocation {
+    uint8_t uuid[UUID_BYTES]; /* made for this call; JSON channels answer with it */
+    uint64_t number;          /* the same call for binary channels; neither can be guessed */
+    struct span function;     /* decoded */
+    struct span data;         /* JSON */
+    struct span metadata;     /* JSON; data NULL: none */
+    struct span traceparent;
+    struct span baggage;
+};
+
+struct session_rejection {
+    struct span code, name_space, function, owner_worker_id;
+};
+
+struct session_transport {
+    void (*send_answer)(void *peer, const struct session_answer *answer);
+    void (*send_invocation)(void *peer, const struct session_invocation *invocation);
+    void (*send_rejection)(void *peer, const struct session_rejection *rejection);
+    /* Bounds: stop or go on reading what the worker sends. */
+    void (*set_reading)(void *peer, bool reading);
+    /* Keep back whatever the worker says after the message at hand, or go on with it. */
+    void (*set_held)(void *peer, bool held);
+    /* The worker has come back on another connection: close this one without a word and take
+     * nothing more from it. The session is closed by the caller. NULL: sessions of this channel
+     * stay. */
+    void (*retire)(void *peer);
+};
+
+struct session_function {
+    struct session_function *next;
+    uint32_t bytes
+        [6]; /* of namespace (UINT32_MAX: the session's), id, then description, formats, metadata (or nil) */
+    char text[];
+};
+
+/* A function as a channel hands it in; data NULL where nothing is given. */
+struct session_registration {
+    struct span name_space, function, description, request_format, response_format, metadata;
+};
+
+struct session {
+    uint64_t id; /* slot and use count; the broker knows the session by it */
+    struct sessions *sessions;
+    const struct session_transport *transport;
+    void *peer;
+    char worker_id[UUID_TEXT_BYTES + 1];
+    char reattach_token[UUID_TEXT_BYTES + 1]; /* a secret between this gateway and the worker */
+    char *name_space;                         /* NULL: default */
+    char *ip_address;
+    struct buffer info; /* data of engine::workers::register */
+    struct session_function *functions;
+    uint32_t function_count;
+    size_t function_bytes;
+    struct reattach *reattach; /* being waited for, or NULL */
+    struct call *calls;        /* in flight */
+    uint32_t call_count;
+    uint32_t stream_calls; /* of these, stream functions on their way through the broker */
+    size_t call_bytes;
+    uint32_t invocation_count;
+    bool is_paused;
+};
+
+struct session_slot {
+    struct session *session;
+    uint32_t generation;
+    int32_t next_free;
+};
+
+struct invocation_slot {
+    uint8_t uuid[UUID_BYTES];
+    uint64_t broker_id;
+    struct session *session; /* NULL: free */
+    uint32_t number_high;    /* random half of the number */
+    int32_t next_free;
+};
+
+struct sessions_limits {
+    uint64_t calls_max;
+    uint64_t calls_bytes_max;
+    uint64_t value_bytes_max;
+};
+
+struct sessions {
+    struct link *link;
+    struct mapping *mapping; /* NULL until first attached */
+    struct counters *counters;
+    struct sessions_limits limits;
+    struct session_slot *slots;
+    uint32_t slot_count;
+    int32_t free_slot;
+    struct invocation_slot *invocations;
+    uint32_t invocation_slot_count;
+    int32_t free_invocation;
+    struct reattach *reattaches; /* under way */
+    struct buffer names;         /* decoded names of the call at hand */
+    struct buffer value;         /* its compacted data, or the answer read for it */
+    struct buffer error;         /* the error object being made */
+};
+
+void sessions_init(struct sessions *sessions, const struct sessions_limits *limits,
+                   struct counters *counters);
+void sessions_fini(struct sessions *sessions); /* all sessions closed */
+
+/* NULL: no memory or SESSIONS_MAX. `address` is "ip:port" or a word. */
+struct session *session_open(struct sessions *sessions, const struct session_transport *transport,
+                             void *peer, const char *address);
+void session_close(struct session *session);
+void session_register_function(struct session *session,
+                               const struct session_registration *function);
+void session_unregister_function(struct session *session, struct span name_space,
+                                 struct span function);
+/* The worker says it is the one that was `previous_worker_id`: retire that session, wherever it is.
+ * Whatever is wrong with id or token, nothing happens and nobody is told. set_held() may be called
+ * from inside. */
+void session_reattach(struct session *session, struct span previous_worker_id, struct span token);
+/* engine::workers::register: `info` is its data; `name_space` data NULL: not said. */
+void session_describe(struct session *session, struct span info, struct span name_space);
+
+/* The worker answers a call; false: not a call given to this session. result data NULL: none;
+ * error_json likewise. */
+bool session_answer_uuid(struct session *session, struct span uuid_text,
+                         const struct session_answer *answer);
+bool session_answer_number(struct session *session, uint64_t number,
+                           const struct session_answer *answer);
+
+/* Let go whom a reattach has held back too long; `now_ms` of uv_hrtime(). */
+void sessions_tick(struct sessions *sessions, uint64_t now_ms);
+
+/* From the broker. */
+void sessions_take_message(struct sessions *sessions, const struct wire_message *message);
+/* A (new) broker is there: say who is here. Calls from workers may be given to us from then on. */
+void sessions_announce(struct sessions *sessions);
+/* The broker is gone: what workers were asked has no asker any more. */
+void sessions_forget_invocations(struct sessions *sessions);
+
+#endif

@@ -1,0 +1,186 @@
+/* gateway/subscriptions.h -- who wants which group: topics, one link per (socket, topic),
+ * subscriptions.
+ *
+ *   subscriber (socket) --> link --> topic (stream, group)
+ *                            |
+ *                            +--> subscription "s1" (whole group), "s2" (item m9) ...
+ *
+ * A link is a cursor into the group's events: (epoch, sent_seq) is the newest event the socket has
+ * been given or that did not concern it. Nothing is queued per socket. A link is
+ *
+ *   idle     no active subscription: nothing is delivered
+ *   live     takes events from the feed as they come
+ *   behind   was busy, or the feed missed something: catches up from the ring (catch_up.h), the feed passes it over
+ *
+ * and a subscription waits in the sync queue until its snapshot has been sent (joins.h), then it is
+ * active.
+ *
+ * Process:  gateway, loop thread only.
+ * Memory:   all owned here. A subscriber is embedded in its socket and stays put until
+ *           subscriptions_remove_subscriber(). An idle subscriber of one group costs one link (96
+ *           B), one subscription (48 B and its id) and a topic's pointer.
+ * Errors:   FULL: subscriptions_max of the socket is reached. NO_MEMORY. TOO_LARGE: a name beyond
+ *           NAME_BYTES_MAX.
+ */
+#ifndef WEIR_GATEWAY_SUBSCRIPTIONS_H
+#define WEIR_GATEWAY_SUBSCRIPTIONS_H
+
+#include "gateway/counters.h"
+#include "shm/ring.h"
+
+struct subscriber_link;
+struct subscription;
+
+struct topic {
+    uint64_t hash; /* store_group_hash() with the current segment's seed */
+    struct topic *bucket_next;
+    struct subscriber_link **links;
+    uint32_t link_count, link_capacity;
+    /* The feed's records of this turn: a chain through feed entries. */
+    struct topic *touched_next;
+    uint32_t first_entry, last_entry, entry_count;
+    uint32_t stream_bytes, group_bytes, stream_escaped_bytes, group_escaped_bytes;
+    char names[]; /* stream, group, escaped stream, escaped group */
+};
+
+#define TOPIC_NO_ENTRY UINT32_MAX
+
+struct subscriber {
+    void *connection;
+    struct subscriber_link *links;
+    uint32_t subscription_count;
+};
+
+enum delivery_mode { DELIVERY_IDLE, DELIVERY_LIVE, DELIVERY_BEHIND };
+
+struct subscriber_link {
+    struct topic *topic;
+    struct subscriber *subscriber;
+    struct subscriber_link *next; /* of the subscriber */
+    struct subscription *subscriptions;
+    uint64_t epoch, sent_seq;
+    struct subscriber_link *behind_next, *behind_previous; /* in the behind queue */
+    uint32_t topic_index;             /* topic->links[topic_index] is this link */
+    uint32_t whole_count, item_count; /* active subscriptions */
+    uint8_t mode;                     /* enum delivery_mode */
+    uint8_t is_queued;                /* in the behind queue */
+    uint8_t is_blocked;               /* behind, and the socket's writable notice is to come */
+    uint8_t spare;
+};
+
+enum { SUBSCRIPTION_WHOLE = UINT32_MAX };
+
+struct subscription {
+    struct subscription *next; /* of the link */
+    struct subscriber_link *link;
+    struct subscription *queue_next, *queue_previous;
+    const char *reason; /* of the sync that is due; NULL: a first one */
+    uint32_t id_bytes;
+    uint32_t item_bytes; /* SUBSCRIPTION_WHOLE: the whole group */
+    uint8_t is_active;
+    uint8_t is_queued;
+    char text[]; /* id, item */
+};
+
+struct subscriptions {
+    struct topic **buckets;
+    size_t bucket_count; /* a power of two */
+    size_t topic_count;
+    uint64_t hash_seed;
+    uint64_t subscriptions_max; /* per socket */
+    bool duplicate_deliveries;
+    struct subscriber_link *behind_first, *behind_last;
+    struct subscription *sync_first, *sync_last;
+    size_t sync_count, behind_count;
+    struct counters *counters;
+};
+
+struct subscription_wish {
+    struct span subscription_id;
+    struct span stream;
+    struct span group;
+    struct span item; /* data == NULL: the whole group */
+};
+
+enum weir_status subscriptions_init(struct subscriptions *subscriptions, uint64_t subscriptions_max,
+                                    bool duplicate_deliveries,
+                                    struct counters *counters) WEIR_MUST_CHECK;
+/* All subscribers must have been removed. */
+void subscriptions_fini(struct subscriptions *subscriptions);
+
+/* Add, replacing a subscription of the same id on that socket, and queue its sync. */
+enum weir_status subscriptions_add(struct subscriptions *subscriptions,
+                                   struct subscriber *subscriber,
+                                   const struct subscription_wish *wish) WEIR_MUST_CHECK;
+/* False: no such id. */
+bool subscriptions_remove(struct subscriptions *subscriptions, struct subscriber *subscriber,
+                          struct span subscription_id);
+void subscriptions_remove_subscriber(struct subscriptions *subscriptions,
+                                     struct subscriber *subscriber);
+
+/* The topic a record belongs to, or NULL: hash first, then the escaped names inside its frame. */
+struct topic *subscriptions_find_record(const struct subscriptions *subscriptions,
+                                        const struct ring_record *record, struct span frame);
+/* A new segment: other hash seed, other epochs. Every subscription gets a fresh sync with `reason`. */
+void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_seed,
+                           const char *reason);
+/* The feed has missed something: every live link has to catch up. */
+void subscriptions_all_behind(struct subscriptions *subscriptions);
+
+/* How many of the link's active subscriptions match an event with this item id (data NULL: no id). */
+unsigned subscriptions_match_count(const struct subscriber_link *link, struct span item);
+/* What to send of one event: 0 = nothing, else the number of copies (1 unless duplicates are
+ * wanted). */
+unsigned subscriptions_copies(const struct subscriptions *subscriptions,
+                              const struct subscriber_link *link, struct span item);
+/* True when every event of the group goes to the link exactly once, so that its bytes can be
+ * shared. */
+bool subscriptions_takes_all(const struct subscriptions *subscriptions,
+                             const struct subscriber_link *link);
+
+/* Link modes. resync: all its subscriptions stop and are queued for a fresh sync. */
+void subscriptions_set_behind(struct subscriptions *subscriptions, struct subscriber_link *link);
+void subscriptions_set_live(struct subscriptions *subscriptions, struct subscriber_link *link);
+void subscriptions_resync(struct subscriptions *subscriptions, struct subscriber_link *link,
+                          const char *reason);
+/* The socket takes bytes again: its behind links go back into the behind queue. */
+void subscriptions_unblock(struct subscriptions *subscriptions, struct subscriber *subscriber);
+void subscriptions_block(struct subscriptions *subscriptions, struct subscriber_link *link);
+
+/* Queues. pop takes the first off; the caller puts it back or is done with it. */
+struct subscriber_link *subscriptions_pop_behind(struct subscriptions *subscriptions);
+void subscriptions_push_behind(struct subscriptions *subscriptions, struct subscriber_link *link);
+struct subscription *subscriptions_pop_sync(struct subscriptions *subscriptions);
+void subscriptions_push_sync(struct subscriptions *subscriptions,
+                             struct subscription *subscription);
+/* The subscription's sync has been sent. */
+void subscriptions_activate(struct subscriptions *subscriptions, struct subscription *subscription,
+                            uint64_t epoch, uint64_t seq);
+
+static inline struct span topic_stream(const struct topic *topic)
+{
+    return span_of(topic->names, topic->stream_bytes);
+}
+static inline struct span topic_group(const struct topic *topic)
+{
+    return span_of(topic->names + topic->stream_bytes, topic->group_bytes);
+}
+static inline struct span topic_stream_escaped(const struct topic *topic)
+{
+    return span_of(topic->names + topic->stream_bytes + topic->group_bytes,
+                   topic->stream_escaped_bytes);
+}
+static inline struct span topic_group_escaped(const struct topic *topic)
+{
+    return span_of(topic->names + topic->stream_bytes + topic->group_bytes +
+                       topic->stream_escaped_bytes,
+                   topic->group_escaped_bytes);
+}
+static inline struct span subscription_item(const struct subscription *subscription)
+{
+    return subscription->item_bytes == SUBSCRIPTION_WHOLE
+               ? (struct span){0}
+               : span_of(subscription->text + subscription->id_bytes, subscription->item_bytes);
+}
+
+#endif

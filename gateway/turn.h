@@ -1,0 +1,52 @@
+/* gateway/turn.h -- what a gateway does between two waits of its loop.
+ *
+ *   poll: sockets, broker, doorbell --> prepare (end of turn):
+ *     drain the ring and fan out, unless a fan-out is being held back
+ *     catch up links that are behind; send syncs that are due
+ *     send what workers and the broker are owed
+ *     announce sleep on the doorbell; if there is work left, do not wait
+ *
+ * Adaptive flush: after a fan-out that took d microseconds the next one is held for
+ * min(flush_interval_ms, 2 d), rounded down to ms. Cheap fan-outs therefore go out at once,
+ * expensive ones share their sends. While one is held the doorbell stays silent (not asleep) and
+ * the ring is the queue.
+ *
+ * Process:  gateway, loop thread only.
+ */
+#ifndef WEIR_GATEWAY_TURN_H
+#define WEIR_GATEWAY_TURN_H
+
+#include "gateway/fanout.h"
+#include "gateway/joins.h"
+#include "gateway/link.h"
+#include "gateway/local.h"
+#include "gateway/worker_channel.h"
+#include "gateway/ws.h"
+
+enum { TURN_HEAL_MS = 100 };
+
+struct turn_parts {
+    struct feed *feed;
+    struct fanout *fanout;
+    struct catch_up *catch_up;
+    struct joins *joins;
+    struct subscriptions *subscriptions;
+    struct link *link;
+    struct sessions *sessions;
+    struct ws_server *ws;
+    struct worker_channel *workers;
+    struct local *local;
+    struct counters *counters;
+    uint64_t flush_interval_ms;
+};
+
+struct turn;
+struct turn *turn_open(uv_loop_t *loop, const struct turn_parts *parts); /* NULL: no memory */
+/* Work on another mapping from now on; the old one is not touched again. */
+enum weir_status turn_set_mapping(struct turn *turn, struct mapping *mapping) WEIR_MUST_CHECK;
+void turn_stop(struct turn *turn); /* memory is given back once the loop has run */
+
+/* How long to hold the next fan-out after one of `work_us`. */
+uint64_t turn_hold_ms(uint64_t work_us, uint64_t flush_interval_ms);
+
+#endif

@@ -1,0 +1,826 @@
+#include "gateway/worker_channel.h"
+
+#include <stdlib.h>
+
+#include "gateway/printer.h"
+#include "gateway/salvage.h"
+
+enum { SCRATCH_KEPT_BYTES = 1024 * 1024 };
+
+struct worker_channel {
+    struct sessions *sessions;
+    struct counters *counters;
+    struct buffer out;     /* the message being printed */
+    struct buffer decoded; /* strings of the message at hand */
+    struct worker *workers;
+    struct worker *slow;      /* answers kept back, or a long backlog in the socket */
+    struct worker *deferring; /* messages kept back */
+};
+
+struct worker {
+    struct worker_channel *channel;
+    struct ws_connection *connection;
+    struct session *session; /* NULL before open and after eviction */
+    struct worker *next, *previous;
+    struct worker *slow_next;
+    struct worker *deferring_next;
+    struct buffer held; /* length-prefixed messages to the worker */
+    size_t held_start;
+    struct buffer
+        deferred; /* length-prefixed messages from it; in the list `deferring` while there are any */
+    size_t deferred_start;
+    bool is_slow;
+    bool is_paused;  /* by the session's bounds */
+    bool is_waiting; /* for the end of its previous connection */
+    bool is_closing;
+};
+
+struct worker_channel *worker_channel_open(struct sessions *sessions, struct counters *counters)
+{
+    struct worker_channel *channel = calloc(1, sizeof *channel);
+    if (channel == NULL)
+        return NULL;
+    channel->sessions = sessions;
+    channel->counters = counters;
+    buffer_init(&channel->out, (size_t)ANSWER_BYTES_MAX + WS_MESSAGE_BYTES_MAX);
+    buffer_init(&channel->decoded, WS_MESSAGE_BYTES_MAX);
+    return channel;
+}
+
+void worker_channel_close(struct worker_channel *channel)
+{
+    if (channel == NULL)
+        return;
+    buffer_fini(&channel->out);
+    buffer_fini(&channel->decoded);
+    free(channel);
+}
+
+static bool path_ends_with(struct span path, const char *end)
+{
+    size_t bytes = strlen(end);
+    return path.bytes >= bytes && memcmp(path.data + path.bytes - bytes, end, bytes) == 0;
+}
+
+enum ws_role worker_channel_role(struct span path)
+{
+    if (span_equal(path, SPAN_LITERAL("/")) || span_equal(path, SPAN_LITERAL("/ws")) ||
+        span_equal(path, SPAN_LITERAL("/ws/")))
+        return WS_ROLE_WORKER;
+    return path_ends_with(path, "/otel") ? WS_ROLE_TELEMETRY : WS_ROLE_NONE;
+}
+
+/* ---- sending ---- */
+
+static void worker_drop(struct worker *worker, enum ws_status_code code, const char *reason)
+{
+    if (worker->is_closing)
+        return;
+    worker->is_closing = true;
+    ws_close(worker->connection, code, reason);
+}
+
+static void worker_update_reading(struct worker *worker)
+{
+    ws_set_reading(worker->connection,
+                   !worker->is_paused && !worker->is_slow &&
+                       worker->deferred.bytes - worker->deferred_start < WORKER_DEFERRED_BYTES);
+}
+
+static void worker_set_slow(struct worker *worker)
+{
+    if (worker->is_slow)
+        return;
+    worker->is_slow = true;
+    worker->slow_next = worker->channel->slow;
+    worker->channel->slow = worker;
+    worker_update_reading(worker);
+}
+
+static enum weir_status buffer_put_message(struct buffer *buffer, struct span json)
+{
+    uint32_t bytes = (uint32_t)json.bytes;
+    size_t before = buffer->bytes;
+    enum weir_status status = buffer_append(buffer, span_of(&bytes, sizeof bytes));
+    if (status == WEIR_OK)
+        status = buffer_append(buffer, json);
+    if (status != WEIR_OK)
+        buffer->bytes = before;
+    return status;
+}
+
+static void worker_hold(struct worker *worker, struct span json)
+{
+    if (buffer_put_message(&worker->held, json) != WEIR_OK) {
+        counters_add(worker->channel->counters, COUNTER_WORKERS_DROPPED, 1);
+        worker_drop(worker, WS_TRY_LATER, "answers are not read");
+        return;
+    }
+    counters_add(worker->channel->counters, COUNTER_ANSWERS_HELD, 1);
+    worker_set_slow(worker);
+}
+
+static void worker_send(struct worker *worker, struct span json)
+{
+    if (worker->is_closing)
+        return;
+    enum weir_status status = WEIR_FULL;
+    if (worker->held.bytes == worker->held_start)
+        status = ws_send_text(worker->connection, json);
+    if (status == WEIR_CLOSED)
+        return;
+    if (status != WEIR_OK)
+        worker_hold(worker, json);
+    else if (ws_backlog_bytes(worker->connection) > WORKER_BACKLOG_BYTES)
+        worker_set_slow(worker);
+}
+
+static void buffer_take_message(const struct buffer *buffer, size_t *start, struct span *json)
+{
+    uint32_t bytes;
+    memcpy(&bytes, buffer->data + *start, sizeof bytes);
+    *json = span_of(buffer->data + *start + sizeof bytes, bytes);
+    *start += sizeof bytes + bytes;
+}
+
+/* True when the worker keeps up again. */
+static bool worker_release(struct worker *worker)
+{
+    while (worker->held_start < worker->held.bytes) { /* each turn takes one message */
+        size_t next = worker->held_start;
+        struct span json;
+        buffer_take_message(&worker->held, &next, &json);
+        if (worker->is_closing)
+            return true;
+        enum weir_status status = ws_send_text(worker->connection, json);
+        if (status == WEIR_CLOSED)
+            return true;
+        if (status != WEIR_OK)
+            return false;
+        worker->held_start = next;
+    }
+    buffer_fini(&worker->held);
+    buffer_init(&worker->held, WORKER_HELD_BYTES_MAX);
+    worker->held_start = 0;
+    return ws_backlog_bytes(worker->connection) <= WORKER_BACKLOG_BYTES / 2;
+}
+
+static void channel_release_slow(struct worker_channel *channel)
+{
+    struct worker **at = &channel->slow;
+    while (*at != NULL) {
+        struct worker *worker = *at;
+        if (!worker_release(worker)) {
+            at = &worker->slow_next;
+            continue;
+        }
+        *at = worker->slow_next;
+        worker->is_slow = false;
+        worker_update_reading(worker);
+    }
+}
+
+static void channel_shrink(struct buffer *buffer)
+{
+    if (buffer->capacity_bytes <= SCRATCH_KEPT_BYTES)
+        return;
+    size_t limit_bytes = buffer->limit_bytes;
+    buffer_fini(buffer);
+    buffer_init(buffer, limit_bytes);
+}
+
+static struct printer worker_printer(struct worker *worker)
+{
+    buffer_clear(&worker->channel->out);
+    return (struct printer){&worker->channel->out, WEIR_OK};
+}
+
+static void worker_send_printed(struct worker *worker, const struct printer *printer)
+{
+    if (printer->status == WEIR_OK) {
+        worker_send(worker, buffer_span(printer->out));
+    } else {
+        counters_add(worker->channel->counters, COUNTER_WORKERS_DROPPED, 1);
+        worker_drop(worker, WS_INTERNAL, "no memory for an answer");
+    }
+    channel_shrink(printer->out);
+}
+
+/* ---- transport ---- */
+
+static void on_answer(void *peer, const struct session_answer *answer)
+{
+    struct worker *worker = peer;
+    struct printer printer = worker_printer(worker);
+    print_literal(&printer, "{\"type\":\"invocationresult\",\"invocation_id\":");
+    print_span(&printer, answer->tag);
+    print_literal(&printer, ",\"function_id\":");
+    print_span(&printer, answer->function_tag);
+    print_member(&printer, SPAN_LITERAL(",\"result\":"), answer->result);
+    print_member(&printer, SPAN_LITERAL(",\"error\":"), answer->error_json);
+    print_string_member(&printer, SPAN_LITERAL(",\"traceparent\":"), answer->traceparent);
+    print_string_member(&printer, SPAN_LITERAL(",\"baggage\":"), answer->baggage);
+    print_literal(&printer, "}");
+    worker_send_printed(worker, &printer);
+}
+
+static void on_invocation(void *peer, const struct session_invocation *invocation)
+{
+    struct worker *worker = peer;
+    char uuid[UUID_TEXT_BYTES + 1];
+    uuid_print(uuid, invocation->uuid);
+    struct printer printer = worker_printer(worker);
+    print_literal(&printer, "{\"type\":\"invokefunction\",\"invocation_id\":\"");
+    print_span(&printer, span_text(uuid));
+    print_literal(&printer, "\",\"function_id\":");
+    print_string(&printer, invocation->function);
+    print_literal(&printer, ",\"data\":");
+    print_span(&printer, invocation->data.data == NULL ? SPAN_LITERAL("null") : invocation->data);
+    print_member(&printer, SPAN_LITERAL(",\"metadata\":"), invocation->metadata);
+    print_string_member(&printer, SPAN_LITERAL(",\"traceparent\":"), invocation->traceparent);
+    print_string_member(&printer, SPAN_LITERAL(",\"baggage\":"), invocation->baggage);
+    print_literal(&printer, "}");
+    worker_send_printed(worker, &printer);
+}
+
+static void on_rejection(void *peer, const struct session_rejection *rejection)
+{
+    struct worker *worker = peer;
+    struct printer printer = worker_printer(worker);
+    print_literal(&printer, "{\"type\":\"registrationrejected\",\"code\":");
+    print_string(&printer, rejection->code);
+    print_literal(&printer, ",\"namespace\":");
+    print_string(&printer, rejection->name_space);
+    print_literal(&printer, ",\"function_id\":");
+    print_string(&printer, rejection->function);
+    print_literal(&printer, ",\"owner_worker_id\":");
+    print_string(&printer, rejection->owner_worker_id);
+    print_literal(&printer, "}");
+    worker_send_printed(worker, &printer);
+}
+
+static void on_set_reading(void *peer, bool reading)
+{
+    struct worker *worker = peer;
+    worker->is_paused = !reading;
+    worker_update_reading(worker);
+}
+
+static void on_set_held(void *peer, bool held)
+{
+    struct worker *worker = peer;
+    worker->is_waiting = held; /* what was kept back is taken up at the end of the turn */
+}
+
+static void on_retire(void *peer)
+{
+    struct worker *worker = peer;
+    worker->session = NULL;
+    worker->is_closing = true;
+    ws_abort(worker->connection);
+}
+
+static const struct session_transport worker_transport = {
+    .send_answer = on_answer,
+    .send_invocation = on_invocation,
+    .send_rejection = on_rejection,
+    .set_reading = on_set_reading,
+    .set_held = on_set_held,
+    .retire = on_retire,
+};
+
+/* ---- life ---- */
+
+struct worker *worker_make(struct worker_channel *channel)
+{
+    struct worker *worker = calloc(1, sizeof *worker);
+    if (worker == NULL)
+        return NULL;
+    worker->channel = channel;
+    buffer_init(&worker->held, WORKER_HELD_BYTES_MAX);
+    buffer_init(&worker->deferred, WORKER_DEFERRED_BYTES + (size_t)WS_MESSAGE_BYTES_MAX + 8);
+    return worker;
+}
+
+void worker_free(struct worker *worker)
+{
+    buffer_fini(&worker->held);
+    buffer_fini(&worker->deferred);
+    free(worker);
+}
+
+void worker_opened(struct worker *worker, struct ws_connection *connection)
+{
+    struct worker_channel *channel = worker->channel;
+    worker->connection = connection;
+    worker->next = channel->workers;
+    if (worker->next != NULL)
+        worker->next->previous = worker;
+    channel->workers = worker;
+    worker->session =
+        session_open(channel->sessions, &worker_transport, worker, ws_peer(connection));
+    if (worker->session == NULL) {
+        worker_drop(worker, WS_TRY_LATER, "too many workers");
+        return;
+    }
+    struct printer printer = worker_printer(worker);
+    print_literal(&printer, "{\"type\":\"workerregistered\",\"worker_id\":\"");
+    print_span(&printer, span_text(worker->session->worker_id));
+    print_literal(&printer, "\",\"reattach_token\":\"");
+    print_span(&printer, span_text(worker->session->reattach_token));
+    print_literal(&printer, "\"}");
+    worker_send_printed(worker, &printer);
+}
+
+static void worker_end_session(struct worker *worker)
+{
+    if (worker->session != NULL)
+        session_close(worker->session);
+    worker->session = NULL;
+}
+
+void worker_closed(struct worker *worker)
+{
+    struct worker_channel *channel = worker->channel;
+    worker->is_closing = true;
+    worker_end_session(worker);
+    if (worker->is_slow) {
+        struct worker **at = &channel->slow;
+        while (*at != worker) /* ends: a slow worker is in the list */
+            at = &(*at)->slow_next;
+        *at = worker->slow_next;
+    }
+    if (worker->deferred.bytes > 0) {
+        struct worker **at = &channel->deferring;
+        while (*at != worker) /* ends: a worker with messages kept back is in the list */
+            at = &(*at)->deferring_next;
+        *at = worker->deferring_next;
+    }
+    if (worker->previous == NULL)
+        channel->workers = worker->next;
+    else
+        worker->previous->next = worker->next;
+    if (worker->next != NULL)
+        worker->next->previous = worker->previous;
+    worker_free(worker);
+}
+
+/* ---- messages ---- */
+
+enum field {
+    FIELD_TYPE,
+    FIELD_ID,
+    FIELD_INVOCATION_ID,
+    FIELD_FUNCTION_ID,
+    FIELD_DATA,
+    FIELD_RESULT,
+    FIELD_ERROR,
+    FIELD_ACTION,
+    FIELD_METADATA,
+    FIELD_NAMESPACE,
+    FIELD_TRACEPARENT,
+    FIELD_BAGGAGE,
+    FIELD_COUNT,
+};
+static const char *const field_names[FIELD_COUNT] = {
+    "type",  "id",     "invocation_id", "function_id", "data",        "result",
+    "error", "action", "metadata",      "namespace",   "traceparent", "baggage",
+};
+
+/* A message: its members, and where decoded strings go. */
+struct incoming {
+    struct worker *worker;
+    struct span text;
+    struct json_value values[FIELD_COUNT];
+};
+
+static void worker_ignore(struct worker *worker)
+{
+    counters_add(worker->channel->counters, COUNTER_WORKER_MESSAGES_IGNORED, 1);
+}
+
+/* Room for every string among `values` that needs decoding, so that decoded ones do not move. */
+static bool channel_prepare_decoding(struct worker_channel *channel,
+                                     const struct json_value *values, unsigned count)
+{
+    size_t bytes = 1;
+    for (unsigned i = 0; i < count; i++) {
+        if (values[i].kind == JSON_STRING && values[i].has_escape)
+            bytes += values[i].text.bytes;
+    }
+    return buffer_reserve(&channel->decoded, bytes) == WEIR_OK;
+}
+
+static bool value_is_missing(struct json_value value)
+{
+    return value.kind == JSON_ABSENT || value.kind == JSON_NULL;
+}
+
+static bool value_is_optional_string(struct json_value value)
+{
+    return value_is_missing(value) || value.kind == JSON_STRING;
+}
+
+static bool value_is_usable_id(struct json_value value)
+{
+    return value.kind == JSON_STRING && value.text.bytes > 2 &&
+           value.text.bytes <= WORKER_INVOCATION_ID_BYTES_MAX + 2;
+}
+
+/* The echo fields of a call; tag data NULL when there is no usable id. */
+static struct call_request incoming_echo(const struct json_value *values)
+{
+    struct call_request request = {0};
+    if (value_is_usable_id(values[FIELD_INVOCATION_ID]))
+        request.tag = values[FIELD_INVOCATION_ID].text;
+    request.function_tag = values[FIELD_FUNCTION_ID].kind == JSON_STRING
+                               ? values[FIELD_FUNCTION_ID].text
+                               : SPAN_LITERAL("\"\"");
+    return request;
+}
+
+static void worker_reject_call(struct worker *worker, const struct json_value *values,
+                               const char *problem)
+{
+    worker_ignore(worker);
+    struct call_request request = incoming_echo(values);
+    if (request.tag.data != NULL)
+        session_answer_error(worker->session, &request, "invalid_message", "invokefunction: %s",
+                             problem);
+}
+
+enum action { ACTION_NONE, ACTION_VOID, ACTION_ENQUEUE, ACTION_INVALID };
+
+static enum action read_action(struct json_value value)
+{
+    static const char *const names[] = {"type", "queue"};
+    struct json_value values[2];
+    if (value_is_missing(value))
+        return ACTION_NONE;
+    if (value.kind != JSON_OBJECT ||
+        json_scan_object(value.text, JSON_DEPTH_MAX, names, 2, values, NULL) != WEIR_OK ||
+        values[0].kind != JSON_STRING)
+        return ACTION_INVALID;
+    if (json_string_equals(values[0], SPAN_LITERAL("void")))
+        return ACTION_VOID;
+    if (json_string_equals(values[0], SPAN_LITERAL("enqueue")) && values[1].kind == JSON_STRING)
+        return ACTION_ENQUEUE;
+    return ACTION_INVALID;
+}
+
+static bool span_is_blank(struct span text)
+{
+    for (size_t i = 0; i < text.bytes; i++) {
+        if (text.data[i] != ' ' && text.data[i] != '\t' && text.data[i] != '\n' &&
+            text.data[i] != '\r')
+            return false;
+    }
+    return true;
+}
+
+/* The first thing wrong with an invokefunction, or NULL. */
+static const char *incoming_call_problem(const struct json_value *values)
+{
+    if (values[FIELD_FUNCTION_ID].kind != JSON_STRING)
+        return "function_id must be a string";
+    if (!value_is_missing(values[FIELD_INVOCATION_ID]) &&
+        !value_is_usable_id(values[FIELD_INVOCATION_ID]))
+        return "invocation_id must be a string of 1 to 128 bytes";
+    if (!value_is_optional_string(values[FIELD_NAMESPACE]))
+        return "namespace must be a string";
+    if (!value_is_optional_string(values[FIELD_TRACEPARENT]) ||
+        !value_is_optional_string(values[FIELD_BAGGAGE]))
+        return "traceparent and baggage must be strings";
+    if (read_action(values[FIELD_ACTION]) == ACTION_INVALID)
+        return "action must be void, or enqueue with a queue";
+    return NULL;
+}
+
+static void take_call(struct incoming *incoming)
+{
+    struct worker *worker = incoming->worker;
+    struct worker_channel *channel = worker->channel;
+    const struct json_value *values = incoming->values;
+    const char *problem = incoming_call_problem(values);
+    if (problem != NULL) {
+        worker_reject_call(worker, values, problem);
+        return;
+    }
+    struct call_request request = incoming_echo(values);
+    request.name_space = json_decode(values[FIELD_NAMESPACE], &channel->decoded);
+    request.function = json_decode(values[FIELD_FUNCTION_ID], &channel->decoded);
+    request.traceparent = json_decode(values[FIELD_TRACEPARENT], &channel->decoded);
+    request.baggage = json_decode(values[FIELD_BAGGAGE], &channel->decoded);
+    request.data = values[FIELD_DATA];
+    request.metadata = values[FIELD_METADATA];
+    if (request.name_space.data != NULL && span_is_blank(request.name_space)) {
+        session_answer_error(worker->session, &request, "INVALID_NAMESPACE",
+                             "the namespace is blank");
+        return;
+    }
+    enum action action = read_action(values[FIELD_ACTION]);
+    if (action == ACTION_ENQUEUE) {
+        session_answer_error(worker->session, &request, "enqueue_error",
+                             "enqueueing needs a queue worker, and none is connected");
+        return;
+    }
+    if (action == ACTION_VOID)
+        request.tag = (struct span){0};
+    session_call(worker->session, &request);
+}
+
+/* The error as it is passed on; one without code or message is replaced (PROTOCOL 2.6). */
+static struct span incoming_error(struct json_value error)
+{
+    static const char *const names[] = {"code", "message"};
+    struct json_value values[2];
+    if (value_is_missing(error))
+        return (struct span){0};
+    if (error.kind == JSON_OBJECT &&
+        json_scan_object(error.text, JSON_DEPTH_MAX, names, 2, values, NULL) == WEIR_OK &&
+        values[0].kind == JSON_STRING && values[1].kind == JSON_STRING)
+        return error.text;
+    return SPAN_LITERAL("{\"code\":\"invocation_failed\",\"message\":"
+                        "\"the worker answered with an error that has no code or message\"}");
+}
+
+static void take_result(struct incoming *incoming)
+{
+    struct worker *worker = incoming->worker;
+    const struct json_value *values = incoming->values;
+    struct span id = json_decode(values[FIELD_INVOCATION_ID], &worker->channel->decoded);
+    if (id.data == NULL || values[FIELD_FUNCTION_ID].kind != JSON_STRING) {
+        worker_ignore(worker);
+        return;
+    }
+    struct session_answer answer = {
+        .error_json = incoming_error(values[FIELD_ERROR]),
+        .traceparent = json_decode(values[FIELD_TRACEPARENT], &worker->channel->decoded),
+        .baggage = json_decode(values[FIELD_BAGGAGE], &worker->channel->decoded),
+    };
+    if (answer.error_json.data == NULL && !value_is_missing(values[FIELD_RESULT]))
+        answer.result = values[FIELD_RESULT].text;
+    if (!session_answer_uuid(worker->session, id, &answer))
+        counters_add(worker->channel->counters, COUNTER_RESULTS_IGNORED, 1);
+}
+
+static void take_register_function(struct incoming *incoming)
+{
+    enum {
+        MORE_DESCRIPTION,
+        MORE_REQUEST,
+        MORE_RESPONSE,
+        MORE_METADATA,
+        MORE_INVOCATION,
+        MORE_COUNT
+    };
+    static const char *const names[MORE_COUNT] = {"description", "request_format",
+                                                  "response_format", "metadata", "invocation"};
+    struct worker *worker = incoming->worker;
+    struct worker_channel *channel = worker->channel;
+    struct json_value more[MORE_COUNT];
+    if (json_scan_object(incoming->text, JSON_DEPTH_MAX, names, MORE_COUNT, more, NULL) !=
+            WEIR_OK ||
+        incoming->values[FIELD_ID].kind != JSON_STRING ||
+        !value_is_optional_string(more[MORE_DESCRIPTION]) ||
+        !value_is_missing(more[MORE_INVOCATION])) { /* HTTP-invoked functions are not supported */
+        worker_ignore(worker);
+        return;
+    }
+    struct session_registration function = {
+        .function = json_decode(incoming->values[FIELD_ID], &channel->decoded)};
+    /* Behind what is decoded already; nothing decoded so far is used after a move but the id. */
+    if (more[MORE_DESCRIPTION].kind == JSON_STRING && more[MORE_DESCRIPTION].has_escape) {
+        size_t offset = incoming->values[FIELD_ID].has_escape
+                            ? (size_t)(function.function.data - channel->decoded.data)
+                            : 0;
+        if (buffer_reserve(&channel->decoded, more[MORE_DESCRIPTION].text.bytes) != WEIR_OK) {
+            worker_ignore(worker);
+            return;
+        }
+        if (incoming->values[FIELD_ID].has_escape)
+            function.function.data = channel->decoded.data + offset;
+    }
+    function.description = json_decode(more[MORE_DESCRIPTION], &channel->decoded);
+    if (!value_is_missing(more[MORE_REQUEST]))
+        function.request_format = more[MORE_REQUEST].text;
+    if (!value_is_missing(more[MORE_RESPONSE]))
+        function.response_format = more[MORE_RESPONSE].text;
+    if (!value_is_missing(more[MORE_METADATA]))
+        function.metadata = more[MORE_METADATA].text;
+    session_register_function(worker->session, &function);
+}
+
+static void take_unregister_function(struct incoming *incoming)
+{
+    struct worker *worker = incoming->worker;
+    struct span id = json_decode(incoming->values[FIELD_ID], &worker->channel->decoded);
+    if (id.data == NULL)
+        worker_ignore(worker);
+    else
+        session_unregister_function(worker->session, (struct span){0}, id);
+}
+
+/* Stream triggers come with a later version; saying so is better than a trigger that never fires.
+ * Other types are parked in silence, as any type without a provider is (PROTOCOL 2.11). */
+static void take_register_trigger(struct incoming *incoming)
+{
+    static const char *const names[] = {"trigger_type"};
+    struct worker *worker = incoming->worker;
+    struct json_value type;
+    if (json_scan_object(incoming->text, JSON_DEPTH_MAX, names, 1, &type, NULL) != WEIR_OK ||
+        type.kind != JSON_STRING || incoming->values[FIELD_ID].kind != JSON_STRING ||
+        incoming->values[FIELD_FUNCTION_ID].kind != JSON_STRING) {
+        worker_ignore(worker);
+        return;
+    }
+    if (!json_string_equals(type, SPAN_LITERAL("stream")) &&
+        !json_string_equals(type, SPAN_LITERAL("stream:join")) &&
+        !json_string_equals(type, SPAN_LITERAL("stream:leave")))
+        return;
+    struct printer printer = worker_printer(worker);
+    print_literal(&printer, "{\"type\":\"triggerregistrationresult\",\"id\":");
+    print_span(&printer, incoming->values[FIELD_ID].text);
+    print_literal(&printer, ",\"trigger_type\":");
+    print_span(&printer, type.text);
+    print_literal(&printer, ",\"function_id\":");
+    print_span(&printer, incoming->values[FIELD_FUNCTION_ID].text);
+    print_literal(&printer, ",\"error\":{\"code\":\"trigger_registration_failed\",\"message\":"
+                            "\"stream triggers are not supported by this version\"}}");
+    worker_send_printed(worker, &printer);
+}
+
+/* Retire the worker's previous connection, if the token is its own (PROTOCOL 2.5). */
+static void take_reattach(struct incoming *incoming)
+{
+    static const char *const names[] = {"previous_worker_id", "reattach_token"};
+    struct worker *worker = incoming->worker;
+    struct json_value values[2];
+    if (json_scan_object(incoming->text, JSON_DEPTH_MAX, names, 2, values, NULL) != WEIR_OK ||
+        values[0].kind != JSON_STRING || values[1].kind != JSON_STRING) {
+        worker_ignore(worker);
+        return;
+    }
+    if (!channel_prepare_decoding(worker->channel, values, 2)) {
+        worker_ignore(worker);
+        return;
+    }
+    struct span previous_worker_id = json_decode(values[0], &worker->channel->decoded);
+    struct span token = json_decode(values[1], &worker->channel->decoded);
+    session_reattach(worker->session, previous_worker_id, token);
+}
+
+static void take_ping(struct incoming *incoming)
+{
+    worker_send(incoming->worker, SPAN_LITERAL("{\"type\":\"pong\"}"));
+}
+
+static void take_nothing(struct incoming *incoming)
+{
+    (void)incoming;
+}
+
+static const struct {
+    const char *type;
+    void (*take)(struct incoming *incoming);
+} message_types[] = {
+    {"invokefunction", take_call},
+    {"invocationresult", take_result},
+    {"registerfunction", take_register_function},
+    {"unregisterfunction", take_unregister_function},
+    {"registertrigger", take_register_trigger},
+    {"reattach", take_reattach},
+    {"ping", take_ping},
+    {"pong", take_nothing},
+    {"registerservice", take_nothing},
+    {"unregistertrigger", take_nothing},
+    {"registertriggertype", take_nothing},
+    {"unregistertriggertype", take_nothing},
+    {"triggerregistrationresult", take_nothing},
+};
+
+static bool is_telemetry(struct span message)
+{
+    return message.bytes >= 4 &&
+           (memcmp(message.data, "OTLP", 4) == 0 || memcmp(message.data, "MTRC", 4) == 0 ||
+            memcmp(message.data, "LOGS", 4) == 0);
+}
+
+/* Undecodable. A call whose id can still be read is told so (PROTOCOL 2.6). */
+static void worker_take_undecodable(struct worker *worker, struct span message,
+                                    enum weir_status status, const char *reason)
+{
+    struct json_value values[FIELD_COUNT];
+    salvage_strings(message, field_names, FIELD_COUNT, values);
+    if (values[FIELD_TYPE].kind == JSON_STRING &&
+        json_string_equals(values[FIELD_TYPE], SPAN_LITERAL("invokefunction")))
+        worker_reject_call(worker, values,
+                           status == WEIR_TOO_LARGE ? "the message is nested more than 128 deep"
+                                                    : reason);
+    else
+        worker_ignore(worker);
+}
+
+static void worker_take(struct worker *worker, struct span message)
+{
+    struct worker_channel *channel = worker->channel;
+    counters_add(channel->counters, COUNTER_WORKER_MESSAGES, 1);
+    struct incoming incoming = {.worker = worker, .text = message};
+    struct json_problem problem = {0};
+    enum weir_status status = json_scan_object(message, JSON_DEPTH_MAX, field_names, FIELD_COUNT,
+                                               incoming.values, &problem);
+    if (status != WEIR_OK) {
+        worker_take_undecodable(worker, message, status,
+                                problem.reason == NULL ? "not an object" : problem.reason);
+        return;
+    }
+    buffer_clear(&channel->decoded);
+    if (incoming.values[FIELD_TYPE].kind != JSON_STRING ||
+        !channel_prepare_decoding(channel, incoming.values, FIELD_COUNT)) {
+        worker_ignore(worker);
+        return;
+    }
+    for (size_t i = 0; i < sizeof message_types / sizeof message_types[0]; i++) {
+        if (json_string_equals(incoming.values[FIELD_TYPE], span_text(message_types[i].type))) {
+            message_types[i].take(&incoming);
+            channel_shrink(&channel->decoded);
+            return;
+        }
+    }
+    worker_ignore(worker);
+}
+
+/* ---- messages kept back ---- */
+
+static bool message_is_ping(struct span message)
+{
+    static const char *const names[] = {"type"};
+    struct json_value type;
+    return message.bytes < 64 &&
+           json_scan_object(message, JSON_DEPTH_MAX, names, 1, &type, NULL) == WEIR_OK &&
+           type.kind == JSON_STRING && json_string_equals(type, SPAN_LITERAL("ping"));
+}
+
+/* Reading goes on up to WORKER_DEFERRED_BYTES, so that Pings are answered while the worker waits. */
+static void worker_defer(struct worker *worker, struct span message)
+{
+    bool is_first = worker->deferred.bytes == 0;
+    buffer_consume(&worker->deferred, worker->deferred_start);
+    worker->deferred_start = 0;
+    if (buffer_put_message(&worker->deferred, message) != WEIR_OK) {
+        counters_add(worker->channel->counters, COUNTER_WORKERS_DROPPED, 1);
+        worker_drop(worker, WS_TRY_LATER, "no memory for messages kept back");
+        return;
+    }
+    if (is_first) {
+        worker->deferring_next = worker->channel->deferring;
+        worker->channel->deferring = worker;
+    }
+    worker_update_reading(worker);
+}
+
+void worker_message(struct worker *worker, struct span message, bool is_binary)
+{
+    if (worker->session == NULL || worker->is_closing || span_is_blank(message) ||
+        (is_binary && is_telemetry(message)))
+        return;
+    bool is_kept_back = worker->is_waiting || worker->deferred.bytes > 0;
+    if (is_kept_back && !message_is_ping(message))
+        worker_defer(worker, message);
+    else
+        worker_take(worker, message);
+}
+
+/* True when nothing is left. Bounded by what was kept back; a message may make the worker wait
+ * again. */
+static bool worker_take_deferred(struct worker *worker)
+{
+    while (worker->deferred_start < worker->deferred.bytes && worker->session != NULL &&
+           !worker->is_closing) {
+        if (worker->is_waiting || worker->is_paused || worker->is_slow)
+            return false;
+        struct span message;
+        buffer_take_message(&worker->deferred, &worker->deferred_start, &message);
+        worker_take(worker, message);
+    }
+    size_t limit_bytes = worker->deferred.limit_bytes;
+    buffer_fini(&worker->deferred);
+    buffer_init(&worker->deferred, limit_bytes);
+    worker->deferred_start = 0;
+    return true;
+}
+
+void worker_channel_turn(struct worker_channel *channel)
+{
+    channel_release_slow(channel);
+    struct worker **at = &channel->deferring;
+    while (*at != NULL) {
+        struct worker *worker = *at;
+        if (!worker_take_deferred(worker)) {
+            at = &worker->deferring_next;
+            continue;
+        }
+        *at = worker->deferring_next;
+        worker_update_reading(worker);
+    }
+}

@@ -1,0 +1,173 @@
+/* gateway/ws.h -- WebSocket and HTTP connections of a gateway; the only door to libwebsockets
+ * (ws.c).
+ *
+ * Listening sockets are ours (listener.h: SO_REUSEPORT, accept4, TCP_NODELAY). Accepted descriptors
+ * are adopted by libwebsockets as raw sockets on the gateway's libuv loop: it watches, reads, paces
+ * and closes them and speaks TLS. Request heads (handshake.h) and client frames (frame.h) are taken
+ * apart here, because the WebSocket role of libwebsockets 4.1 offers no way to refuse unmasked
+ * frames, fails a handshake whose subprotocol list exceeds 127 bytes (a token of PROTOCOL 6.8
+ * does), answers only one of several Pings in flight, and holds a frame buffer for each connection.
+ *
+ * Outbound data does not go through lws_write on the fast path: whole, ready-made frames are sent
+ * straight to the descriptor, many connections in one batch.
+ *
+ * The rule that makes direct sends safe (docs/architecture.md): loop thread only; an established
+ * WebSocket on its own TCP connection, not TLS; libwebsockets never holds outbound bytes of it. One
+ * queue per connection keeps all that the socket did not take, of whatever origin (answers, batch
+ * tails, Pongs, Close), in the order it was taken, so a cut frame is always continued by its own
+ * rest; until that queue is empty the connection is busy and batches leave it alone. A writable
+ * request always follows a short send. A hard error kills the connection through lws, never by
+ * closing the descriptor. TLS connections take the lws_write path (LWS_WRITE_RAW, inside the
+ * writable callback) with the same interface.
+ *
+ * Process:  gateway, loop thread only.
+ * Memory:   a ws_connection belongs to ws.c from on_open to the return of on_close; `user` is the
+ *           owner's.
+ * Errors:   AGAIN: the connection is busy, nothing was taken; on_writable follows exactly once.
+ *           CLOSED: it is going away; on_close follows (or has been called).
+ */
+#ifndef WEIR_GATEWAY_WS_H
+#define WEIR_GATEWAY_WS_H
+
+#include <sys/uio.h>
+#include <uv.h>
+
+#include "shm/limits.h"
+#include "shm/span.h"
+
+enum ws_role {
+    WS_ROLE_NONE = 0,  /* refused: ws_request.http_status says with what */
+    WS_ROLE_STREAM,    /* subscriber */
+    WS_ROLE_WORKER,    /* iii-sdk worker */
+    WS_ROLE_TELEMETRY, /* accepted, read and discarded, never reported */
+};
+
+enum ws_port { WS_PORT_STREAM, WS_PORT_WORKER, WS_PORT_ADMIN };
+
+struct ws_request {
+    enum ws_port port;
+    struct span path;      /* raw, without query */
+    struct span query;     /* raw, without '?' */
+    struct span origin;    /* header, may be empty */
+    struct span headers;   /* every header line, raw, each with its CRLF */
+    struct span protocols; /* Sec-WebSocket-Protocol as offered, may be empty */
+    const char *peer;      /* "ip:port", IPv6 in brackets */
+    unsigned http_status;  /* set by on_upgrade when it returns WS_ROLE_NONE: 400, 403, 404, 503 */
+    /* Set by on_upgrade: the offered name to answer, or NULL. "Authorization" is answered without
+     * it whenever it was offered; a token never is (PROTOCOL 6.8). */
+    const char *subprotocol;
+    /* Set by on_upgrade: becomes the connection's user; on_refused frees it if the handshake fails. */
+    void *user;
+};
+
+struct ws_connection;
+
+/* A plain HTTP answer. It is copied as soon as on_http returns, then `release` is called. Preset to
+ * an empty 404. */
+struct ws_http_answer {
+    unsigned status;
+    const char *content_type;
+    const char *extra_headers; /* "Name: value\r\n..." or NULL */
+    struct span body;
+    void (*release)(void *owner); /* may be NULL */
+    void *owner;
+};
+
+struct ws_handlers {
+    /* A WebSocket upgrade is asked for: decide by path. */
+    enum ws_role (*on_upgrade)(void *context, struct ws_request *request);
+    /* The handshake with request->user as `user` failed after on_upgrade accepted it. */
+    void (*on_refused)(void *context, void *user);
+    void (*on_open)(void *context, struct ws_connection *connection, enum ws_role role, void *user);
+    /* One whole message, at most WS_MESSAGE_BYTES_MAX; valid during the call. */
+    void (*on_message)(void *context, struct ws_connection *connection, struct span message,
+                       bool is_binary);
+    /* A connection that answered AGAIN, and is not closing since, can take frames again. */
+    void (*on_writable)(void *context, struct ws_connection *connection);
+    /* Last call for this connection; ws_* must not be called on it any more. */
+    void (*on_close)(void *context, struct ws_connection *connection);
+    /* A plain HTTP GET or HEAD (no upgrade). */
+    void (*on_http)(void *context, const struct ws_request *request, struct ws_http_answer *answer);
+    void *context;
+};
+
+struct ws_options {
+    const char *tls_certificate_path; /* both NULL: no TLS */
+    const char *tls_key_path;
+    unsigned handshake_timeout_ms;
+    unsigned ping_interval_ms; /* 0: no pings */
+    unsigned idle_timeout_ms;  /* without any inbound frame; 0: none */
+    unsigned connections_max;  /* further ones are refused with 503 */
+    bool use_uring;            /* send batches through io_uring where the kernel allows it */
+};
+
+struct ws_server;
+enum ws_status_code {
+    WS_NORMAL = 1000,
+    WS_GOING_AWAY = 1001,
+    WS_PROTOCOL = 1002,
+    WS_TOO_BIG = 1009,
+    WS_INTERNAL = 1011,
+    WS_RESTART = 1012,
+    WS_TRY_LATER = 1013
+};
+
+enum weir_status ws_server_open(struct ws_server **server, uv_loop_t *loop,
+                                const struct ws_options *options,
+                                const struct ws_handlers *handlers,
+                                struct weir_error *error) WEIR_MUST_CHECK;
+/* Close every connection with `code`, then destroy. Runs the loop until all are gone, at most
+ * `grace_ms`; never from inside a handler. */
+void ws_server_close(struct ws_server *server, enum ws_status_code code, unsigned grace_ms);
+/* Hand over an accepted TCP descriptor (taken over in any case). */
+void ws_server_adopt(struct ws_server *server, int fd, enum ws_port port, bool tls);
+/* Sockets adopted and not yet gone, plain HTTP and telemetry ones included. */
+unsigned ws_connection_count(const struct ws_server *server);
+/* True when batches go out through io_uring. */
+bool ws_has_uring(const struct ws_server *server);
+
+void *ws_user(const struct ws_connection *connection);
+const char *ws_peer(const struct ws_connection *connection); /* "ip:port" */
+
+/* ---- sending: whole server-to-client frames, ready made ---- */
+
+/* One text message: builds the header, gathers it with what else this turn sends to the connection,
+ * and keeps what the socket does not take in a private buffer of at most `WS_BACKLOG_BYTES_MAX`
+ * (one message larger than that is allowed when the backlog is empty). FULL: the backlog is used
+ * up, nothing was taken; the loop wakes whenever it has shrunk, and ws_backlog_bytes() tells.
+ * CLOSED. For answers and syncs. */
+enum { WS_BACKLOG_BYTES_MAX = 4 * 1024 * 1024 };
+enum weir_status ws_send_text(struct ws_connection *connection, struct span json) WEIR_MUST_CHECK;
+/* True when everything taken so far has reached the kernel and a batch send may go straight out. */
+bool ws_is_idle(const struct ws_connection *connection);
+size_t ws_backlog_bytes(const struct ws_connection *connection);
+
+/* A batch of ready-made frames for many connections; the bytes stay valid until ws_batch_flush()
+ * returns. Frames go out after everything ws_send_text() has taken for that connection. `done` is
+ * called from ws_batch_flush() once per entry, in the order they were added: OK (taken whole; a
+ * tail the socket did not take is kept, so one entry's bytes bound what a slow subscriber costs),
+ * AGAIN (nothing taken, on_writable follows), CLOSED (`connection` is NULL if on_close has been
+ * called since). `done` may send, close and add to the next batch; it must not flush. At most
+ * WS_BATCH_IOV_MAX frames an entry. */
+typedef void ws_batch_done(void *context, struct ws_connection *connection, void *entry,
+                           enum weir_status status);
+enum { WS_BATCH_IOV_MAX = 16 };
+void ws_batch_add(struct ws_server *server, struct ws_connection *connection,
+                  const struct iovec *frames, unsigned frame_count, void *entry);
+void ws_batch_flush(struct ws_server *server, ws_batch_done *done, void *context);
+/* Send what ws_send_text() gathered in this turn; call once at the end of the turn. What is
+ * gathered after it is sent at the latest before the loop next waits. */
+void ws_flush(struct ws_server *server);
+
+/* Close handshake with `code`; on_close follows, not from inside this call. */
+void ws_close(struct ws_connection *connection, enum ws_status_code code, const char *reason);
+/* Application close codes 4000-4999 likewise. */
+void ws_close_code(struct ws_connection *connection, unsigned code, const char *reason);
+/* Close at once, without a Close frame; on_close follows, not from inside this call. */
+void ws_abort(struct ws_connection *connection);
+/* Stop or resume reading. Stopping holds from the next message on, also in the middle of a piece
+ * already read: the rest, Pings included, is kept (at most 64 KiB) and taken up after resuming,
+ * before the loop next waits, never inside this call. The idle timeout does not run meanwhile. */
+void ws_set_reading(struct ws_connection *connection, bool reading);
+
+#endif

@@ -1,0 +1,205 @@
+/* gateway/ws_private.h -- what the files behind ws.h share, and nobody else includes.
+ *
+ *   ws.c             the server: sockets taken over and let go, TLS output, the end of a turn; the
+ *                    only file that knows libwebsockets
+ *   ws_connection.c  one connection: its output queue, its input, its close
+ *   ws_http.c        requests on a connection that is not a WebSocket yet, and their answers
+ *   ws_batch.c       frames for many connections in one go
+ *   ws_queue.c       connections by age: handshake, idle and close time-outs, Pings
+ *
+ *   libwebsockets ──▶ ws.c ──▶ ws_connection_take_input ──▶ ws_http_take_request
+ *                      │               │                          └──▶ on_upgrade, on_open, on_http
+ *                      │               └──▶ on_message
+ *                      └──▶ ws_connection_flush ──▶ the kernel
+ *                                      └──▶ ws_await_writable ──▶ libwebsockets
+ *
+ * Process:  gateway, loop thread only.
+ * Memory:   ws.c allocates and frees connections and the server; a connection that is DEAD stays
+ *           until libwebsockets has let go of its socket. Buffers come from the server's pools.
+ * Units:    *_ms on the loop's clock (uv_now).
+ * Errors:   a function that cannot keep what it must send kills the connection. After any call that
+ *           says so, look at `state` before going on.
+ */
+#ifndef WEIR_GATEWAY_WS_PRIVATE_H
+#define WEIR_GATEWAY_WS_PRIVATE_H
+
+#include "gateway/frame.h"
+#include "gateway/send.h"
+#include "gateway/ws.h"
+
+struct lws;
+struct lws_context;
+struct lws_vhost;
+
+enum {
+    WS_CLOSE_WAIT_MS = 5000 /* for the peer's Close, or its end of the stream after an error */
+};
+
+/*            upgrade                     ws_close                    both Close frames, or an error: what is owed goes out,
+ *  HTTP ───────────────▶ OPEN ───────────────────────▶ CLOSING ───────▶ DRAIN      then the end
+ *   │                     │ peer's Close, protocol error ────────────────▲ │
+ *   │ answered, no keep-alive ───────────────────────────────────────────┘ ▼
+ *   └───────────────────── hard error, time-out ─────────────────────────▶ DEAD, until libwebsockets lets go
+ */
+enum ws_state { WS_STATE_HTTP, WS_STATE_OPEN, WS_STATE_CLOSING, WS_STATE_DRAIN, WS_STATE_DEAD };
+
+struct ws_link {
+    struct ws_link *previous, *next;
+};
+
+struct ws_connection {
+    struct ws_link queue; /* by age: server->handshakes, ->established or ->closing */
+    struct ws_link dirty; /* server->dirty, or alone */
+    struct lws *wsi;      /* NULL once libwebsockets has let go */
+    struct ws_server *server;
+    void *user;
+    struct send_buffer *output; /* taken and not yet in the kernel, in order */
+    struct send_buffer
+        *input; /* a part of a request head, or what was read before reading was stopped */
+    struct frame_assembly *assembly;
+    uint64_t due_ms;
+    uint64_t inbound_ms; /* last bytes read; of a plain HTTP connection also last bytes written */
+    uint64_t pinged_ms;
+    int fd;
+    uint32_t batch_entries;
+    uint8_t state; /* enum ws_state */
+    uint8_t role;  /* enum ws_role */
+    uint8_t port;  /* enum ws_port */
+    bool is_tls;
+    bool is_blocked;    /* a writable callback is on its way; nothing may be sent before */
+    bool is_stalled;    /* TLS: lws holds a part of a record; it must not be asked to read */
+    bool owes_writable; /* on_writable was promised */
+    bool is_paused;
+    bool resumes; /* reading was resumed; input is taken up at the end of the turn */
+    bool
+        sends_end; /* half-close when drained, so that the peer reads what was sent before a reset */
+    bool has_sent_end;
+    bool was_opened; /* on_open was called, on_close must be */
+    bool is_adopting;
+    bool is_in_round; /* has a job in the batch being flushed */
+    char peer[];
+};
+
+struct ws_batch_entry;
+struct ws_batch {
+    struct ws_batch_entry *entries;
+    unsigned count, capacity;
+    struct iovec *iovecs;
+    unsigned iov_count, iov_capacity;
+    struct send_job *jobs;
+    unsigned job_capacity;
+};
+
+struct ws_server {
+    uv_loop_t *loop;
+    struct ws_options options;
+    struct ws_handlers handlers;
+    struct lws_context *context; /* libwebsockets sets it to NULL when it is gone */
+    struct lws_vhost *vhost, *vhost_tls;
+    struct sender *sender;
+    struct send_pool send_pool;
+    struct frame_pool frame_pool;
+    uv_timer_t tick;
+    uv_prepare_t prepare;
+    uv_idle_t again; /* makes the loop turn once more without waiting */
+    unsigned open_handles;
+    struct ws_link handshakes, established,
+        closing;          /* every connection is in one of them, oldest first */
+    struct ws_link dirty; /* something to do before the loop waits */
+    unsigned connection_count;
+    unsigned tick_ms;
+    unsigned check_ms; /* how often an established connection is looked at; 0: never */
+    int fd_max;        /* larger descriptors have no place in lws's table */
+    bool is_closing;
+    bool is_flushing;
+    struct ws_batch batches[2]; /* one is filled while the other is flushed */
+    unsigned batch_index;
+};
+
+/* ---- lists: a link is in one list, or alone ---- */
+
+#define WS_CONNECTION_OF(link_pointer, member)                                                     \
+    ((struct ws_connection *)(void *)((char *)(link_pointer)-offsetof(struct ws_connection,        \
+                                                                      member)))
+
+static inline void ws_link_init(struct ws_link *link)
+{
+    link->previous = link->next = link;
+}
+
+static inline bool ws_link_is_alone(const struct ws_link *link)
+{
+    return link->next == link;
+}
+
+static inline void ws_link_remove(struct ws_link *link)
+{
+    link->previous->next = link->next;
+    link->next->previous = link->previous;
+    ws_link_init(link);
+}
+
+static inline void ws_link_append(struct ws_link *list, struct ws_link *link)
+{
+    link->previous = list->previous;
+    link->next = list;
+    list->previous->next = link;
+    list->previous = link;
+}
+
+/* ---- ws.c ---- */
+
+/* Nothing is sent any more until libwebsockets says the socket can be written; it is asked to. The
+ * connection must still have its socket. */
+void ws_await_writable(struct ws_connection *connection);
+/* Have the socket read or left alone, as is_paused and is_stalled say. */
+void ws_apply_reading(struct ws_connection *connection);
+/* Sec-WebSocket-Accept for a valid key (RFC 6455 section 4.2.2), as text. */
+void ws_accept_key(char *out, size_t out_bytes, struct span key);
+
+/* ---- ws_connection.c ---- */
+
+/* The socket is no use any more. libwebsockets lets go of it before the loop next waits, or when
+ * the callback in progress returns; never inside this call. Again: no effect. */
+void ws_connection_kill(struct ws_connection *connection);
+/* Go on to CLOSING or DRAIN: the time the peer has for its part starts to run, and reading goes on
+ * if it was stopped. No effect on a dead connection. */
+void ws_connection_leave(struct ws_connection *connection, enum ws_state state);
+/* Take bytes just read, behind what was kept of earlier ones, and keep what cannot be taken yet;
+ * with no bytes, take up what was kept. Calls the owner's handlers; may kill. */
+void ws_connection_take_input(struct ws_connection *connection, char *data, size_t bytes);
+/* Keep `parts` behind what is owed; sent at the latest before the loop next waits. NO_MEMORY:
+ * nothing was kept. */
+enum weir_status ws_connection_append(struct ws_connection *connection, const struct iovec *parts,
+                                      unsigned part_count) WEIR_MUST_CHECK;
+/* Likewise for what the connection cannot go on without. May kill. */
+void ws_connection_append_or_kill(struct ws_connection *connection, struct span bytes);
+/* Likewise for a control frame. May kill. */
+void ws_connection_append_control(struct ws_connection *connection, enum frame_opcode opcode,
+                                  struct span payload);
+/* Send what is owed as far as the socket takes it. No effect while blocked. May kill. */
+void ws_connection_flush(struct ws_connection *connection);
+/* Everything owed has reached the kernel, or lws for TLS: in DRAIN this is the end. May kill. */
+void ws_connection_drained(struct ws_connection *connection);
+
+/* ---- ws_http.c ---- */
+
+/* Take one request of a connection in state HTTP and answer it; false when more bytes are needed.
+ * `data` and `bytes` move past what was taken. Calls the owner's handlers; may kill. */
+bool ws_http_take_request(struct ws_connection *connection, char **data, size_t *bytes);
+
+/* ---- ws_batch.c ---- */
+
+/* The connection is going: its entries are reported without it. */
+void ws_batch_forget(struct ws_connection *connection);
+void ws_batch_fini(struct ws_batch *batch);
+
+/* ---- ws_queue.c ---- */
+
+/* Make the three queues of a server whose options are set, and work out how often they are looked
+ * at. */
+void ws_queue_init(struct ws_server *server);
+/* Put a connection at the end of a queue of its server, due after the queue's one delay. */
+void ws_queue_move(struct ws_connection *connection, struct ws_link *queue, unsigned after_ms);
+
+#endif

@@ -1,0 +1,920 @@
+/* A gateway's worker side against a broker played by the test: link, sessions and calls on a real
+ * loop and a real unix socket; the worker is a transport that notes what it is given. */
+#include <criterion/criterion.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "gateway/calls.h"
+#include "gateway/salvage.h"
+#include "shm/wire.h"
+
+enum { PUMPS_MAX = 20000, TEXT_BYTES = 8192 };
+
+static struct world {
+    uv_loop_t loop;
+    struct counters counters;
+    struct sessions sessions;
+    struct link *link;
+    struct mapping *mapping;
+    char directory[64];
+    char path[96];
+    unsigned attached, lost;
+    /* the broker's side */
+    struct segment segment;
+    struct readers *readers;
+    struct store *store;
+    struct ring_writer *ring;
+    int listening, fd;
+    struct wire_reader *reader;
+    struct buffer input;
+    size_t consumed; /* of the input, by the message last received */
+    uint32_t slot;
+} world;
+
+/* ---- the broker played ---- */
+
+static void broker_listen(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    strcpy(address.sun_path, world.path);
+    (void)unlink(world.path);
+    world.listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    cr_assert_eq(bind(world.listening, (const struct sockaddr *)&address, sizeof address), 0);
+    cr_assert_eq(listen(world.listening, 4), 0);
+}
+
+static void broker_open_store(void)
+{
+    struct weir_error error = {0};
+    struct segment_options options = {1024 * 1024, 16 * 1024 * 1024, 1700000000000000ull};
+    struct store_options store_options = {1000, 1000, 1000};
+    cr_assert_eq(segment_create(&world.segment, &options, &error), WEIR_OK, "%s", error.text);
+    world.readers = readers_open(&world.segment);
+    world.ring = ring_writer_open(&world.segment);
+    cr_assert_eq(store_open(&world.store, &world.segment, world.readers, &store_options, &error),
+                 WEIR_OK);
+    segment_publish(&world.segment);
+}
+
+/* The next message of the gateway, or false when none comes. Spans stay valid until the next call. */
+static bool broker_receive(struct wire_message *message)
+{
+    buffer_consume(&world.input, world.consumed);
+    world.consumed = 0;
+    for (unsigned i = 0; i < PUMPS_MAX; i++) {
+        size_t frame_bytes = 0;
+        enum weir_status status =
+            wire_read(world.reader, buffer_span(&world.input), message, &frame_bytes);
+        if (status == WEIR_OK) {
+            world.consumed = frame_bytes;
+            return true;
+        }
+        cr_assert_eq(status, WEIR_EMPTY);
+        link_flush(world.link);
+        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
+        cr_assert_eq(buffer_reserve(&world.input, 65536), WEIR_OK);
+        ssize_t got = recv(world.fd, world.input.data + world.input.bytes, 65536, MSG_DONTWAIT);
+        if (got > 0)
+            world.input.bytes += (size_t)got;
+        else if (i > 50)
+            return false;
+    }
+    return false;
+}
+
+static struct wire_message broker_expect(enum wire_type type)
+{
+    struct wire_message message;
+    cr_assert(broker_receive(&message), "nothing came, %s was expected", wire_type_name(type));
+    cr_assert_eq(message.type, type, "%s came, %s was expected", wire_type_name(message.type),
+                 wire_type_name(type));
+    return message;
+}
+
+static void broker_send(enum wire_type type, uint64_t id, const struct wire_field *fields)
+{
+    struct buffer out;
+    buffer_init(&out, 1024 * 1024);
+    cr_assert_eq(wire_append(&out, type, id, fields), WEIR_OK);
+    cr_assert_eq(send(world.fd, out.data, out.bytes, MSG_NOSIGNAL), (ssize_t)out.bytes);
+    buffer_fini(&out);
+}
+
+static void pump(void)
+{
+    for (unsigned i = 0; i < 20; i++) {
+        link_flush(world.link);
+        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
+    }
+}
+
+static void broker_attach(void)
+{
+    struct weir_error error = {0};
+    int fds[3] = {world.segment.fd, -1, -1};
+    world.fd = -1;
+    for (unsigned i = 0; i < PUMPS_MAX && world.fd < 0; i++) {
+        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
+        world.fd = accept4(world.listening, NULL, NULL, SOCK_CLOEXEC);
+        if (world.fd < 0)
+            (void)usleep(1000);
+    }
+    cr_assert_geq(world.fd, 0, "the gateway connects");
+    buffer_clear(&world.input);
+    world.consumed = 0;
+    struct wire_message message = broker_expect(WIRE_ATTACH);
+    cr_assert_eq(message.fields[0].number, WIRE_VERSION);
+    cr_assert_eq(
+        readers_attach(world.readers, (uint32_t)getpid(), &world.slot, &fds[2], &fds[1], &error),
+        WEIR_OK);
+    const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION),
+                                        WIRE_NUMBER(segment_generation(&world.segment)),
+                                        WIRE_NUMBER(world.slot)};
+    struct buffer out;
+    buffer_init(&out, 4096);
+    cr_assert_eq(wire_append(&out, WIRE_ATTACHED, 0, fields), WEIR_OK);
+    union {
+        char bytes[CMSG_SPACE(sizeof fds)];
+        struct cmsghdr aligned;
+    } control = {0};
+    struct iovec part = {out.data, out.bytes};
+    struct msghdr header = {.msg_iov = &part,
+                            .msg_iovlen = 1,
+                            .msg_control = control.bytes,
+                            .msg_controllen = sizeof control.bytes};
+    struct cmsghdr *rights = CMSG_FIRSTHDR(&header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof fds);
+    memcpy(CMSG_DATA(rights), fds, sizeof fds);
+    cr_assert_eq(sendmsg(world.fd, &header, 0), (ssize_t)out.bytes);
+    buffer_fini(&out);
+    unsigned before = world.attached;
+    for (unsigned i = 0; i < PUMPS_MAX && world.attached == before; i++)
+        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
+    cr_assert_eq(world.attached, before + 1);
+}
+
+static void broker_die(void)
+{
+    unsigned before = world.lost;
+    (void)close(world.fd);
+    (void)close(world.listening);
+    (void)unlink(world.path);
+    readers_detach(world.readers, world.slot);
+    for (unsigned i = 0; i < PUMPS_MAX && world.lost == before; i++)
+        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
+    cr_assert_eq(world.lost, before + 1);
+}
+
+/* ---- the worker played ---- */
+
+static struct notes {
+    unsigned answers, invocations, rejections, retired;
+    unsigned unsure, refused; /* answers that say "not known" and "not carried out" */
+    bool is_reading;
+    bool is_held;
+    char tag[256], result[TEXT_BYTES], error[TEXT_BYTES], data[TEXT_BYTES];
+    bool has_result;
+    uint8_t uuid[UUID_BYTES];
+    uint64_t number;
+} notes;
+
+static void note_text(char *to, struct span text)
+{
+    cr_assert_lt(text.bytes, TEXT_BYTES);
+    if (text.bytes > 0)
+        memcpy(to, text.data, text.bytes);
+    to[text.bytes] = '\0';
+}
+
+static void on_answer(void *peer, const struct session_answer *answer)
+{
+    struct notes *noted = peer;
+    noted->answers++;
+    cr_assert_lt(answer->tag.bytes, sizeof noted->tag);
+    note_text(noted->tag, answer->tag);
+    note_text(noted->result, answer->result);
+    note_text(noted->error, answer->error_json);
+    noted->has_result = answer->result.data != NULL;
+    noted->unsure += strstr(noted->error, "is not known") != NULL;
+    noted->refused += strstr(noted->error, "not carried out") != NULL;
+}
+static void on_invocation(void *peer, const struct session_invocation *invocation)
+{
+    struct notes *noted = peer;
+    noted->invocations++;
+    note_text(noted->data, invocation->data);
+    memcpy(noted->uuid, invocation->uuid, UUID_BYTES);
+    noted->number = invocation->number;
+}
+static void on_rejection(void *peer, const struct session_rejection *rejection)
+{
+    (void)rejection;
+    ((struct notes *)peer)->rejections++;
+}
+static void on_set_reading(void *peer, bool reading)
+{
+    ((struct notes *)peer)->is_reading = reading;
+}
+static void on_set_held(void *peer, bool held)
+{
+    ((struct notes *)peer)->is_held = held;
+}
+static void on_retire(void *peer)
+{
+    ((struct notes *)peer)->retired++;
+}
+static const struct session_transport transport = {on_answer,      on_invocation, on_rejection,
+                                                   on_set_reading, on_set_held,   on_retire};
+
+static void call(struct session *session, const char *tag, const char *function, const char *data)
+{
+    struct call_request request = {
+        .function_tag = SPAN_LITERAL("\"f\""),
+        .function = span_text(function),
+    };
+    if (tag != NULL)
+        request.tag = span_text(tag);
+    cr_assert_eq(json_scan(span_text(data), JSON_DEPTH_MAX, &request.data, NULL), WEIR_OK);
+    session_call(session, &request);
+}
+
+/* ---- the world ---- */
+
+static void on_attached(void *context, struct mapping *mapping)
+{
+    (void)context;
+    mapping_close(world.mapping);
+    world.mapping = mapping;
+    world.sessions.mapping = mapping;
+    world.attached++;
+    sessions_announce(&world.sessions);
+}
+static void on_lost(void *context)
+{
+    (void)context;
+    world.lost++;
+    sessions_forget_invocations(&world.sessions);
+}
+static void on_message(void *context, const struct wire_message *message)
+{
+    (void)context;
+    sessions_take_message(&world.sessions, message);
+}
+
+static struct session *world_open(uint64_t calls_max, uint64_t wait_ms)
+{
+    strcpy(world.directory, "/tmp/weir-sessions-test-XXXXXX");
+    cr_assert_not_null(mkdtemp(world.directory));
+    (void)snprintf(world.path, sizeof world.path, "%s/broker.sock", world.directory);
+    cr_assert_eq(uv_loop_init(&world.loop), 0);
+    world.reader = wire_reader_open();
+    buffer_init(&world.input, 64 * 1024 * 1024);
+    broker_open_store();
+    broker_listen();
+    const struct sessions_limits limits = {calls_max, 1024 * 1024, 1000};
+    sessions_init(&world.sessions, &limits, &world.counters);
+    const struct link_options options = {world.path, 0, wait_ms, 1024 * 1024};
+    const struct link_handlers handlers = {on_attached, on_lost, on_message, NULL};
+    world.link = link_open(&world.loop, &options, &handlers, &world.counters);
+    cr_assert_not_null(world.link);
+    world.sessions.link = world.link;
+    broker_attach();
+    notes = (struct notes){.is_reading = true};
+    struct session *session = session_open(&world.sessions, &transport, &notes, "127.0.0.1:5");
+    cr_assert_not_null(session);
+    struct wire_message message = broker_expect(WIRE_SESSION_OPEN);
+    cr_assert(span_equal(message.fields[2].span, SPAN_LITERAL("127.0.0.1")));
+    return session;
+}
+
+static void world_close(struct session *session)
+{
+    if (session != NULL)
+        session_close(session);
+    link_close(world.link);
+    (void)uv_run(&world.loop, UV_RUN_DEFAULT);
+    cr_assert_eq(uv_loop_close(&world.loop), 0, "no handle is left");
+    sessions_fini(&world.sessions);
+    mapping_close(world.mapping);
+    store_close(world.store);
+    ring_writer_close(world.ring);
+    readers_close(world.readers);
+    segment_close(&world.segment);
+    wire_reader_close(world.reader);
+    buffer_fini(&world.input);
+    (void)close(world.fd);
+    (void)close(world.listening);
+    (void)unlink(world.path);
+    (void)rmdir(world.directory);
+}
+
+#define SET_DATA                                                                                   \
+    "{\"stream_name\":\"s\", \"group_id\":\"g\",\"item_id\":\"i\\u0041\",\"data\":{ \"a\" : 1 }}"
+#define GET_DATA "{\"stream_name\":\"s\",\"group_id\":\"g\",\"item_id\":\"iA\"}"
+
+/* Goal: names decoded, the value compact, the answer passed on. */
+Test(sessions, set_goes_to_the_broker_and_its_answer_back, .timeout = 20)
+{
+    struct session *session = world_open(100, 1000);
+    call(session, "\"t1\"", "stream::set", SET_DATA);
+    struct wire_message message = broker_expect(WIRE_STREAM);
+    cr_assert_eq(message.fields[0].number, WIRE_OP_SET);
+    cr_assert(span_equal(message.fields[3].span, SPAN_LITERAL("iA")));
+    cr_assert(span_equal(message.fields[5].span, SPAN_LITERAL("{\"a\":1}")));
+    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL,
+                                        WIRE_SPAN(SPAN_LITERAL("{\"old_value\":null}"))};
+    broker_send(WIRE_STREAM_RESULT, message.id, answer);
+    pump();
+    cr_assert_eq(notes.answers, 1);
+    cr_assert_str_eq(notes.tag, "\"t1\"");
+    cr_assert_str_eq(notes.result, "{\"old_value\":null}");
+    broker_send(WIRE_STREAM_RESULT, message.id, answer);
+    pump();
+    cr_assert_eq(notes.answers, 1, "an answer that comes twice is dropped");
+    world_close(session);
+}
+
+/* One connection's calls take effect in order: a read overtakes no write. */
+Test(sessions, reads_are_local_unless_a_write_is_under_way, .timeout = 20)
+{
+    struct session *session = world_open(100, 1000);
+    call(session, "\"r1\"", "stream::get", GET_DATA);
+    cr_assert_eq(notes.answers, 1, "answered at once");
+    cr_assert_not(notes.has_result, "missing: no result");
+    call(session, NULL, "stream::set", SET_DATA);
+    call(session, "\"r2\"", "stream::get", GET_DATA);
+    cr_assert_eq(notes.answers, 1, "waits for the write");
+    uint64_t set = broker_expect(WIRE_STREAM).id;
+    struct wire_message get = broker_expect(WIRE_STREAM);
+    cr_assert_eq(get.fields[0].number, WIRE_OP_GET);
+    uint64_t get_id = get.id;
+    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
+    broker_send(WIRE_STREAM_RESULT, set, answer);
+    broker_send(WIRE_STREAM_RESULT, get_id, answer);
+    pump();
+    cr_assert_eq(notes.answers, 2, "the void write is not answered");
+    cr_assert_str_eq(notes.tag, "\"r2\"");
+    call(session, "\"r3\"", "stream::list", "{\"stream_name\":\"s\",\"group_id\":\"g\"}");
+    cr_assert_eq(notes.answers, 3, "local again");
+    cr_assert_str_eq(notes.result, "[]");
+    world_close(session);
+}
+
+Test(sessions, wrong_input_is_a_deserialization_error, .timeout = 20)
+{
+    static const char *const inputs[] = {
+        "{}",
+        "[]",
+        "null",
+        "{\"stream_name\":1,\"group_id\":\"g\",\"item_id\":\"i\",\"data\":1}",
+        "{\"stream_name\":\"s\",\"group_id\":null,\"item_id\":\"i\",\"data\":1}",
+        "{\"stream_name\":\"s\",\"group_id\":\"g\",\"item_id\":\"i\"}",
+        "{\"stream_name\":\"s\",\"stream_name\":\"s\",\"group_id\":\"g\",\"item_id\":\"i\","
+        "\"data\":1}"};
+    struct session *session = world_open(100, 1000);
+    for (unsigned i = 0; i < sizeof inputs / sizeof inputs[0]; i++) {
+        call(session, "\"t\"", "stream::set", inputs[i]);
+        cr_assert_eq(notes.answers, i + 1);
+        cr_assert_not_null(strstr(notes.error, "\"deserialization_error\""), "%s: %s", inputs[i],
+                           notes.error);
+        cr_assert_not_null(strstr(notes.error, "stream::set"));
+    }
+    char large[2000];
+    (void)snprintf(
+        large, sizeof large,
+        "{\"stream_name\":\"s\",\"group_id\":\"g\",\"item_id\":\"i\",\"data\":\"%01500d\"}", 1);
+    call(session, "\"t\"", "stream::set", large);
+    cr_assert_not_null(strstr(notes.error, "\"STREAM_SET_ERROR\""), "beyond value_bytes_max");
+    struct wire_message message;
+    cr_assert_not(broker_receive(&message), "nothing of this reaches the broker");
+    world_close(session);
+}
+
+/* Goal: the callee learns who calls, whatever the caller says. */
+Test(sessions, calls_carry_the_callers_id, .timeout = 20)
+{
+    static const struct {
+        const char *data, *before, *after;
+    } cases[] = {
+        {"{}", "{", "}"},
+        {"{ \"x\" : 1 }", "{\"x\":1,", "}"},
+        {"{\"_caller_worker_id\":\"me\",\"x\":[1]}", "{\"x\":[1],", "}"},
+        {"{\"_caller_worker\\u005fid\":\"me\"}", "{", "}"},
+    };
+    struct session *session = world_open(100, 1000);
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char expected[256];
+        (void)snprintf(expected, sizeof expected, "%s\"_caller_worker_id\":\"%s\"%s",
+                       cases[i].before, session->worker_id, cases[i].after);
+        call(session, "\"t\"", "app::f", cases[i].data);
+        struct wire_message message = broker_expect(WIRE_CALL);
+        cr_assert(span_equal(message.fields[3].span, span_text(expected)), "%s", cases[i].data);
+    }
+    call(session, NULL, "app::f", "[1, 2]");
+    struct wire_message message = broker_expect(WIRE_CALL);
+    cr_assert_eq(message.id, 0, "void");
+    cr_assert(span_equal(message.fields[3].span, SPAN_LITERAL("[1,2]")));
+    cr_assert_eq(session->call_count, sizeof cases / sizeof cases[0],
+                 "a void call is not waited for");
+    world_close(session);
+}
+
+/* A result counts only from the session that was asked, once. */
+Test(sessions, results_are_taken_from_the_executor_only, .timeout = 20)
+{
+    static struct notes other_notes;
+    struct session *session = world_open(100, 1000);
+    struct session *other = session_open(&world.sessions, &transport, &other_notes, "x:1");
+    (void)broker_expect(WIRE_SESSION_OPEN);
+    const struct wire_field invoke[] = {WIRE_NUMBER(session->id),
+                                        WIRE_SPAN(SPAN_LITERAL("f")),
+                                        WIRE_SPAN(SPAN_LITERAL("{}")),
+                                        WIRE_NIL,
+                                        WIRE_NIL,
+                                        WIRE_NIL};
+    broker_send(WIRE_INVOKE, 77, invoke);
+    pump();
+    cr_assert_eq(notes.invocations, 1);
+    char uuid[UUID_TEXT_BYTES + 1];
+    uuid_print(uuid, notes.uuid);
+    const struct session_answer answer = {.result = SPAN_LITERAL("5")};
+    cr_assert_not(session_answer_uuid(other, span_text(uuid), &answer));
+    cr_assert_not(session_answer_number(other, notes.number, &answer));
+    cr_assert_not(session_answer_number(session, notes.number ^ (1ull << 40), &answer));
+    cr_assert_not(session_answer_uuid(session, SPAN_LITERAL("00000000-0000-4000-8000-000000000000"),
+                                      &answer));
+    cr_assert(session_answer_uuid(session, span_text(uuid), &answer));
+    cr_assert_not(session_answer_uuid(session, span_text(uuid), &answer), "once");
+    struct wire_message message = broker_expect(WIRE_RESULT);
+    cr_assert_eq(message.id, 77);
+    cr_assert(span_equal(message.fields[0].span, SPAN_LITERAL("5")));
+    const struct wire_field stray[] = {WIRE_NUMBER(12345),
+                                       WIRE_SPAN(SPAN_LITERAL("f")),
+                                       WIRE_SPAN(SPAN_LITERAL("{}")),
+                                       WIRE_NIL,
+                                       WIRE_NIL,
+                                       WIRE_NIL};
+    broker_send(WIRE_INVOKE, 78, stray);
+    message = broker_expect(WIRE_RESULT);
+    cr_assert_eq(message.id, 78);
+    cr_assert_not_null(message.fields[1].span.data, "a session that has gone is an error");
+    session_close(other);
+    world_close(session);
+}
+
+/* The broker dies: what was in flight is answered, what comes then waits, the session is announced
+ *                  again. */
+Test(sessions, broker_death, .timeout = 20)
+{
+    struct session *session = world_open(100, 60000);
+    const struct session_registration function = {.function = SPAN_LITERAL("app::f"),
+                                                  .description = SPAN_LITERAL("d")};
+    session_register_function(session, &function);
+    (void)broker_expect(WIRE_FUNCTION_REGISTER);
+    call(session, "\"w\"", "stream::set", SET_DATA);
+    (void)broker_expect(WIRE_STREAM);
+    broker_die();
+    cr_assert_eq(notes.answers, 1);
+    cr_assert_not_null(strstr(notes.error, "STREAM_SET_ERROR"));
+    cr_assert_not_null(strstr(notes.error, "not known"));
+    call(session, "\"late\"", "stream::set", SET_DATA);
+    call(session, NULL, "app::g", "{}");
+    pump();
+    cr_assert_eq(notes.answers, 1, "waits");
+    broker_listen();
+    broker_attach();
+    (void)broker_expect(WIRE_SESSION_OPEN);
+    struct wire_message message = broker_expect(WIRE_FUNCTION_REGISTER);
+    cr_assert(span_equal(message.fields[2].span, SPAN_LITERAL("app::f")));
+    cr_assert(span_equal(message.fields[3].span, SPAN_LITERAL("d")));
+    uint64_t late = broker_expect(WIRE_STREAM).id;
+    (void)broker_expect(WIRE_CALL);
+    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
+    broker_send(WIRE_STREAM_RESULT, late, answer);
+    pump();
+    cr_assert_eq(notes.answers, 2);
+    cr_assert_str_eq(notes.tag, "\"late\"");
+    world_close(session);
+}
+
+/* What never left the gateway when the broker died was surely not applied: the next broker gets it,
+ * in order, before what was asked later. */
+Test(sessions, unsent_calls_go_to_the_next_broker, .timeout = 20)
+{
+    struct session *session = world_open(100, 60000);
+    const struct session_registration function = {.function = SPAN_LITERAL("app::f")};
+    call(session, "\"sent\"", "stream::set", SET_DATA);
+    (void)broker_expect(WIRE_STREAM);
+    call(session, "\"a\"", "stream::set", SET_DATA);
+    session_register_function(session, &function);
+    call(session, NULL, "app::void", "{}");
+    call(session, "\"b\"", "app::g", "{}");
+    broker_die();
+    cr_assert_eq(notes.answers, 1);
+    cr_assert_str_eq(notes.tag, "\"sent\"");
+    cr_assert_eq(notes.unsure, 1);
+    call(session, "\"late\"", "app::h", "{}");
+    for (unsigned deaths = 0; deaths < 2;
+         deaths++) { /* the first new broker dies before they are sent */
+        broker_listen();
+        broker_attach();
+        if (deaths == 0)
+            broker_die();
+    }
+    cr_assert_eq(notes.answers, 1);
+    (void)broker_expect(WIRE_SESSION_OPEN);
+    (void)broker_expect(WIRE_FUNCTION_REGISTER);
+    uint64_t first = broker_expect(WIRE_STREAM).id;
+    struct wire_message message = broker_expect(WIRE_CALL);
+    cr_assert_eq(message.id, 0);
+    cr_assert(span_equal(message.fields[2].span, SPAN_LITERAL("app::void")));
+    message = broker_expect(WIRE_CALL);
+    cr_assert(span_equal(message.fields[2].span, SPAN_LITERAL("app::g")));
+    message = broker_expect(WIRE_CALL);
+    cr_assert(span_equal(message.fields[2].span, SPAN_LITERAL("app::h")));
+    cr_assert_not(broker_receive(&message), "each once");
+    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
+    broker_send(WIRE_STREAM_RESULT, first, answer);
+    pump();
+    cr_assert_eq(notes.answers, 2);
+    cr_assert_str_eq(notes.tag, "\"a\"");
+    world_close(session);
+}
+
+static unsigned asked_done;
+static void on_asked_done(struct link_request *request, enum link_fate fate,
+                          const struct wire_message *answer)
+{
+    (void)request;
+    (void)answer;
+    asked_done += fate == LINK_EXPIRED;
+}
+
+/* Brokers that come and go do not make a call wait longer than write_wait_ms in all. */
+Test(sessions, a_call_kept_twice_keeps_its_deadline, .timeout = 20)
+{
+    struct session *session = world_open(100, 60000);
+    struct link_request request = {.done = on_asked_done};
+    const struct wire_field fields[] = {WIRE_NUMBER(session->id), WIRE_NIL, WIRE_NIL};
+    cr_assert_eq(link_ask(world.link, WIRE_SESSION_REATTACH, fields, &request), WEIR_OK);
+    broker_die();
+    uint64_t deadline_ms = request.deadline_ms;
+    cr_assert_gt(deadline_ms, uv_now(&world.loop));
+    broker_listen();
+    broker_attach();
+    (void)usleep(3000);
+    broker_die();
+    cr_assert_eq(request.deadline_ms, deadline_ms);
+    request.deadline_ms = uv_now(&world.loop);
+    link_tick(world.link);
+    cr_assert_eq(asked_done, 1);
+    broker_listen();
+    broker_attach();
+    world_close(session);
+}
+
+static unsigned asked_silent;
+static void on_asked_silent(struct link_request *request, enum link_fate fate,
+                            const struct wire_message *answer)
+{
+    (void)request;
+    (void)answer;
+    asked_silent += fate == LINK_SILENT;
+}
+
+/* A broker that lives but does not answer: stream questions end after the time limit, oldest first,
+ * others wait on; an answer that comes too late meets nobody. A gateway that stood still itself
+ * reads before it judges. */
+Test(sessions, a_silent_broker_is_not_waited_for_for_ever, .timeout = 20)
+{
+    struct session *session = world_open(100, 5000);
+    struct link_request first = {.done = on_asked_silent}, second = {.done = on_asked_silent},
+                        other = {.done = on_asked_silent};
+    const struct wire_field stream[8] = {WIRE_NUMBER(WIRE_OP_LIST_ALL)};
+    const struct wire_field reattach[] = {WIRE_NUMBER(session->id), WIRE_NIL, WIRE_NIL};
+    cr_assert_eq(link_ask(world.link, WIRE_STREAM, stream, &first), WEIR_OK);
+    cr_assert_eq(link_ask(world.link, WIRE_STREAM, stream, &second), WEIR_OK);
+    cr_assert_eq(link_ask(world.link, WIRE_SESSION_REATTACH, reattach, &other), WEIR_OK);
+    link_tick(world.link);
+    cr_assert(link_is_responsive(world.link));
+    uint64_t now_ms = uv_now(&world.loop);
+    first.asked_ms = now_ms - 1500;
+    link_tick(world.link);
+    cr_assert_not(link_is_responsive(world.link));
+    cr_assert_eq(asked_silent, 0);
+    first.asked_ms = now_ms - 5001;
+    link_tick(world.link);
+    cr_assert_eq(asked_silent, 1, "the second is younger, the third has no limit");
+    cr_assert(link_is_responsive(world.link));
+    pump();
+    uint64_t late = broker_expect(WIRE_STREAM).id;
+    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
+    broker_send(WIRE_STREAM_RESULT, late, answer);
+    pump();
+    cr_assert_eq(asked_silent, 1);
+    second.asked_ms = 0;
+    (void)usleep(1100000);
+    uv_update_time(&world.loop);
+    link_tick(world.link);
+    cr_assert_eq(asked_silent, 1, "this process stood still for more than a second");
+    link_tick(world.link);
+    cr_assert_eq(asked_silent, 2);
+    world_close(session);
+}
+
+/* A call of which the broker may have seen a byte is answered as unknown; of the others those that
+ * fit wait, and those beyond the bound are answered as not carried out. Whatever happens to be the
+ * socket's size, none is answered twice or kept twice. */
+Test(sessions, a_full_socket_divides_calls_by_the_byte, .timeout = 60)
+{
+    /* About 31 MB in a buffer of 32 MiB: once half of that is sent, the rest moves to the front,
+     * with the socket still full. */
+    enum { CALLS = 31000, VALUE = 900, SENT = 18000000 };
+    struct session *session = world_open(1000000, 60000);
+    static char data[VALUE + 200], discarded[65536];
+    unsigned begun = 0, kept = 0;
+    for (unsigned i = 0; i < CALLS; i++) {
+        (void)snprintf(data, sizeof data,
+                       "{\"stream_name\":\"s\",\"group_id\":\"g\",\"item_id\":\"%05u\","
+                       "\"data\":\"%0*u\"}",
+                       i, VALUE, i);
+        call(session, "\"t\"", "stream::set", data);
+        if (i % 16 == 0)
+            link_flush(world.link);
+    }
+    size_t received = 0;
+    ssize_t got = 1;
+    while (received < SENT && got > 0) {
+        link_flush(world.link);
+        got = recv(world.fd, discarded, sizeof discarded, MSG_DONTWAIT);
+        received += got > 0 ? (size_t)got : 0;
+    }
+    while ((got = recv(world.fd, discarded, sizeof discarded, MSG_DONTWAIT)) > 0)
+        received += (size_t)got;
+    struct buffer frame; /* one like each of them: ids have a fixed place in the header */
+    buffer_init(&frame, 4096);
+    (void)snprintf(data, sizeof data, "\"%0*u\"", VALUE, 1);
+    const struct wire_field fields[] = {WIRE_NUMBER(WIRE_OP_SET),
+                                        WIRE_SPAN(SPAN_LITERAL("s")),
+                                        WIRE_SPAN(SPAN_LITERAL("g")),
+                                        WIRE_SPAN(SPAN_LITERAL("00000")),
+                                        WIRE_NIL,
+                                        WIRE_SPAN(span_text(data)),
+                                        WIRE_NIL,
+                                        WIRE_NIL};
+    cr_assert_eq(wire_append(&frame, WIRE_STREAM, 1, fields), WEIR_OK);
+    begun = (unsigned)((received + frame.bytes - 1) / frame.bytes);
+    cr_assert_gt(begun, 0);
+    cr_assert_gt((size_t)(CALLS - begun) * frame.bytes, 2 * 1024 * 1024,
+                 "more is left than may wait");
+    broker_die();
+    cr_assert_eq(notes.unsure, begun);
+    broker_listen();
+    broker_attach();
+    (void)broker_expect(WIRE_SESSION_OPEN);
+    struct wire_message message;
+    for (; broker_receive(&message); kept++) {
+        char item[8];
+        (void)snprintf(item, sizeof item, "%05u", begun + kept);
+        cr_assert(span_equal(message.fields[3].span, span_text(item)),
+                  "in order from the first unsent");
+    }
+    cr_assert_eq(kept, 1024 * 1024 / frame.bytes, "as many as write_wait_bytes_max holds");
+    cr_assert_eq(notes.unsure + notes.refused + kept, CALLS);
+    buffer_fini(&frame);
+    world_close(session);
+}
+
+/* ---- reattach ---- */
+
+static struct notes other_notes;
+
+static struct session *open_other(void)
+{
+    other_notes = (struct notes){.is_reading = true};
+    struct session *other = session_open(&world.sessions, &transport, &other_notes, "127.0.0.1:6");
+    cr_assert_not_null(other);
+    (void)broker_expect(WIRE_SESSION_OPEN);
+    return other;
+}
+
+/* The new side: the broker is asked, and the session held until it answers. */
+Test(sessions, a_reattach_holds_the_session_until_it_is_answered, .timeout = 20)
+{
+    static const char id[] = "9a0e7a4e-5d0c-4a6e-8f50-0123456789ab";
+    static const char token[] = "1b0e7a4e-5d0c-4a6e-8f50-0123456789ab";
+    struct session *session = world_open(100, 1000);
+    session_reattach(session, SPAN_LITERAL("no id"), span_text(token));
+    session_reattach(session, span_text(id), SPAN_LITERAL("no token"));
+    cr_assert_not(notes.is_held);
+    for (unsigned retired = 0; retired < 2; retired++) {
+        session_reattach(session, span_text(id), span_text(token));
+        cr_assert(notes.is_held);
+        struct wire_message message = broker_expect(WIRE_SESSION_REATTACH);
+        cr_assert_neq(message.id, 0);
+        cr_assert_eq(message.fields[0].number, session->id);
+        cr_assert(span_equal(message.fields[1].span, span_text(id)));
+        cr_assert(span_equal(message.fields[2].span, span_text(token)));
+        pump();
+        cr_assert(notes.is_held);
+        const struct wire_field answer[] = {WIRE_NUMBER(retired)};
+        broker_send(WIRE_SESSION_REATTACHED, message.id, answer);
+        pump();
+        cr_assert_not(notes.is_held, "whether or not anything was retired");
+    }
+    world_close(session);
+}
+
+/* Nothing leaves it stuck: silence, the broker's death, its absence, a full queue; and its own end
+ * leaves nothing behind. */
+Test(sessions, a_reattach_that_is_not_answered_lets_go, .timeout = 20)
+{
+    static const char id[] = "9a0e7a4e-5d0c-4a6e-8f50-0123456789ab";
+    struct session *session = world_open(100, 60000);
+    session_reattach(session, span_text(id), span_text(id));
+    uint64_t late = broker_expect(WIRE_SESSION_REATTACH).id;
+    uint64_t now_ms = uv_hrtime() / 1000000;
+    sessions_tick(&world.sessions, now_ms + REATTACH_MS_MAX - 2000);
+    cr_assert(notes.is_held);
+    sessions_tick(&world.sessions, now_ms + REATTACH_MS_MAX + 1);
+    cr_assert_not(notes.is_held, "5 s are over");
+    session_reattach(session, span_text(id), span_text(id));
+    (void)broker_expect(WIRE_SESSION_REATTACH);
+    const struct wire_field answer[] = {WIRE_NUMBER(1)};
+    broker_send(WIRE_SESSION_REATTACHED, late, answer);
+    pump();
+    cr_assert(notes.is_held, "that was the answer to another question");
+    broker_die();
+    cr_assert_not(notes.is_held, "the broker died with the question");
+    session_reattach(session, span_text(id), span_text(id));
+    cr_assert(notes.is_held, "the next broker is asked");
+    sessions_tick(&world.sessions, uv_hrtime() / 1000000 + REATTACH_MS_MAX + 1);
+    cr_assert_not(notes.is_held, "if it comes in time");
+    session_reattach(session, span_text(id), span_text(id));
+    session_close(session);
+    sessions_tick(&world.sessions, uv_hrtime() / 1000000 + 2 * REATTACH_MS_MAX);
+    cr_assert_null(world.sessions.reattaches);
+    world_close(NULL);
+}
+
+/* The old side: the right token ends the session, and its SESSION_CLOSED comes before anything
+ *               else; a wrong one is refused. */
+Test(sessions, an_eviction_needs_the_token, .timeout = 20)
+{
+    struct session *session = world_open(100, 1000);
+    struct session *old = open_other();
+    uint64_t number = old->id;
+    char token[UUID_TEXT_BYTES + 1], wrong[UUID_TEXT_BYTES + 1];
+    strcpy(token, old->reattach_token);
+    cr_assert_str_neq(token, session->reattach_token);
+    for (unsigned i = 0; i <= UUID_TEXT_BYTES; i++) { /* each place wrong, then one too short */
+        strcpy(wrong, token);
+        wrong[i] = i == UUID_TEXT_BYTES ? '\0' : 'x';
+        struct span sent = span_text(wrong);
+        if (i == UUID_TEXT_BYTES)
+            sent.bytes--;
+        const struct wire_field evict[] = {WIRE_NUMBER(number), WIRE_SPAN(sent)};
+        broker_send(WIRE_SESSION_EVICT, 90 + i, evict);
+        struct wire_message message = broker_expect(WIRE_SESSION_REATTACHED);
+        cr_assert_eq(message.id, 90 + i);
+        cr_assert_eq(message.fields[0].number, 0);
+    }
+    const struct wire_field nil[] = {WIRE_NUMBER(number), WIRE_NIL};
+    broker_send(WIRE_SESSION_EVICT, 88, nil);
+    cr_assert_eq(broker_expect(WIRE_SESSION_REATTACHED).id, 88);
+    cr_assert_eq(other_notes.retired, 0);
+    call(old, "\"t\"", "app::f", "{}");
+    uint64_t asked = broker_expect(WIRE_CALL).id;
+    const struct wire_field right[] = {WIRE_NUMBER(number), WIRE_SPAN(span_text(token))};
+    broker_send(WIRE_SESSION_EVICT, 200, right);
+    broker_send(WIRE_SESSION_EVICT, 201, right); /* crosses the close */
+    struct wire_message message = broker_expect(WIRE_SESSION_CLOSED);
+    cr_assert_eq(message.fields[0].number, number);
+    cr_assert_eq(other_notes.retired, 1);
+    cr_assert_eq(notes.retired, 0);
+    cr_assert_not(broker_receive(&message), "SESSION_CLOSED is the answer");
+    const struct wire_field late[] = {WIRE_SPAN(SPAN_LITERAL("1")), WIRE_NIL, WIRE_NIL, WIRE_NIL};
+    broker_send(WIRE_RESULT, asked, late);
+    pump();
+    cr_assert_eq(other_notes.answers, 0, "the retired session hears nothing more");
+    world_close(session);
+}
+
+/* Waiting has an end in time and in bytes. */
+Test(sessions, waiting_for_the_broker_is_bounded, .timeout = 20)
+{
+    struct session *session = world_open(1000000, 0);
+    broker_die();
+    call(session, "\"a\"", "stream::set", SET_DATA);
+    (void)usleep(3000);
+    uv_update_time(&world.loop);
+    link_tick(world.link);
+    cr_assert_eq(notes.answers, 1);
+    cr_assert_not_null(strstr(notes.error, "STREAM_SET_ERROR"));
+    cr_assert_not_null(strstr(notes.error, "not carried out"));
+    unsigned asked = 0;
+    for (; notes.answers == 1 && asked < 100000; asked++)
+        call(session, "\"b\"", "stream::set", SET_DATA);
+    cr_assert_lt(asked, 100000, "1 MiB of waiting writes is the bound");
+    cr_assert_not_null(strstr(notes.error, "too many calls wait"));
+    world_close(session);
+}
+
+/* Beyond the bound the worker is not read; answers let it go on. */
+Test(sessions, reading_pauses_at_the_bound, .timeout = 20)
+{
+    struct session *session = world_open(4, 1000);
+    uint64_t ids[4];
+    for (unsigned i = 0; i < 4; i++) {
+        cr_assert(notes.is_reading);
+        call(session, "\"t\"", "stream::set", SET_DATA);
+        ids[i] = broker_expect(WIRE_STREAM).id;
+    }
+    cr_assert_not(notes.is_reading);
+    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
+    broker_send(WIRE_STREAM_RESULT, ids[0], answer);
+    pump();
+    cr_assert_not(notes.is_reading, "not at every single answer");
+    broker_send(WIRE_STREAM_RESULT, ids[1], answer);
+    pump();
+    cr_assert(notes.is_reading);
+    session_close(session);
+    (void)broker_expect(WIRE_SESSION_CLOSED);
+    broker_send(WIRE_STREAM_RESULT, ids[2], answer);
+    pump();
+    cr_assert_eq(notes.answers, 2, "a session that has gone is not answered");
+    world_close(NULL);
+}
+
+Test(sessions, functions_are_bounded_and_move_with_the_namespace, .timeout = 20)
+{
+    struct session *session = world_open(100, 1000);
+    static char id[NAME_BYTES_MAX + 2];
+    memset(id, 'x', sizeof id - 1);
+    const struct session_registration too_long = {.function = span_text(id)};
+    session_register_function(session, &too_long);
+    cr_assert_eq(notes.rejections, 1);
+    const struct session_registration function = {.function = SPAN_LITERAL("f")};
+    session_register_function(session, &function);
+    session_register_function(session, &function);
+    cr_assert_eq(session->function_count, 1);
+    (void)broker_expect(WIRE_FUNCTION_REGISTER);
+    (void)broker_expect(WIRE_FUNCTION_REGISTER);
+    call(session, "\"t\"", "engine::workers::register", "{\"name\":\"n\",\"namespace\":\"blue\"}");
+    cr_assert_str_eq(notes.result, "{\"success\":true}");
+    (void)broker_expect(WIRE_SESSION_INFO);
+    (void)broker_expect(WIRE_FUNCTION_UNREGISTER);
+    struct wire_message message = broker_expect(WIRE_FUNCTION_REGISTER);
+    cr_assert(span_equal(message.fields[1].span, SPAN_LITERAL("blue")));
+    session_unregister_function(session, (struct span){0}, SPAN_LITERAL("f"));
+    message = broker_expect(WIRE_FUNCTION_UNREGISTER);
+    cr_assert(span_equal(message.fields[1].span, SPAN_LITERAL("blue")));
+    call(session, "\"t\"", "engine::workers::register", "{\"namespace\":\" \"}");
+    cr_assert_not_null(strstr(notes.error, "INVALID_NAMESPACE"));
+    world_close(session);
+}
+
+/* Whatever the bytes: only valid strings come out, and no byte outside is looked at. */
+Test(salvage, finds_strings_in_bad_messages)
+{
+    static const char *const names[] = {"type", "invocation_id"};
+    static const struct {
+        const char *text, *type, *id;
+    } cases[] = {
+        {"{\"type\":\"a\",\"invocation_id\":\"b\",\"data\":NaN}", "\"a\"", "\"b\""},
+        {"{\"data\":[1,{\"type\":\"x\"},\"}\"], \"type\" : \"a\" ,\"invocation_id\":\"b", "\"a\"",
+         NULL},
+        {"{\"type\":\"a\",\"type\":\"b\"}", "\"a\"", NULL},
+        {"{\"type\":\"\\ud800\",\"invocation_id\":5}", NULL, NULL},
+        {"{\"x\":\"\\\"type\\\":\\\"a\\\"\",\"type\":\"q\\\"\"}", "\"q\\\"\"", NULL},
+        {"", NULL, NULL},
+        {"{", NULL, NULL},
+        {"{\"", NULL, NULL},
+        {"{\"type", NULL, NULL},
+        {"{\"type\"", NULL, NULL},
+        {"{\"type\":", NULL, NULL},
+        {"{\"type\":\"\\", NULL, NULL},
+        {"[\"type\"]", NULL, NULL},
+        {"{]]]}", NULL, NULL},
+        {"{\"a\":]]]],\"type\":\"a\"}", NULL, NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        size_t bytes = strlen(cases[i].text);
+        char *copy = malloc(bytes + 1); /* so that ASan sees a step too far */
+        memcpy(copy, cases[i].text, bytes);
+        copy = realloc(copy, bytes == 0 ? 1 : bytes);
+        struct json_value values[2];
+        salvage_strings(span_of(copy, bytes), names, 2, values);
+        cr_assert_eq(values[0].kind == JSON_STRING, cases[i].type != NULL, "%s", cases[i].text);
+        cr_assert_eq(values[1].kind == JSON_STRING, cases[i].id != NULL, "%s", cases[i].text);
+        if (cases[i].type != NULL)
+            cr_assert(span_equal(values[0].text, span_text(cases[i].type)), "%s", cases[i].text);
+        free(copy);
+    }
+}
