@@ -1,0 +1,461 @@
+#include "client/client.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "shm/json.h"
+
+uint64_t client_now_ms(void)
+{
+    struct timespec now;
+    int result = clock_gettime(CLOCK_MONOTONIC, &now);
+    weir_assert(result == 0);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+int client_fail(struct weir_client *client, int result, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(client->error, sizeof client->error, format, arguments);
+    va_end(arguments);
+    return result;
+}
+
+int client_append(struct weir_client *client, enum wire_type type, uint64_t id,
+                  const struct wire_field *fields)
+{
+    if (client->state == CLIENT_LOST)
+        return client_fail(client, -ENOTCONN, "the connection to the gateway is lost");
+    switch (wire_append(&client->output, type, id, fields)) {
+    case WEIR_OK:
+        return 0;
+    case WEIR_FULL:
+        return client_fail(
+            client, -ENOBUFS,
+            "%zu bytes wait for the gateway, the limit is %zu; process until fewer do",
+            client->output.bytes, client->output.limit_bytes);
+    case WEIR_TOO_LARGE:
+        return client_fail(client, -EINVAL, "the message is larger than %u bytes",
+                           WIRE_FRAME_BYTES_MAX);
+    case WEIR_NO_MEMORY:
+        return client_fail(client, -ENOMEM, "no memory for the message");
+    default:
+        return client_fail(client, -EINVAL, "the message cannot be encoded");
+    }
+}
+
+/* ---- opening ---- */
+
+/* The server's default run_dir (config/settings.c) and the name of the socket in it. True: in a
+ * directory whose owner anyone could be, so the peer must be looked at. */
+static bool client_choose_path(const char *wanted,
+                               char path[sizeof((struct sockaddr_un *)0)->sun_path])
+{
+    enum { ROOM = sizeof((struct sockaddr_un *)0)->sun_path };
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    if (wanted == NULL)
+        wanted = getenv("WEIR_SOCKET");
+    if (wanted != NULL && *wanted != '\0') {
+        if (strlen(wanted) < ROOM)
+            memcpy(path, wanted, strlen(wanted) + 1);
+        else
+            *path = '\0';
+        return false;
+    }
+    if (runtime != NULL && *runtime == '/' && strlen(runtime) + sizeof "/weir" <= 88)
+        (void)snprintf(path, ROOM, "%s/weir/weir.sock", runtime);
+    else
+        (void)snprintf(path, ROOM, "/tmp/weir-%u/weir.sock", (unsigned)geteuid());
+    return true;
+}
+
+static int client_check_peer(struct weir_client *client, const char *path)
+{
+    struct ucred peer;
+    socklen_t bytes = sizeof peer;
+    if (getsockopt(client->fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0)
+        return client_fail(client, -errno, "cannot tell whose server listens at %.120s", path);
+    if (peer.uid != geteuid() && peer.uid != 0)
+        return client_fail(
+            client, -EPERM,
+            "the server at %.120s runs as another user; set WEIR_SOCKET to the one you mean", path);
+    return 0;
+}
+
+static int client_connect(struct weir_client *client, const char *wanted)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    bool is_default = client_choose_path(wanted, address.sun_path);
+    if (*address.sun_path == '\0')
+        return client_fail(client, -ENAMETOOLONG, "the socket's path is longer than %zu bytes",
+                           sizeof address.sun_path - 1);
+    client->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (client->fd < 0)
+        return client_fail(client, -errno, "cannot make a socket: %s", strerror(errno));
+    /* Connecting to a listening unix socket waits only while its backlog is full; SO_SNDTIMEO
+     * bounds that. */
+    struct timeval limit = {.tv_sec = client->options.open_timeout_ms / 1000,
+                            .tv_usec =
+                                (suseconds_t)(client->options.open_timeout_ms % 1000) * 1000};
+    (void)setsockopt(client->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    while (connect(client->fd, (const struct sockaddr *)&address, sizeof address) != 0) {
+        int cause = errno;
+        if (cause == EINTR)
+            continue;
+        return client_fail(client, -cause, "cannot connect to %.120s: %s; is `weir serve` running?",
+                           address.sun_path, strerror(cause));
+    }
+    return is_default ? client_check_peer(client, address.sun_path) : 0;
+}
+
+static int client_say_hello(struct weir_client *client, const struct weir_client_options *options)
+{
+    char name[160];
+    if (options->name != NULL)
+        (void)snprintf(name, sizeof name, "%s", options->name);
+    else
+        (void)snprintf(name, sizeof name, "%.100s:%ld", program_invocation_short_name,
+                       (long)getpid());
+    struct span metadata = {0};
+    if (options->metadata_json != NULL) {
+        struct json_value value;
+        metadata = span_text(options->metadata_json);
+        if (json_scan(metadata, JSON_DEPTH_MAX - 2, &value, NULL) != WEIR_OK ||
+            value.kind != JSON_OBJECT)
+            return client_fail(client, -EINVAL, "metadata_json is not a JSON object");
+    } else {
+        buffer_clear(&client->scratch);
+        if (buffer_append(&client->scratch,
+                          SPAN_LITERAL("{\"runtime\":\"c\",\"version\":\"" WEIR_VERSION
+                                       "\",\"name\":")) != WEIR_OK ||
+            json_append_string(&client->scratch, span_text(name)) != WEIR_OK ||
+            buffer_printf(&client->scratch, ",\"pid\":%ld}", (long)getpid()) != WEIR_OK)
+            return client_fail(client, -ENOMEM, "no memory to connect");
+        metadata = buffer_span(&client->scratch);
+    }
+    struct wire_field fields[] = {
+        WIRE_NUMBER(WIRE_VERSION), WIRE_SPAN(span_text(name)), WIRE_SPAN(metadata),
+        options->name_space != NULL ? WIRE_SPAN(span_text(options->name_space)) : WIRE_NIL};
+    return client_append(client, WIRE_HELLO, 0, fields);
+}
+
+static void client_free(struct weir_client *client)
+{
+    if (client->fd >= 0)
+        (void)close(client->fd);
+    calls_close(client);
+    wire_reader_close(client->reader);
+    buffer_fini(&client->input);
+    buffer_fini(&client->output);
+    buffer_fini(&client->scratch);
+    free(client->name_space);
+    free(client);
+}
+
+static int client_prepare(struct weir_client *client, const struct weir_client_options *options)
+{
+    client->reader = wire_reader_open();
+    if (client->reader == NULL)
+        return client_fail(client, -ENOMEM, "no memory to connect");
+    if (options->name_space != NULL) {
+        client->name_space = strdup(options->name_space);
+        if (client->name_space == NULL)
+            return client_fail(client, -ENOMEM, "no memory to connect");
+    }
+    return calls_open(client);
+}
+
+static int client_greet(struct weir_client *client, const struct weir_client_options *options)
+{
+    int result = client_prepare(client, options);
+    if (result == 0)
+        result = client_connect(client, options->socket_path);
+    if (result == 0)
+        result = client_say_hello(client, options);
+    uint64_t deadline_ms = client_now_ms() + client->options.open_timeout_ms;
+    while (result == 0 && client->state == CLIENT_GREETING) {
+        uint64_t now_ms = client_now_ms();
+        struct pollfd wait = {client->fd, weir_client_events(client), 0};
+        if (now_ms >= deadline_ms)
+            return client_fail(client, -ETIMEDOUT,
+                               "the gateway accepted the connection but said no welcome "
+                               "within %u ms",
+                               client->options.open_timeout_ms);
+        if (poll(&wait, 1, (int)(deadline_ms - now_ms)) < 0 && errno != EINTR)
+            return client_fail(client, -errno, "cannot wait for the gateway: %s", strerror(errno));
+        result = weir_client_process(client);
+    }
+    return result;
+}
+
+int weir_client_open(struct weir_client **out, const struct weir_client_options *options,
+                     char *error, size_t error_bytes)
+{
+    static const struct weir_client_options nothing;
+    if (options == NULL)
+        options = &nothing;
+    *out = NULL;
+    struct weir_client *client = calloc(1, sizeof *client);
+    if (client == NULL) {
+        if (error != NULL && error_bytes > 0)
+            (void)snprintf(error, error_bytes, "no memory to connect");
+        return -ENOMEM;
+    }
+    client->fd = -1;
+    client->state = CLIENT_GREETING;
+    client->nearest_deadline_ms = UINT64_MAX;
+    client->options = *options;
+    if (client->options.open_timeout_ms == 0 || client->options.open_timeout_ms > 3600000)
+        client->options.open_timeout_ms = 5000;
+    if (client->options.calls_max == 0)
+        client->options.calls_max = WEIR_CALLS_MAX_DEFAULT;
+    if (client->options.output_bytes_max == 0)
+        client->options.output_bytes_max = WEIR_OUTPUT_BYTES_MAX_DEFAULT;
+    client->options.on_disconnect = NULL; /* a failed opening is reported by its result alone */
+    buffer_init(&client->input, WIRE_FRAME_BYTES_MAX + CLIENT_READ_BYTES);
+    buffer_init(&client->output, client->options.output_bytes_max);
+    buffer_init(&client->scratch, WIRE_FRAME_BYTES_MAX);
+    int result = client_greet(client, options);
+    client->options.on_disconnect = options->on_disconnect;
+    client->options.socket_path = client->options.name = NULL;
+    client->options.name_space = client->options.metadata_json = NULL;
+    if (result == 0) {
+        *out = client;
+        return 0;
+    }
+    if (error != NULL && error_bytes > 0)
+        (void)snprintf(error, error_bytes, "%s", client->error);
+    client_free(client);
+    return result;
+}
+
+/* ---- reading and writing ---- */
+
+static void client_lose(struct weir_client *client, int result, const char *reason)
+{
+    if (client->state == CLIENT_LOST)
+        return;
+    client->state = CLIENT_LOST;
+    (void)close(client->fd);
+    client->fd = -1;
+    (void)client_fail(client, result, "%s", reason);
+    char kept[WEIR_ERROR_BYTES]; /* callbacks may overwrite client->error */
+    memcpy(kept, client->error, sizeof kept);
+    calls_fail_all(client, "connection_lost", kept);
+    if (client->options.on_disconnect != NULL)
+        client->options.on_disconnect(client->options.context, kept);
+    memcpy(client->error, kept, sizeof kept);
+}
+
+/* Write what the socket takes. */
+static void client_write(struct weir_client *client)
+{
+    size_t sent = 0;
+    while (client->state != CLIENT_LOST && sent < client->output.bytes) {
+        ssize_t bytes = send(client->fd, client->output.data + sent, client->output.bytes - sent,
+                             MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (bytes >= 0) {
+            sent += (size_t)bytes;
+            continue;
+        }
+        int cause = errno;
+        if (cause == EINTR)
+            continue;
+        /* EPIPE: the gateway closed; reading finds its last words and then the end. */
+        if (cause != EAGAIN && cause != EWOULDBLOCK && cause != EPIPE)
+            client_lose(client, -ENOTCONN, strerror(cause));
+        if (cause == EPIPE)
+            sent = client->output.bytes;
+        break;
+    }
+    buffer_consume(&client->output, sent);
+}
+
+static void client_take_welcome(struct weir_client *client, const struct wire_message *message)
+{
+    struct span id = message->fields[1].span;
+    if (message->type != WIRE_WELCOME || message->fields[0].number != WIRE_VERSION ||
+        id.bytes >= sizeof client->id) {
+        client_lose(client, -EPROTO,
+                    "the gateway answered with something else than a welcome; is it of this "
+                    "version?");
+        return;
+    }
+    if (id.bytes > 0)
+        memcpy(client->id, id.data, id.bytes);
+    client->id[id.bytes] = '\0';
+    client->state = CLIENT_READY;
+}
+
+static void client_take_frame(struct weir_client *client, const struct wire_message *message)
+{
+    if (message->type == WIRE_REFUSED) {
+        char reason[WEIR_ERROR_BYTES];
+        struct span code = message->fields[0].span;
+        struct span sentence = message->fields[1].span;
+        (void)snprintf(reason, sizeof reason, "the gateway refused: %.*s: %.*s",
+                       (int)(code.bytes < 60 ? code.bytes : 60), code.bytes > 0 ? code.data : "",
+                       (int)(sentence.bytes < 150 ? sentence.bytes : 150),
+                       sentence.bytes > 0 ? sentence.data : "");
+        client_lose(client, -ECONNREFUSED, reason);
+    } else if (client->state == CLIENT_GREETING) {
+        client_take_welcome(client, message);
+    } else if (!calls_take_frame(client, message)) {
+        char reason[WEIR_ERROR_BYTES];
+        (void)snprintf(reason, sizeof reason, "the gateway sent an unexpected %s message",
+                       wire_type_name(message->type));
+        client_lose(client, -EPROTO, reason);
+    }
+}
+
+/* Every whole frame in the input; callbacks run in here. */
+static void client_take_input(struct weir_client *client)
+{
+    size_t taken = 0;
+    while (client->state != CLIENT_LOST) {
+        struct wire_message message;
+        size_t frame_bytes = 0;
+        struct span rest = span_of(client->input.data + taken, client->input.bytes - taken);
+        enum weir_status status = wire_read(client->reader, rest, &message, &frame_bytes);
+        if (status == WEIR_EMPTY)
+            break;
+        if (status != WEIR_OK) {
+            client_lose(client, -EPROTO, "the gateway sent bytes that are no message");
+            break;
+        }
+        taken += frame_bytes;
+        client_take_frame(client, &message);
+    }
+    buffer_consume(&client->input, taken);
+}
+
+/* Read what is there, at most 16 times, so that a fast gateway cannot keep the caller's loop from
+ * turning. */
+static void client_read(struct weir_client *client)
+{
+    for (int round = 0; round < 16 && client->state != CLIENT_LOST; round++) {
+        if (buffer_reserve(&client->input, CLIENT_READ_BYTES) != WEIR_OK) {
+            client_lose(client, -ENOMEM, "no memory for what the gateway sends");
+            return;
+        }
+        ssize_t bytes = recv(client->fd, client->input.data + client->input.bytes,
+                             CLIENT_READ_BYTES, MSG_DONTWAIT);
+        if (bytes < 0) {
+            int cause = errno;
+            if (cause == EINTR)
+                continue;
+            if (cause != EAGAIN && cause != EWOULDBLOCK)
+                client_lose(client, -ENOTCONN, strerror(cause));
+            return;
+        }
+        if (bytes == 0) {
+            client_lose(client, -ENOTCONN, "the gateway closed the connection");
+            return;
+        }
+        client->input.bytes += (size_t)bytes;
+        client_take_input(client);
+        if ((size_t)bytes < CLIENT_READ_BYTES)
+            return;
+    }
+}
+
+int weir_client_process(struct weir_client *client)
+{
+    if (client->is_processing)
+        return client_fail(client, -EDEADLK, "a callback must not process, run or close");
+    client->is_processing = true;
+    client_write(client);
+    client_read(client);
+    calls_expire(client);
+    client_write(client); /* what callbacks have added */
+    client->is_processing = false;
+    return client->state == CLIENT_LOST ? -ENOTCONN : 0;
+}
+
+void weir_client_close(struct weir_client *client)
+{
+    if (client == NULL)
+        return;
+    weir_assert(!client->is_processing);
+    client->is_processing = true;
+    client_write(client);
+    client->state = CLIENT_LOST;
+    calls_fail_all(client, "closed", "the client was closed before the answer came");
+    client_free(client);
+}
+
+/* ---- event loop ---- */
+
+const char *weir_client_error(const struct weir_client *client)
+{
+    return client->error;
+}
+const char *weir_client_id(const struct weir_client *client)
+{
+    return client->id;
+}
+int weir_client_fd(const struct weir_client *client)
+{
+    return client->fd;
+}
+
+short weir_client_events(const struct weir_client *client)
+{
+    return client->output.bytes > 0 ? POLLIN | POLLOUT : POLLIN;
+}
+
+int weir_client_timeout_ms(const struct weir_client *client)
+{
+    if (client->nearest_deadline_ms == UINT64_MAX)
+        return -1;
+    uint64_t now_ms = client_now_ms();
+    if (client->nearest_deadline_ms <= now_ms)
+        return 0;
+    uint64_t wait_ms = client->nearest_deadline_ms - now_ms;
+    return wait_ms > 60000 ? 60000 : (int)wait_ms;
+}
+
+/* Wait for the socket or the nearest deadline, and process. 0, -EINTR, -ETIMEDOUT or -ENOTCONN. */
+static int client_turn(struct weir_client *client, uint64_t deadline_ms)
+{
+    if (client->state == CLIENT_LOST)
+        return client_fail(client, -ENOTCONN, "the connection to the gateway is lost");
+    int wait_ms = weir_client_timeout_ms(client);
+    if (deadline_ms != UINT64_MAX) {
+        uint64_t now_ms = client_now_ms();
+        if (now_ms >= deadline_ms)
+            return client_fail(client, -ETIMEDOUT, "no answer within the time limit");
+        uint64_t left_ms = deadline_ms - now_ms;
+        if (wait_ms < 0 || left_ms < (uint64_t)wait_ms)
+            wait_ms = left_ms > INT32_MAX ? INT32_MAX : (int)left_ms;
+    }
+    struct pollfd wait = {client->fd, weir_client_events(client), 0};
+    if (poll(&wait, 1, wait_ms) < 0)
+        return client_fail(client, -errno, "waiting was interrupted: %s", strerror(errno));
+    return weir_client_process(client);
+}
+
+int weir_client_run_until(struct weir_client *client, const bool *is_done, int timeout_ms)
+{
+    uint64_t deadline_ms = timeout_ms < 0 ? UINT64_MAX : client_now_ms() + (uint64_t)timeout_ms;
+    int result = client->is_processing ? weir_client_process(client) : 0;
+    while (result == 0 && !*is_done)
+        result = client_turn(client, deadline_ms);
+    return *is_done ? 0 : result;
+}
+
+int weir_client_flush(struct weir_client *client, int timeout_ms)
+{
+    uint64_t deadline_ms = timeout_ms < 0 ? UINT64_MAX : client_now_ms() + (uint64_t)timeout_ms;
+    int result = weir_client_process(client);
+    while (result == 0 && client->output.bytes > 0)
+        result = client_turn(client, deadline_ms);
+    return result;
+}
