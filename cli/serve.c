@@ -1,0 +1,464 @@
+/* The supervisor. One thread, one poll loop over a signalfd and the children's readiness pipes.
+ *
+ *   settings -> run_dir, lock -> ports reserved -> weir.sock -> broker -> "ready" -> gateways -> all "ready" -> one line
+ *
+ * Until that line is printed, a child that ends before it was ready is the end: its own message
+ * says why. Afterwards every death is answered by a restart. Ports and weir.sock are the
+ * supervisor's, so clients keep their addresses throughout. */
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "cli/children.h"
+#include "cli/command.h"
+#include "cli/reserve.h"
+#include "cli/rundir.h"
+#include "config/settings.h"
+
+enum {
+    SERVE_ASSIGNMENTS_MAX = 128, /* --set on the command line; more is refused */
+    SERVE_STOP_GATEWAYS_MS = 5000,
+    SERVE_STOP_BROKER_MS = 30000, /* a broker may have to write what it still holds */
+    SERVE_ARGV_MAX = 2 * SERVE_ASSIGNMENTS_MAX + 32,
+};
+
+enum serve_phase { SERVE_RUNNING, SERVE_STOPPING_GATEWAYS, SERVE_STOPPING_BROKER, SERVE_DONE };
+
+struct serve {
+    struct settings settings;
+    const char *config_path;
+    const char *assignments[SERVE_ASSIGNMENTS_MAX];
+    size_t assignment_count;
+    char directory[PATH_MAX]; /* of this program, and of those it starts */
+    int lock_fd;
+    int socket_fd;
+    int signal_fd;
+    int port_fds[3];
+    char stream_port_text[40];
+    char worker_port_text[40];
+    char admin_text[SETTINGS_TEXT_BYTES + 16];
+    char run_dir_text[SETTINGS_TEXT_BYTES + 16];
+    char gateways_text[40];
+    char broker_path[PATH_MAX + 16];
+    char gateway_path[PATH_MAX + 16];
+    char index_texts[READERS_MAX][24];
+    const char *argvs[CHILDREN_MAX][SERVE_ARGV_MAX];
+    struct child children[CHILDREN_MAX]; /* the broker first */
+    size_t child_count;
+    enum serve_phase phase;
+    uint64_t kill_at_ms; /* while stopping */
+    bool has_gateways_started;
+    bool is_announced;
+    bool has_failed;
+};
+
+/* ---- the command line ---- */
+
+static int serve_read_arguments(struct serve *serve, int argc, char **argv)
+{
+    static char gateways[40];
+    struct arguments arguments = {.argc = argc, .argv = argv, .position = 1};
+    bool is_option;
+    const char *argument;
+    while ((argument = arguments_next(&arguments, &is_option)) != NULL) {
+        const char *value = NULL;
+        if (!is_option) {
+            (void)fprintf(stderr, "weir: serve takes options only, not %s; see `weir help serve`\n",
+                          argument);
+            return EXIT_MISUSED;
+        }
+        if (arguments_take_value(&arguments, argument, "--config", &value)) {
+            serve->config_path = value;
+        } else if (arguments_take_value(&arguments, argument, "--gateways", &value)) {
+            if (value != NULL)
+                (void)snprintf(gateways, sizeof gateways, "gateways=%s", value);
+            value = value != NULL ? gateways : NULL;
+        } else if (!arguments_take_value(&arguments, argument, "--set", &value)) {
+            return arguments_refuse("serve", argument);
+        }
+        if (value == NULL)
+            return EXIT_MISUSED;
+        if (value == serve->config_path)
+            continue;
+        if (serve->assignment_count == SERVE_ASSIGNMENTS_MAX) {
+            (void)fprintf(stderr, "weir: more than %d --set; put them into a file for --config\n",
+                          SERVE_ASSIGNMENTS_MAX);
+            return EXIT_MISUSED;
+        }
+        serve->assignments[serve->assignment_count++] = value;
+    }
+    return EXIT_DONE;
+}
+
+static enum weir_status serve_read_settings(struct serve *serve, struct weir_error *error)
+{
+    settings_init(&serve->settings);
+    enum weir_status status = WEIR_OK;
+    if (serve->config_path != NULL)
+        status = settings_load(&serve->settings, serve->config_path, error);
+    for (size_t i = 0; i < serve->assignment_count && status == WEIR_OK; i++)
+        status = settings_set(&serve->settings, serve->assignments[i], error);
+    return status == WEIR_OK ? settings_resolve(&serve->settings, error) : status;
+}
+
+/* ---- what the supervisor holds ---- */
+
+static enum weir_status serve_find_programs(struct serve *serve, struct weir_error *error)
+{
+    ssize_t bytes = readlink("/proc/self/exe", serve->directory, sizeof serve->directory - 1);
+    if (bytes <= 0)
+        return weir_fail_errno(error, errno, "cannot tell where this program is");
+    serve->directory[bytes] = '\0';
+    char *slash = strrchr(serve->directory, '/');
+    if (slash == NULL)
+        return weir_fail(error, WEIR_INVALID, "cannot tell where this program is");
+    *slash = '\0';
+    (void)snprintf(serve->broker_path, sizeof serve->broker_path, "%s/weir-broker",
+                   serve->directory);
+    (void)snprintf(serve->gateway_path, sizeof serve->gateway_path, "%s/weir-gateway",
+                   serve->directory);
+    const char *const paths[] = {serve->broker_path, serve->gateway_path};
+    for (size_t i = 0; i < 2; i++) {
+        if (access(paths[i], X_OK) != 0)
+            return weir_fail_errno(
+                error, errno, "cannot execute %.160s, which belongs beside this program", paths[i]);
+    }
+    return WEIR_OK;
+}
+
+static enum weir_status serve_reserve_ports(struct serve *serve, struct weir_error *error)
+{
+    struct settings *settings = &serve->settings;
+    uint16_t stream_port = (uint16_t)settings->stream_port;
+    uint16_t worker_port = (uint16_t)settings->worker_port;
+    enum weir_status status = reserve_port(settings->stream_host, &stream_port, "stream_port",
+                                           &serve->port_fds[0], error);
+    if (status == WEIR_OK)
+        status = reserve_port(settings->worker_host, &worker_port, "worker_port",
+                              &serve->port_fds[1], error);
+    if (status != WEIR_OK)
+        return status;
+    settings->stream_port = stream_port;
+    settings->worker_port = worker_port;
+    (void)snprintf(serve->stream_port_text, sizeof serve->stream_port_text, "stream_port=%u",
+                   stream_port);
+    (void)snprintf(serve->worker_port_text, sizeof serve->worker_port_text, "worker_port=%u",
+                   worker_port);
+    (void)snprintf(serve->admin_text, sizeof serve->admin_text, "admin=%s", settings->admin);
+    if (strcmp(settings->admin, "false") == 0)
+        return WEIR_OK;
+    char host[SETTINGS_TEXT_BYTES];
+    uint16_t port;
+    status = settings_host_port(settings->admin, host, &port, error);
+    if (status == WEIR_OK)
+        status = reserve_port(host, &port, "admin", &serve->port_fds[2], error);
+    if (status == WEIR_OK)
+        (void)snprintf(serve->admin_text, sizeof serve->admin_text,
+                       strchr(host, ':') != NULL ? "admin=[%s]:%u" : "admin=%s:%u", host, port);
+    return status;
+}
+
+static enum weir_status serve_hold(struct serve *serve, struct weir_error *error)
+{
+    const char *run_dir = serve->settings.run_dir;
+    enum weir_status status = serve_find_programs(serve, error);
+    if (status == WEIR_OK)
+        status = rundir_open(run_dir, error);
+    if (status == WEIR_OK)
+        status = rundir_lock(run_dir, &serve->lock_fd, error);
+    if (status == WEIR_OK)
+        status = serve_reserve_ports(serve, error);
+    if (status == WEIR_OK)
+        status = rundir_listen(run_dir, &serve->socket_fd, error);
+    if (status != WEIR_OK)
+        return status;
+    (void)snprintf(serve->run_dir_text, sizeof serve->run_dir_text, "run_dir=%s", run_dir);
+    (void)snprintf(serve->gateways_text, sizeof serve->gateways_text, "gateways=%" PRIu64,
+                   serve->settings.gateways);
+    return WEIR_OK;
+}
+
+static enum weir_status serve_take_signals(struct serve *serve, struct weir_error *error)
+{
+    sigset_t taken;
+    (void)sigemptyset(&taken);
+    (void)sigaddset(&taken, SIGCHLD);
+    (void)sigaddset(&taken, SIGTERM);
+    (void)sigaddset(&taken, SIGINT);
+    if (sigprocmask(SIG_BLOCK, &taken, NULL) == 0)
+        serve->signal_fd = signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (serve->signal_fd < 0)
+        return weir_fail_errno(error, errno, "cannot take signals");
+    return WEIR_OK;
+}
+
+/* ---- children ---- */
+
+static void serve_build_argv(struct serve *serve, size_t position, const char *program)
+{
+    static char ready_fd_text[12];
+    static char socket_fd_text[12];
+    (void)snprintf(ready_fd_text, sizeof ready_fd_text, "%d", CHILD_READY_FD);
+    (void)snprintf(socket_fd_text, sizeof socket_fd_text, "%d", CHILD_KEPT_FD);
+    const char **argv = serve->argvs[position];
+    size_t count = 0;
+    argv[count++] = program;
+    if (serve->config_path != NULL) {
+        argv[count++] = "--config";
+        argv[count++] = serve->config_path;
+    }
+    for (size_t i = 0; i < serve->assignment_count; i++) {
+        argv[count++] = "--set";
+        argv[count++] = serve->assignments[i];
+    }
+    const char *const resolved[] = {serve->stream_port_text, serve->worker_port_text,
+                                    serve->admin_text, serve->run_dir_text, serve->gateways_text};
+    for (size_t i = 0; i < sizeof resolved / sizeof resolved[0]; i++) {
+        argv[count++] = "--set";
+        argv[count++] = resolved[i];
+    }
+    argv[count++] = "--ready-fd";
+    argv[count++] = ready_fd_text;
+    if (position > 0) {
+        (void)snprintf(serve->index_texts[position - 1], sizeof serve->index_texts[0], "%zu",
+                       position - 1);
+        argv[count++] = "--index";
+        argv[count++] = serve->index_texts[position - 1];
+        argv[count++] = "--local-fd";
+        argv[count++] = socket_fd_text;
+    }
+    weir_assert(count < SERVE_ARGV_MAX);
+    argv[count] = NULL;
+}
+
+static void serve_prepare_children(struct serve *serve)
+{
+    serve->child_count = 1 + (size_t)serve->settings.gateways;
+    weir_assert(serve->child_count <= CHILDREN_MAX);
+    for (size_t i = 0; i < serve->child_count; i++) {
+        struct child *child = &serve->children[i];
+        serve_build_argv(serve, i, i == 0 ? serve->broker_path : serve->gateway_path);
+        child->argv = serve->argvs[i];
+        child->ready_fd = -1;
+        child->state = CHILD_GONE;
+        if (i == 0)
+            (void)snprintf(child->name, sizeof child->name, "broker");
+        else
+            (void)snprintf(child->name, sizeof child->name, "gateway-%zu", i - 1);
+    }
+}
+
+/* A supervisor that cannot fork tries again later, as with a child that died at once. */
+static void serve_start_child(struct serve *serve, size_t position)
+{
+    struct child *child = &serve->children[position];
+    struct weir_error error;
+    if (child_start(child, position == 0 ? -1 : serve->socket_fd, &error) == WEIR_OK)
+        return;
+    (void)fprintf(stderr, "weir: %s\n", error.text);
+    child->state = CHILD_WAITING;
+    child->backoff_ms = CHILD_BACKOFF_MS_MAX;
+    child->restart_at_ms = child_now_ms() + CHILD_BACKOFF_MS_MAX;
+}
+
+static bool serve_is_gone(const struct serve *serve, size_t first, size_t end)
+{
+    for (size_t i = first; i < end; i++) {
+        if (serve->children[i].pid != 0)
+            return false;
+    }
+    return true;
+}
+
+static void serve_signal(const struct serve *serve, size_t first, size_t end, int signal_number)
+{
+    for (size_t i = first; i < end; i++)
+        child_signal(&serve->children[i], signal_number);
+}
+
+static void serve_stop(struct serve *serve)
+{
+    if (serve->phase != SERVE_RUNNING)
+        return;
+    serve->phase = SERVE_STOPPING_GATEWAYS;
+    serve->kill_at_ms = child_now_ms() + SERVE_STOP_GATEWAYS_MS;
+    serve_signal(serve, 1, serve->child_count, SIGTERM);
+}
+
+/* Move on through the phases of stopping, as far as the children's ends allow. */
+static void serve_advance_stop(struct serve *serve)
+{
+    uint64_t now_ms = child_now_ms();
+    if (serve->phase == SERVE_STOPPING_GATEWAYS) {
+        if (serve_is_gone(serve, 1, serve->child_count)) {
+            serve->phase = SERVE_STOPPING_BROKER;
+            serve->kill_at_ms = now_ms + SERVE_STOP_BROKER_MS;
+            child_signal(&serve->children[0], SIGTERM);
+        } else if (now_ms >= serve->kill_at_ms) {
+            (void)fprintf(stderr,
+                          "weir: event=killed process=gateways cause=\"no end within %d ms\"\n",
+                          SERVE_STOP_GATEWAYS_MS);
+            serve_signal(serve, 1, serve->child_count, SIGKILL);
+            serve->kill_at_ms = UINT64_MAX;
+        }
+    }
+    if (serve->phase == SERVE_STOPPING_BROKER) {
+        if (serve_is_gone(serve, 0, 1)) {
+            serve->phase = SERVE_DONE;
+        } else if (now_ms >= serve->kill_at_ms) {
+            (void)fprintf(stderr,
+                          "weir: event=killed process=broker cause=\"no end within %d ms\"\n",
+                          SERVE_STOP_BROKER_MS);
+            child_signal(&serve->children[0], SIGKILL);
+            serve->kill_at_ms = UINT64_MAX;
+        }
+    }
+}
+
+static void serve_announce(struct serve *serve)
+{
+    const struct settings *settings = &serve->settings;
+    bool is_stream_v6 = strchr(settings->stream_host, ':') != NULL;
+    bool is_worker_v6 = strchr(settings->worker_host, ':') != NULL;
+    serve->is_announced = true;
+    (void)printf("weir: ready stream=%s%s%s:%" PRIu64 " worker=%s%s%s:%" PRIu64 " gateways=%" PRIu64
+                 "\n",
+                 is_stream_v6 ? "[" : "", settings->stream_host, is_stream_v6 ? "]" : "",
+                 settings->stream_port, is_worker_v6 ? "[" : "", settings->worker_host,
+                 is_worker_v6 ? "]" : "", settings->worker_port, settings->gateways);
+    (void)fflush(stdout);
+}
+
+static void serve_take_ready(struct serve *serve, size_t position)
+{
+    struct child *child = &serve->children[position];
+    if (!child_take_ready(child) || serve->phase != SERVE_RUNNING)
+        return;
+    if (serve->is_announced)
+        (void)fprintf(stderr, "weir: event=restarted process=%s pid=%ld\n", child->name,
+                      (long)child->pid);
+    if (position == 0 && !serve->has_gateways_started) {
+        serve->has_gateways_started = true;
+        for (size_t i = 1; i < serve->child_count; i++)
+            serve_start_child(serve, i);
+    }
+    if (serve->is_announced)
+        return;
+    for (size_t i = 0; i < serve->child_count; i++) {
+        if (serve->children[i].state != CHILD_READY)
+            return;
+    }
+    serve_announce(serve);
+}
+
+static void serve_reap(struct serve *serve)
+{
+    for (size_t i = 0; i < serve->child_count; i++) {
+        struct child *child = &serve->children[i];
+        bool is_fatal = !serve->is_announced && !child->was_ready;
+        if (!child_reap(child, serve->phase != SERVE_RUNNING || is_fatal))
+            continue;
+        if (serve->phase != SERVE_RUNNING || !is_fatal || child->was_ready)
+            continue;
+        char how[64];
+        child_describe_exit(child->exit_status, how, sizeof how);
+        (void)fprintf(stderr, "weir: %s ended with %s before it was ready; its message is above\n",
+                      child->name, how);
+        serve->has_failed = true;
+        serve_stop(serve);
+    }
+}
+
+static void serve_restart_due(struct serve *serve)
+{
+    uint64_t now_ms = child_now_ms();
+    for (size_t i = 0; i < serve->child_count && serve->phase == SERVE_RUNNING; i++) {
+        if (serve->children[i].state == CHILD_WAITING && serve->children[i].restart_at_ms <= now_ms)
+            serve_start_child(serve, i);
+    }
+}
+
+/* ---- the loop ---- */
+
+static int serve_wait_ms(const struct serve *serve)
+{
+    uint64_t next_ms = serve->phase != SERVE_RUNNING ? serve->kill_at_ms : UINT64_MAX;
+    for (size_t i = 0; i < serve->child_count && serve->phase == SERVE_RUNNING; i++) {
+        if (serve->children[i].state == CHILD_WAITING && serve->children[i].restart_at_ms < next_ms)
+            next_ms = serve->children[i].restart_at_ms;
+    }
+    if (next_ms == UINT64_MAX)
+        return -1;
+    uint64_t now_ms = child_now_ms();
+    return next_ms <= now_ms ? 0 : (int)(next_ms - now_ms);
+}
+
+static void serve_take_signal(struct serve *serve)
+{
+    struct signalfd_siginfo info;
+    while (read(serve->signal_fd, &info, sizeof info) == sizeof info) {
+        if (info.ssi_signo == SIGCHLD)
+            continue; /* serve_reap() looks at every child in each turn */
+        if (serve->phase == SERVE_RUNNING)
+            serve_stop(serve);
+        else if (info.ssi_signo == SIGINT) /* a second Ctrl-C: at once */
+            serve_signal(serve, 0, serve->child_count, SIGKILL);
+    }
+}
+
+static void serve_turn(struct serve *serve)
+{
+    struct pollfd polls[1 + CHILDREN_MAX];
+    size_t positions[1 + CHILDREN_MAX];
+    nfds_t count = 0;
+    polls[count++] = (struct pollfd){serve->signal_fd, POLLIN, 0};
+    for (size_t i = 0; i < serve->child_count; i++) {
+        if (serve->children[i].ready_fd < 0)
+            continue;
+        positions[count] = i;
+        polls[count++] = (struct pollfd){serve->children[i].ready_fd, POLLIN, 0};
+    }
+    if (poll(polls, count, serve_wait_ms(serve)) > 0) {
+        for (nfds_t i = 1; i < count; i++) {
+            if (polls[i].revents != 0 && serve->children[positions[i]].ready_fd == polls[i].fd)
+                serve_take_ready(serve, positions[i]);
+        }
+        if (polls[0].revents != 0)
+            serve_take_signal(serve);
+    }
+    serve_reap(serve);
+    serve_restart_due(serve);
+    serve_advance_stop(serve);
+}
+
+int serve_run(int argc, char **argv)
+{
+    static struct serve serve = {
+        .lock_fd = -1, .socket_fd = -1, .signal_fd = -1, .port_fds = {-1, -1, -1}};
+    struct weir_error error;
+    int misuse = serve_read_arguments(&serve, argc, argv);
+    if (misuse != EXIT_DONE)
+        return misuse;
+    enum weir_status status = serve_read_settings(&serve, &error);
+    if (status == WEIR_OK)
+        status = serve_take_signals(&serve, &error);
+    if (status == WEIR_OK)
+        status = serve_hold(&serve, &error);
+    if (status != WEIR_OK) {
+        (void)fprintf(stderr, "weir: %s\n", error.text);
+        return EXIT_FAILED; /* the kernel takes back what was held */
+    }
+    (void)setenv("WEIR_SUPERVISED", "1", 1);
+    serve_prepare_children(&serve);
+    serve_start_child(&serve, 0);
+    while (serve.phase != SERVE_DONE)
+        serve_turn(&serve);
+    rundir_unlisten(serve.settings.run_dir);
+    return serve.has_failed ? EXIT_FAILED : EXIT_DONE;
+}
