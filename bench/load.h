@@ -1,0 +1,74 @@
+/* bench/load.h -- what the end-to-end benches share: a server under test, plain WebSocket clients,
+ * CPU clocks.
+ *
+ * Process:  the bench's own; the server runs as child processes, subscribers in a forked child, so
+ *           that nobody's CPU time is mixed with anybody else's. Errors: a bench that cannot go on
+ *           says why and exits with status 1.
+ */
+#ifndef WEIR_BENCH_LOAD_H
+#define WEIR_BENCH_LOAD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "shm/status.h"
+
+void load_die(const char *format, ...) __attribute__((noreturn)) WEIR_PRINTF(1, 2);
+
+uint64_t load_clock_ns(void);          /* CLOCK_MONOTONIC */
+uint64_t load_cpu_ns(pid_t pid);       /* user + system time the process has used */
+uint64_t load_memory_bytes(pid_t pid); /* resident and private: what the process alone costs */
+void load_sleep_until(uint64_t deadline_ns);
+unsigned load_raise_descriptor_limit(unsigned wanted); /* returns what is allowed now */
+
+/* A bound, listening loopback socket on a free port. */
+int load_listen(uint16_t *port);
+/* Connect and do the client side of the handshake (RFC 6455 section 4.1); blocking. */
+int load_websocket_open(uint16_t port, const char *path);
+int load_tcp_open(uint16_t port);
+/* One masked client text frame, whole. */
+void load_websocket_write(int fd, const char *text, size_t bytes);
+/* Build a masked client text frame; `out` holds bytes + 14. Returns its size. */
+size_t load_client_frame(char *out, const char *text, size_t bytes);
+/* Read one server frame's payload, blocking; returns its bytes (cut at `capacity`). */
+size_t load_websocket_read(int fd, char *out, size_t capacity);
+
+enum { LOAD_GATEWAYS_MAX = 16 };
+struct load_server {
+    pid_t supervisor;
+    pid_t broker;
+    pid_t gateways[LOAD_GATEWAYS_MAX];
+    unsigned gateway_count;
+    uint16_t stream_port;
+    uint16_t worker_port;
+    char run_dir[64];
+};
+/* Start `weir serve` from the directory of this program and wait until it is ready. `settings`:
+ * NULL-terminated key=value. */
+void load_server_start(struct load_server *server, unsigned gateways, const char *const *settings);
+void load_server_stop(struct load_server *server);
+uint64_t load_server_cpu_ns(const struct load_server *server); /* broker and gateways */
+
+/* Subscribers in a child process: connect, then count whole frames until told to stop. */
+struct load_subscribers {
+    pid_t pid;
+    int control;                /* pipe: closed by the parent to stop */
+    struct load_counts *counts; /* shared */
+};
+struct load_counts {
+    _Atomic uint64_t connected;
+    _Atomic uint64_t frames;
+    _Atomic uint64_t bytes;
+};
+/* `path` NULL: plain TCP without a handshake. Frames are counted after the first `skip_frames` of
+ * each connection. */
+void load_subscribers_start(struct load_subscribers *subscribers, uint16_t port, const char *path,
+                            unsigned count, unsigned skip_frames);
+void load_subscribers_wait_connected(struct load_subscribers *subscribers, unsigned count);
+void load_subscribers_stop(struct load_subscribers *subscribers);
+
+double load_median(double *values, unsigned count);
+
+#endif
