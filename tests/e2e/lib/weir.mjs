@@ -1,0 +1,251 @@
+// lib/weir.mjs -- starts and stops a real weir, and looks at its processes.
+//
+// Binaries come from $WEIR_BIN (a directory) or build/bin. Every server gets its own temporary run directory and free
+// ports; stop() demands exit status 0, no process left behind, and no sanitizer report.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import fs from 'node:fs';
+import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { webcrypto } from 'node:crypto';
+
+// Node 18 has no global crypto; the libraries under test expect one.
+globalThis.crypto ??= webcrypto;
+
+const here = path.dirname(fileURLToPath(import.meta.url));
+export const binDir = path.resolve(process.env.WEIR_BIN ?? path.join(here, '../../../build/bin'));
+export const weirProgram = path.join(binDir, 'weir');
+
+// Sanitized binaries are several times slower; sizes of load tests follow.
+export const isSanitized = process.env.ASAN_OPTIONS !== undefined || process.env.TSAN_OPTIONS !== undefined;
+
+const SANITIZER_REPORT = /(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:/;
+
+export const delay = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// Waits until `predicate` is truthy and returns its value; a test that never gets there fails with `what`.
+export async function until(predicate, what, limitMs = 20000) {
+  const end = Date.now() + limitMs;
+  for (;;) {
+    const value = await predicate();
+    if (value) return value;
+    if (Date.now() > end) assert.fail(`never happened: ${what}`);
+    await delay(10);
+  }
+}
+
+// Below the range from which the kernel takes ports for outgoing connections, so that none of them takes it first.
+export async function freePort() {
+  for (;;) {
+    const port = 15000 + Math.floor(Math.random() * 15000);
+    const isFree = await new Promise((resolve) => {
+      const server = net.createServer();
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+    });
+    if (isFree) return port;
+  }
+}
+
+function readText(file) {
+  try {
+    return fs.readFileSync(file, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+// A pid and its start time: pids are reused, the pair is not.
+function identify(pid) {
+  const stat = readText(`/proc/${pid}/stat`);
+  return stat === '' ? null : { pid, start: stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] };
+}
+
+function isAlive({ pid, start }) {
+  const now = identify(pid);
+  return now !== null && now.start === start && !/^State:\s+Z/m.test(readText(`/proc/${pid}/status`));
+}
+
+function childrenOf(pid) {
+  return readText(`/proc/${pid}/task/${pid}/children`).trim().split(/\s+/).filter(Boolean).map(Number);
+}
+
+function descendantsOf(pid) {
+  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
+}
+
+export function temporaryDirectory() {
+  return fs.mkdtempSync(path.join(os.tmpdir(), 'weir-e2e-'));
+}
+
+// Runs `weir ARGUMENTS` to its end.
+export function runWeir(args, { input = '', env = {}, limitMs = 20000 } = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(weirProgram, args, { env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'pipe'] });
+    let stdout = '';
+    let stderr = '';
+    child.stdout.on('data', (chunk) => (stdout += chunk));
+    child.stderr.on('data', (chunk) => (stderr += chunk));
+    child.stdin.on('error', () => {});
+    child.stdin.end(input);
+    const timer = setTimeout(() => child.kill('SIGKILL'), limitMs);
+    child.once('error', reject);
+    child.once('close', (code, signal) => {
+      clearTimeout(timer);
+      resolve({ code, signal, stdout, stderr, output: stdout + stderr });
+    });
+  });
+}
+
+export class Weir {
+  #seen = new Map();
+  stdout = '';
+  stderr = '';
+  exit = null;
+
+  // settings: name -> value of --set; arguments: further command line.
+  static async start({ settings = {}, gateways = 2, args = [], env = {}, host = '127.0.0.1' } = {}) {
+    const weir = new Weir();
+    weir.ownsRunDir = settings.run_dir === undefined;
+    weir.runDir = settings.run_dir ?? temporaryDirectory();
+    weir.adminPort = await freePort();
+    weir.host = host;
+    const all = {
+      run_dir: weir.runDir, stream_host: host, worker_host: host, stream_port: 0, worker_port: 0,
+      admin: `127.0.0.1:${weir.adminPort}`, store_bytes: '256MiB', ...settings,
+    };
+    const sets = Object.entries(all).flatMap(([name, value]) => ['--set', `${name}=${value}`]);
+    weir.process = spawn(weirProgram, ['serve', ...sets, '--gateways', String(gateways), ...args], {
+      env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    weir.exited = new Promise((resolve) => {
+      weir.process.once('error', (error) => resolve((weir.exit = { error })));
+      weir.process.once('close', (code, signal) => resolve((weir.exit = { code, signal })));
+    });
+    weir.process.stdout.on('data', (chunk) => (weir.stdout += chunk));
+    weir.process.stderr.on('data', (chunk) => (weir.stderr += chunk));
+    const ready = await until(
+      () => weir.exit ?? /^weir: ready stream=(\S+):(\d+) worker=(\S+):(\d+) gateways=(\d+)/m.exec(weir.stdout + weir.stderr),
+      'the ready line', 30000,
+    );
+    if (weir.exit) assert.fail(`weir serve ended early: ${JSON.stringify(weir.exit)}\n${weir.stdout}${weir.stderr}`);
+    weir.streamPort = Number(ready[2]);
+    weir.workerPort = Number(ready[4]);
+    weir.gatewayCount = Number(ready[5]);
+    weir.streamUrl = `${settings.tls_certificate ? 'wss' : 'ws'}://${host}:${weir.streamPort}`;
+    weir.workerUrl = `ws://${host}:${weir.workerPort}`;
+    weir.workerTarget = `${host}:${weir.workerPort}`;
+    weir.note();
+    return weir;
+  }
+
+  // Remembers every process seen so far, so that stop() can demand that all are gone.
+  note() {
+    for (const pid of descendantsOf(this.process.pid)) {
+      const identity = identify(pid);
+      if (identity) this.#seen.set(`${pid}:${identity.start}`, identity);
+    }
+  }
+
+  #pids(name) {
+    this.note();
+    return descendantsOf(this.process.pid).filter((pid) => readText(`/proc/${pid}/comm`).trim() === name);
+  }
+
+  gateways() {
+    return this.#pids('weir-gateway');
+  }
+
+  broker() {
+    const [pid] = this.#pids('weir-broker');
+    return pid;
+  }
+
+  isAlive(pid) {
+    const identity = identify(pid);
+    return identity !== null && isAlive(identity);
+  }
+
+  // The gateway that holds the server's end of a connection from our `localPort`, or undefined.
+  gatewayOf(localPort) {
+    const inodes = new Set();
+    for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
+      for (const line of readText(table).split('\n').slice(1)) {
+        const fields = line.trim().split(/\s+/);
+        if (fields.length > 9 && parseInt(fields[2].split(':')[1], 16) === localPort) inodes.add(`socket:[${fields[9]}]`);
+      }
+    }
+    return this.gateways().find((pid) => {
+      try {
+        return fs.readdirSync(`/proc/${pid}/fd`).some((fd) => {
+          try {
+            return inodes.has(fs.readlinkSync(`/proc/${pid}/fd/${fd}`));
+          } catch {
+            return false;
+          }
+        });
+      } catch {
+        return false;
+      }
+    });
+  }
+
+  // Opens clients until every gateway has `each` of them; the rest are closed. `open` returns an object with `localPort` and
+  // `close()`. Returns a Map from gateway pid to its clients.
+  async openOnEach(open, each = 1) {
+    const pids = this.gateways();
+    assert.equal(pids.length, this.gatewayCount, 'every gateway lives');
+    const found = new Map(pids.map((pid) => [pid, []]));
+    for (let attempt = 0; attempt < 400; attempt += 1) {
+      const client = await open();
+      const mine = found.get(this.gatewayOf(client.localPort));
+      if (mine !== undefined && mine.length < each) mine.push(client);
+      else await client.close();
+      if ([...found.values()].every((clients) => clients.length === each)) return found;
+    }
+    assert.fail('connections never reached every gateway');
+  }
+
+  // Opens one client on the gateway `pid`.
+  async openOn(pid, open) {
+    for (let attempt = 0; attempt < 400; attempt += 1) {
+      const client = await open();
+      if (this.gatewayOf(client.localPort) === pid) return client;
+      await client.close();
+    }
+    return assert.fail(`no connection reached gateway ${pid}`);
+  }
+
+  async stop({ signal = 'SIGTERM' } = {}) {
+    if (this.exit === null) {
+      this.note();
+      this.process.kill(signal);
+    }
+    const timer = setTimeout(() => this.process.kill('SIGKILL'), 20000);
+    const exit = await this.exited;
+    clearTimeout(timer);
+    const left = [...this.#seen.values()].filter(isAlive);
+    for (const { pid } of left) process.kill(pid, 'SIGKILL');
+    if (this.ownsRunDir) fs.rmSync(this.runDir, { recursive: true, force: true });
+    assert.doesNotMatch(this.stdout + this.stderr, SANITIZER_REPORT);
+    assert.deepEqual(exit, { code: 0, signal: null }, `exit of weir serve\n${this.stderr.slice(-4000)}`);
+    assert.deepEqual(left, [], 'no process is left behind');
+  }
+}
+
+// A seeded generator (mulberry32); $WEIR_SEED overrides, and the seed is printed for the record.
+export function seededRandom(name) {
+  const seed = Number(process.env.WEIR_SEED ?? Math.floor(Math.random() * 2 ** 31));
+  console.log(`# ${name}: WEIR_SEED=${seed}`);
+  let state = seed >>> 0;
+  const next = () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let bits = Math.imul(state ^ (state >>> 15), state | 1);
+    bits ^= bits + Math.imul(bits ^ (bits >>> 7), bits | 61);
+    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
+  };
+  next.below = (limit) => Math.floor(next() * limit);
+  return next;
+}
