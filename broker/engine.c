@@ -151,20 +151,6 @@ static struct wire_field engine_part(const struct engine *engine, size_t offset,
     return WIRE_SPAN(span_of(engine->batch.bytes.data + offset, bytes));
 }
 
-enum weir_status engine_error_json(struct buffer *out, const char *code, struct span message)
-{
-    enum weir_status status = buffer_append(out, SPAN_LITERAL("{\"code\":"));
-    if (status == WEIR_OK)
-        status = json_append_string(out, span_text(code));
-    if (status == WEIR_OK)
-        status = buffer_append(out, SPAN_LITERAL(",\"message\":"));
-    if (status == WEIR_OK)
-        status = json_append_string(out, message);
-    if (status == WEIR_OK)
-        status = buffer_append(out, SPAN_LITERAL("}"));
-    return status;
-}
-
 static enum weir_status engine_send_reply(struct engine *engine, const struct engine_reply *reply)
 {
     const struct wire_field fields[3] = {

@@ -52,8 +52,4 @@ void engine_commit(struct engine *engine);
 void engine_raise_floor(struct engine *engine, uint64_t timestamp_ms);
 void engine_figures(const struct engine *engine, struct store_figures *figures);
 
-/* Append {"code":...,"message":...}. */
-enum weir_status engine_error_json(struct buffer *out, const char *code,
-                                   struct span message) WEIR_MUST_CHECK;
-
 #endif

@@ -70,11 +70,6 @@ const char *loop_engine_name(const struct loop *loop)
     return loop->engine->name;
 }
 
-unsigned loop_in_flight(const struct loop *loop)
-{
-    return loop->in_flight;
-}
-
 static void loop_start(struct loop *loop, struct loop_operation *operation)
 {
     weir_assert(!operation->in_flight);

@@ -50,7 +50,6 @@ enum weir_status loop_open(struct loop **loop, enum settings_io io,
 /* Operations still in flight are abandoned: their callbacks do not run. */
 void loop_close(struct loop *loop);
 const char *loop_engine_name(const struct loop *loop); /* "uring" or "plain" */
-unsigned loop_in_flight(const struct loop *loop);
 
 void loop_poll(struct loop *loop, struct loop_operation *operation, int fd);
 void loop_receive(struct loop *loop, struct loop_operation *operation, int fd, char *data,

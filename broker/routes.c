@@ -8,6 +8,7 @@
 #include "broker/catalogue.h"
 #include "broker/engine.h"
 #include "broker/table.h"
+#include "shm/error_body.h"
 #include "shm/json.h"
 #include "shm/store.h"
 
@@ -178,7 +179,7 @@ static void routes_answer_error(struct routes *routes, struct peer_handle peer, 
         return;
     buffer_clear(&routes->error);
     struct span body = SPAN_LITERAL("{\"code\":\"invocation_error\",\"message\":\"no memory\"}");
-    if (engine_error_json(&routes->error, code, message) == WEIR_OK)
+    if (error_body_append(&routes->error, span_text(code), message) == WEIR_OK)
         body = buffer_span(&routes->error);
     const struct wire_field fields[] = {WIRE_NIL, WIRE_SPAN(body), WIRE_NIL, WIRE_NIL};
     routes_send(routes, peer, WIRE_RESULT, id, fields);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "client/client.h"
+#include "shm/error_body.h"
 #include "shm/json.h"
 
 /* ---- calls in flight ---- */
@@ -322,11 +323,7 @@ int weir_client_answer_error(struct weir_client *client, uint64_t invocation_id,
     if (!json_is_utf8(span_text(code)) || !json_is_utf8(span_text(message)))
         return client_fail(client, -EINVAL, "the error's code or message is not UTF-8");
     buffer_clear(out);
-    if (buffer_append(out, SPAN_LITERAL("{\"code\":")) != WEIR_OK ||
-        json_append_string(out, span_text(code)) != WEIR_OK ||
-        buffer_append(out, SPAN_LITERAL(",\"message\":")) != WEIR_OK ||
-        json_append_string(out, span_text(message)) != WEIR_OK ||
-        buffer_append(out, SPAN_LITERAL("}")) != WEIR_OK)
+    if (error_body_append(out, span_text(code), span_text(message)) != WEIR_OK)
         return client_fail(client, -ENOMEM, "no memory for the error");
     return calls_send_answer(client, invocation_id, span_of(NULL, 0), buffer_span(out));
 }

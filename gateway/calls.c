@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "shm/error_body.h"
 #include "shm/store.h"
 #include "shm/stream_functions.h"
 
@@ -55,15 +56,7 @@ static struct span sessions_print_error(struct sessions *sessions, struct span c
 {
     struct buffer *out = &sessions->error;
     buffer_clear(out);
-    enum weir_status status = buffer_append(out, SPAN_LITERAL("{\"code\":"));
-    if (status == WEIR_OK)
-        status = json_append_string(out, code);
-    if (status == WEIR_OK)
-        status = buffer_append(out, SPAN_LITERAL(",\"message\":"));
-    if (status == WEIR_OK)
-        status = json_append_string(out, message);
-    if (status == WEIR_OK)
-        status = buffer_append(out, SPAN_LITERAL("}"));
+    enum weir_status status = error_body_append(out, code, message);
     return status == WEIR_OK ? buffer_span(out)
                              : SPAN_LITERAL("{\"code\":\"serialization_error\",\"message\":"
                                             "\"the error's text is too long\"}");
@@ -184,7 +177,6 @@ static void call_leave_session(struct call *call)
     call->session = NULL;
 }
 
-void calls_forget_session(struct session *session);
 void calls_forget_session(struct session *session)
 {
     while (session->calls != NULL) /* each turn takes one off */
@@ -551,14 +543,9 @@ static void session_call_register(struct session *session, const struct call_req
     }
     struct span name_space = {0};
     buffer_clear(&session->sessions->names);
-    if (value.kind == JSON_STRING &&
-        buffer_reserve(&session->sessions->names, value.text.bytes) == WEIR_OK)
-        name_space = span_of(session->sessions->names.data,
-                             json_unescape(session->sessions->names.data, value));
-    bool is_blank = name_space.data != NULL;
-    for (size_t i = 0; i < name_space.bytes; i++)
-        is_blank = is_blank && (name_space.data[i] == ' ' || name_space.data[i] == '\t');
-    if (is_blank) {
+    if (buffer_reserve(&session->sessions->names, value.text.bytes) == WEIR_OK)
+        name_space = json_decode(value, &session->sessions->names);
+    if (name_space.data != NULL && span_is_blank(name_space)) {
         session_answer_error(session, request, "INVALID_NAMESPACE",
                              "engine::workers::register: the namespace is blank");
         return;

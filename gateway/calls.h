@@ -1,9 +1,10 @@
 /* gateway/calls.h -- calls a worker makes: routed to the mapped store, to the broker's stream
  * functions, or to whoever has the function.
  *
- *   stream::get, list, ... no stream call of this session under way: answered here, from shared
- *                           memory else through the broker, behind what is under way: one
- *                           connection's calls take effect in order
+ *   stream::get, list, ...  no stream call of this session under way: answered here, from shared
+ *                           memory
+ *                           else through the broker, behind what is under way: one connection's
+ *                           calls take effect in order
  *   stream::set, ...        checked here (names, shape), then STREAM to the broker
  *   engine::workers::register   SESSION_INFO to the broker
  *   anything else           CALL to the broker, which knows who has it
@@ -31,6 +32,8 @@ struct call_request {
 };
 
 void session_call(struct session *session, const struct call_request *request);
+/* The calls of a session that goes lose it; their answers are dropped. */
+void calls_forget_session(struct session *session);
 /* Answer with an error made here. */
 void session_answer_error(struct session *session, const struct call_request *request,
                           const char *code, const char *message_format, ...) WEIR_PRINTF(4, 5);

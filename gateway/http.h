@@ -1,6 +1,7 @@
 /* gateway/http.h -- plain HTTP: health, metrics, the console page.
  *
  *   GET /healthz   stream and admin port: 200 {"status":"ok",...}, 503 while the broker is away
+ *                  or silent
  *   GET /metrics   admin port: Prometheus text, counters of all gateways of the host
  *   GET /...       stream port: the page's files, compiled in
  *

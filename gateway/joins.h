@@ -1,8 +1,8 @@
 /* gateway/joins.h -- sends the syncs that are due: first ones of new subscriptions, fresh ones with
  * a reason.
  *
- *   DUE --(gates of a later version stand here)--> link brought up to date --> snapshot at seq n --> link at n --> sync
- *       sent, subscription active; the next event it gets is n + 1
+ *   DUE --(gates of a later version stand here)--> link brought up to date --> snapshot at seq n
+ *       --> link at n --> sync sent, subscription active; the next event it gets is n + 1
  *
  * A link that already serves other subscriptions of the socket first gets the events up to n from
  * the ring, so that nothing is skipped or repeated for them. Anything that cannot go on now (ring

@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "gateway/calls.h"
+
 enum { SLOT_NONE = -1, SLOTS_FIRST = 64, NIL_BYTES = UINT32_MAX };
 
 /* A question to the broker, and who is held back until it is answered. */
@@ -318,9 +320,6 @@ void sessions_tick(struct sessions *sessions, uint64_t now_ms)
         session->transport->set_held(session->peer, false);
     }
 }
-
-/* In calls.c: the calls of a session that goes lose it. */
-void calls_forget_session(struct session *session);
 
 static void session_drop_invocations(struct session *session)
 {

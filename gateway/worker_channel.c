@@ -468,16 +468,6 @@ static enum action read_action(struct json_value value)
     return ACTION_INVALID;
 }
 
-static bool span_is_blank(struct span text)
-{
-    for (size_t i = 0; i < text.bytes; i++) {
-        if (text.data[i] != ' ' && text.data[i] != '\t' && text.data[i] != '\n' &&
-            text.data[i] != '\r')
-            return false;
-    }
-    return true;
-}
-
 /* The first thing wrong with an invokefunction, or NULL. */
 static const char *incoming_call_problem(const struct json_value *values)
 {

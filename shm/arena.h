@@ -3,8 +3,8 @@
  *
  *   spans of 64 KiB: a buddy allocator over span runs, free neighbours merge at once
  *   blocks up to 64 KiB: slabs, 4 size classes a doubling (64, 80, 96, 112, 128, 160 ...), one
- *   bitmap a slab larger blocks: whole spans; what rounding up to a power of two would waste is
- *   given back
+ *     bitmap a slab
+ *   larger blocks: whole spans; what rounding up to a power of two would waste is given back
  *
  * Slabs go to 64 KiB, not to the 16 KiB one span would serve well, because a 17 KiB value in a span
  * of its own wastes three quarters of it; slabs of larger classes are 4 or 16 spans long so that

@@ -39,6 +39,17 @@ static inline bool span_equal(struct span a, struct span b)
     return a.bytes == b.bytes && (a.bytes == 0 || memcmp(a.data, b.data, a.bytes) == 0);
 }
 
+/* Nothing but white space (of JSON, RFC 8259 section 2); true when empty. */
+static inline bool span_is_blank(struct span span)
+{
+    for (size_t i = 0; i < span.bytes; i++) {
+        char byte = span.data[i];
+        if (byte != ' ' && byte != '\t' && byte != '\n' && byte != '\r')
+            return false;
+    }
+    return true;
+}
+
 struct buffer {
     char *data;
     size_t bytes;

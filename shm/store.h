@@ -1,7 +1,7 @@
 /* shm/store.h -- streams, groups and items in shared memory: one writer, lock-free readers in any
  * process.
  *
- *   root -> streams (sorted list by name not needed) -> groups (insertion order) -> items (insertion order)
+ *   root -> streams -> groups -> items, each list in order of insertion
  *   one hash index for streams, one for groups, one for items; slots hold hash and offset, never
  *   pointers
  *
