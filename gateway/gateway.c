@@ -168,10 +168,12 @@ static void gateway_check_ready(struct gateway *gateway)
     if (gateway->is_ready || !gateway->is_listening || gateway->mapping == NULL)
         return;
     gateway->is_ready = true;
-    (void)fprintf(stderr, "weir-gateway: event=ready gateway=%llu stream_port=%u worker_port=%u\n",
+    (void)fprintf(stderr,
+                  "weir-gateway: event=ready gateway=%llu stream_port=%u worker_port=%u io=%s\n",
                   (unsigned long long)gateway->options->index,
                   listener_port(gateway->listeners[WS_PORT_STREAM]),
-                  listener_port(gateway->listeners[WS_PORT_WORKER]));
+                  listener_port(gateway->listeners[WS_PORT_WORKER]),
+                  ws_has_uring(gateway->ws) ? "uring" : "plain");
     if (gateway->options->ready_fd < 0)
         return;
     ssize_t written = write(gateway->options->ready_fd, "ready\n", 6);
@@ -265,6 +267,7 @@ static enum weir_status gateway_open_parts(struct gateway *gateway, struct weir_
         .catch_up = gateway->catch_up,
         .counters = &gateway->counters,
         .origins = settings->origins,
+        .subprotocols = settings->subprotocols,
     };
     stream_channel_init(&gateway->streams);
     return WEIR_OK;

@@ -59,22 +59,46 @@ bool stream_path_decode(char *out, struct span text, size_t *bytes)
     return json_is_utf8(span_of(out, to));
 }
 
-static bool origin_is_allowed(const char *origins, struct span origin)
+/* The next name of a comma-separated list with white space around names; false at its end. */
+static bool list_next(struct span *rest, struct span *name)
 {
-    if (origins[0] == '\0')
-        return true;
-    for (const char *at = origins; at != NULL && *at != '\0';) {
-        while (*at == ' ' || *at == ',')
-            at++;
-        size_t bytes = strcspn(at, ",");
-        size_t trimmed = bytes;
-        while (trimmed > 0 && at[trimmed - 1] == ' ')
-            trimmed--;
-        if (trimmed > 0 && span_equal(origin, span_of(at, trimmed)))
+    while (rest->bytes > 0 && memchr(", \t", rest->data[0], 3) != NULL)
+        *rest = span_of(rest->data + 1, rest->bytes - 1);
+    if (rest->bytes == 0)
+        return false;
+    const char *comma = memchr(rest->data, ',', rest->bytes);
+    *name = span_of(rest->data, comma == NULL ? rest->bytes : (size_t)(comma - rest->data));
+    *rest = span_of(rest->data + name->bytes, rest->bytes - name->bytes);
+    while (memchr(" \t", name->data[name->bytes - 1], 2) !=
+           NULL) /* it starts with something else */
+        name->bytes--;
+    return true;
+}
+
+static bool list_has(struct span list, struct span wanted)
+{
+    struct span name;
+    while (list_next(&list, &name)) {
+        if (span_equal(name, wanted))
             return true;
-        at += bytes;
     }
     return false;
+}
+
+static bool origin_is_allowed(const char *origins, struct span origin)
+{
+    return origins[0] == '\0' || list_has(span_text(origins), origin);
+}
+
+/* The first offered name that is on the list of the settings. */
+static struct span choose_subprotocol(const char *accepted, struct span offered)
+{
+    struct span name;
+    while (list_next(&offered, &name)) {
+        if (list_has(span_text(accepted), name))
+            return name;
+    }
+    return (struct span){0};
 }
 
 /* "/stream/{s}/{g}[/]" -> the two raw segments. */
@@ -126,6 +150,7 @@ struct stream_socket *stream_socket_make(struct stream_channel *channel, struct 
         request->http_status = 503;
     } else {
         socket->channel = channel;
+        request->subprotocol = choose_subprotocol(channel->subprotocols, request->protocols);
         request->http_status = socket_take_path(socket, request->path);
     }
     if (socket != NULL && request->http_status == 0)
@@ -212,20 +237,11 @@ static enum weir_status socket_parse(struct stream_channel *channel, struct span
                : WEIR_INVALID;
 }
 
-static bool message_is_blank(struct span message)
-{
-    for (size_t i = 0; i < message.bytes; i++) {
-        if (memchr(" \t\r\n", message.data[i], 4) == NULL)
-            return false;
-    }
-    return true;
-}
-
 void stream_socket_message(struct stream_socket *socket, struct span message)
 {
     struct subscription_wish wish = {0};
     bool is_join;
-    if (message_is_blank(message))
+    if (span_is_blank(message))
         return;
     if (socket_parse(socket->channel, message, &wish, &is_join) != WEIR_OK) {
         counters_add(socket->channel->counters, COUNTER_STREAM_MESSAGES_IGNORED, 1);

@@ -21,7 +21,8 @@ struct stream_channel {
     struct fanout *fanout;
     struct catch_up *catch_up;
     struct counters *counters;
-    const char *origins; /* comma separated; empty: any */
+    const char *origins;      /* comma separated; empty: any */
+    const char *subprotocols; /* accepted besides Authorization, comma separated */
     struct buffer decoded;
 };
 

@@ -433,11 +433,6 @@ enum weir_status ws_server_open(struct ws_server **server, uv_loop_t *loop,
     return WEIR_OK;
 }
 
-unsigned ws_connection_count(const struct ws_server *server)
-{
-    return server->connection_count;
-}
-
 bool ws_has_uring(const struct ws_server *server)
 {
     return sender_has_uring(server->sender);

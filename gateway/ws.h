@@ -53,9 +53,10 @@ struct ws_request {
     struct span protocols; /* Sec-WebSocket-Protocol as offered, may be empty */
     const char *peer;      /* "ip:port", IPv6 in brackets */
     unsigned http_status;  /* set by on_upgrade when it returns WS_ROLE_NONE: 400, 403, 404, 503 */
-    /* Set by on_upgrade: the offered name to answer, or NULL. "Authorization" is answered without
-     * it whenever it was offered; a token never is (PROTOCOL 6.8). */
-    const char *subprotocol;
+    /* Set by on_upgrade: the offered name to answer, usually a part of `protocols`; data NULL: none.
+     * "Authorization" is answered without it whenever it was offered; a token never is (PROTOCOL
+     * 6.8). */
+    struct span subprotocol;
     /* Set by on_upgrade: becomes the connection's user; on_refused frees it if the handshake fails. */
     void *user;
 };
@@ -121,8 +122,6 @@ enum weir_status ws_server_open(struct ws_server **server, uv_loop_t *loop,
 void ws_server_close(struct ws_server *server, enum ws_status_code code, unsigned grace_ms);
 /* Hand over an accepted TCP descriptor (taken over in any case). */
 void ws_server_adopt(struct ws_server *server, int fd, enum ws_port port, bool tls);
-/* Sockets adopted and not yet gone, plain HTTP and telemetry ones included. */
-unsigned ws_connection_count(const struct ws_server *server);
 /* True when batches go out through io_uring. */
 bool ws_has_uring(const struct ws_server *server);
 

@@ -98,15 +98,15 @@ static void upgrade_answer(struct ws_connection *connection, const struct handsh
 {
     char key[32];
     ws_accept_key(key, sizeof(key), handshake->key);
-    const char *subprotocol =
-        handshake->offers_authorization ? "Authorization" : request->subprotocol;
+    struct span subprotocol =
+        handshake->offers_authorization ? SPAN_LITERAL("Authorization") : request->subprotocol;
     char head[HEAD_ANSWER_BYTES];
     int bytes =
         snprintf(head, sizeof(head),
                  "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                 "Sec-WebSocket-Accept: %s\r\n%s%s%s\r\n",
-                 key, subprotocol ? "Sec-WebSocket-Protocol: " : "", subprotocol ? subprotocol : "",
-                 subprotocol ? "\r\n" : "");
+                 "Sec-WebSocket-Accept: %s\r\n%s%.*s%s\r\n",
+                 key, subprotocol.data ? "Sec-WebSocket-Protocol: " : "", (int)subprotocol.bytes,
+                 subprotocol.data ? subprotocol.data : "", subprotocol.data ? "\r\n" : "");
     weir_assert(bytes > 0);
     weir_assert((size_t)bytes < sizeof(head));
     ws_connection_append_or_kill(connection, span_of(head, (size_t)bytes));

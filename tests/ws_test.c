@@ -66,7 +66,7 @@ static enum ws_role on_upgrade(void *context, struct ws_request *request)
     if (!span_equal(request->path, SPAN_LITERAL("/")))
         return WS_ROLE_NONE;
     if (span_equal(request->query, SPAN_LITERAL("chat")))
-        request->subprotocol = "chat";
+        request->subprotocol = SPAN_LITERAL("chat");
     struct session *session = calloc(1, sizeof(*session));
     session->server = own;
     request->user = session;

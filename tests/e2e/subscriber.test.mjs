@@ -261,6 +261,27 @@ test('the subprotocol Authorization is answered, the token never', async () => {
   raw.destroy();
 });
 
+test('a subprotocol of the configured list is answered, any other is not', async () => {
+  const own = await Weir.start({ gateways: 1, settings: { subprotocols: 'chat.v1 , chat.v2' } });
+  try {
+    for (const [offered, answered] of [
+      [['other', 'chat.v2', 'chat.v1'], 'chat.v2'],
+      [['chat.v1', 'Authorization', 'token'], 'Authorization'],
+    ]) {
+      const subscriber = await Subscriber.open(own.streamUrl, { protocols: offered });
+      assert.equal(subscriber.socket.protocol, answered);
+      await subscriber.close();
+    }
+    for (const offered of ['chat', 'chat.v', 'chat.v1.x', ' , ,']) {
+      const raw = await RawSocket.open(own.streamPort, '/', { headers: { 'Sec-WebSocket-Protocol': offered } });
+      assert.doesNotMatch(raw.head, /sec-websocket-protocol/i);
+      raw.destroy();
+    }
+  } finally {
+    await own.stop();
+  }
+});
+
 test('@motiadev/stream-client-node sees group, item and custom events at once, on whichever gateway', async () => {
   await writer.set('motia', 'g', 'a', { id: 'a', n: 0 });
   const clients = [];
