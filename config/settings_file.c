@@ -139,6 +139,28 @@ static enum weir_status settings_match_key(const struct settings_file *file,
                             pair->key, where, known);
 }
 
+/* A walk over a mapping whose keys are known. */
+struct settings_keys {
+    const yaml_node_t *mapping;
+    const char *const *names;
+    size_t count;
+    const char *where; /* for messages */
+    unsigned seen;
+    size_t position;
+};
+
+/* The next pair, and which of the names its key is. EMPTY at the end. */
+static enum weir_status settings_next_key(const struct settings_file *file,
+                                          struct settings_keys *keys, struct settings_pair *pair,
+                                          size_t *index)
+{
+    enum weir_status status = settings_next_pair(file, keys->mapping, &keys->position, pair);
+    if (status != WEIR_OK)
+        return status;
+    return settings_match_key(file, pair, keys->names, keys->count, keys->where, &keys->seen,
+                              index);
+}
+
 static enum weir_status settings_need_mapping(const struct settings_file *file,
                                               const yaml_node_t *node, const char *key)
 {
@@ -204,15 +226,11 @@ static enum weir_status settings_read_kv(const struct settings_file *file,
     static const char *const names[COUNT] = {"store_method", "file_path", "save_interval_ms",
                                              "channel_size"};
     struct settings_pair pair;
-    unsigned seen = 0;
-    size_t position = 0;
+    struct settings_keys keys = {
+        .mapping = mapping, .names = names, .count = COUNT, .where = "the config of adapter kv"};
     size_t index;
     enum weir_status status;
-    while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
-        status = settings_match_key(file, &pair, names, COUNT, "the config of adapter kv", &seen,
-                                    &index);
-        if (status != WEIR_OK)
-            return status;
+    while ((status = settings_next_key(file, &keys, &pair, &index)) == WEIR_OK) {
         if (settings_node_is_null(pair.value))
             continue;
         const char *text = settings_node_text(pair.value);
@@ -248,14 +266,11 @@ static enum weir_status settings_read_adapter(const struct settings_file *file,
     static const char *const names[COUNT] = {"name", "config"};
     const yaml_node_t *values[COUNT] = {NULL};
     struct settings_pair pair;
-    unsigned seen = 0;
-    size_t position = 0;
+    struct settings_keys keys = {
+        .mapping = mapping, .names = names, .count = COUNT, .where = "adapter"};
     size_t index;
     enum weir_status status;
-    while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
-        status = settings_match_key(file, &pair, names, COUNT, "adapter", &seen, &index);
-        if (status != WEIR_OK)
-            return status;
+    while ((status = settings_next_key(file, &keys, &pair, &index)) == WEIR_OK) {
         values[index] = pair.value;
     }
     if (status != WEIR_EMPTY)
@@ -281,14 +296,11 @@ static enum weir_status settings_read_stream(struct settings_file *file, const y
     enum { PORT, HOST, AUTH_FUNCTION, ADAPTER, COUNT };
     static const char *const names[COUNT] = {"port", "host", "auth_function", "adapter"};
     struct settings_pair pair;
-    unsigned seen = 0;
-    size_t position = 0;
+    struct settings_keys keys = {
+        .mapping = mapping, .names = names, .count = COUNT, .where = "iii-stream"};
     size_t index;
     enum weir_status status;
-    while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
-        status = settings_match_key(file, &pair, names, COUNT, "iii-stream", &seen, &index);
-        if (status != WEIR_OK)
-            return status;
+    while ((status = settings_next_key(file, &keys, &pair, &index)) == WEIR_OK) {
         switch (index) {
         case PORT:
             status = settings_take(file, SETTINGS_KEY_stream_port, &pair);
@@ -322,14 +334,11 @@ static enum weir_status settings_read_manager(struct settings_file *file,
     static const char *const names[COUNT] = {"host", "port", "handshake_timeout_ms", "rbac",
                                              "middleware_function_id"};
     struct settings_pair pair;
-    unsigned seen = 0;
-    size_t position = 0;
+    struct settings_keys keys = {
+        .mapping = mapping, .names = names, .count = COUNT, .where = "iii-worker-manager"};
     size_t index;
     enum weir_status status;
-    while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
-        status = settings_match_key(file, &pair, names, COUNT, "iii-worker-manager", &seen, &index);
-        if (status != WEIR_OK)
-            return status;
+    while ((status = settings_next_key(file, &keys, &pair, &index)) == WEIR_OK) {
         switch (index) {
         case HOST:
             status = settings_take(file, SETTINGS_KEY_worker_host, &pair);
@@ -392,13 +401,10 @@ static enum weir_status settings_read_entry(struct settings_file *file, const ya
                                 name, *line);
     *line = settings_node_line(entry);
     const yaml_node_t *config = NULL;
-    unsigned seen = 0;
+    struct settings_keys keys = {
+        .mapping = entry, .names = names, .count = COUNT, .where = "a worker's entry"};
     size_t index;
-    position = 0;
-    while ((status = settings_next_pair(file, entry, &position, &pair)) == WEIR_OK) {
-        status = settings_match_key(file, &pair, names, COUNT, "a worker's entry", &seen, &index);
-        if (status != WEIR_OK)
-            return status;
+    while ((status = settings_next_key(file, &keys, &pair, &index)) == WEIR_OK) {
         if (index == CONFIG)
             config = pair.value;
     }
@@ -465,18 +471,15 @@ static enum weir_status settings_read_top(struct settings_file *file, const yaml
     enum weir_status status = settings_need_mapping(file, top, "(top level)");
     if (status != WEIR_OK)
         return status;
+    struct settings_keys keys = {
+        .mapping = top, .names = names, .count = COUNT, .where = "the top level"};
     struct settings_pair pair;
-    unsigned seen = 0;
-    size_t position = 0;
     size_t index;
-    while ((status = settings_next_pair(file, top, &position, &pair)) == WEIR_OK) {
-        status = settings_match_key(file, &pair, names, COUNT, "the top level", &seen, &index);
-        if (status != WEIR_OK)
-            return status;
+    while ((status = settings_next_key(file, &keys, &pair, &index)) == WEIR_OK) {
         switch (index) {
         case WORKERS:
         case MODULES:
-            if ((seen & 1u << WORKERS) != 0 && (seen & 1u << MODULES) != 0)
+            if ((keys.seen & 1u << WORKERS) != 0 && (keys.seen & 1u << MODULES) != 0)
                 return settings_fail_at(
                     file, pair.key_node,
                     "key `modules` is the old name of `workers`; keep only one");
