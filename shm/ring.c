@@ -287,7 +287,8 @@ static enum weir_status ring_copy(const struct ring_reader *reader, uint64_t pos
     *next = position + length;
     if (type == RING_SLOT_PADDING && length == room)
         return ring_is_lapped(reader, position) ? WEIR_LAPPED : WEIR_AGAIN;
-    if (type != RING_SLOT_RECORD || length > room || length < sizeof(struct ring_slot))
+    if (type != RING_SLOT_RECORD || length > room || length < sizeof(struct ring_slot) ||
+        length > reader->capacity_bytes / RING_RECORD_SHARE)
         return ring_misfit(reader, position);
     shm_copy_out(record, slot->record, sizeof *record);
     /* Before the lengths inside are used to reserve and copy: is it still the record that was

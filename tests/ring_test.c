@@ -353,11 +353,11 @@ Test(ring, unpublished_batch_is_bounded, .init = open_ring, .fini = close_ring, 
     }
 }
 
-/* Random damage anywhere in the ring's bytes: any status, but no access outside the ring and no
- * endless loop (ASan build). */
-Test(ring, damaged_ring_is_read_without_harm, .init = open_ring, .fini = close_ring, .timeout = 60)
+/* Random damage anywhere in the ring's bytes: any status, but no access outside the ring, no record
+ * longer than the writer can have made, and no endless loop (ASan build). */
+static void read_damaged(uint64_t seed)
 {
-    uint64_t random = test_seed();
+    uint64_t random = seed;
     uint64_t seq = 0, bytes, corrupt = 0;
     _Atomic uint64_t *words =
         (_Atomic uint64_t *)(void *)(segment_ring(&segment, &bytes) + sizeof(struct ring_header));
@@ -388,6 +388,23 @@ Test(ring, damaged_ring_is_read_without_harm, .init = open_ring, .fini = close_r
         ring_reader_seek_head(&reader);
     }
     cr_assert_gt(corrupt, 0);
+}
+
+Test(ring, damaged_ring_is_read_without_harm, .init = open_ring, .fini = close_ring, .timeout = 60)
+{
+    read_damaged(test_seed());
+}
+
+/* Seeds with which a slot's length and its frame's were damaged alike, and a record of more than
+ * the writer's share was handed out. */
+Test(ring, damage_found_1, .init = open_ring, .fini = close_ring, .timeout = 60)
+{
+    read_damaged(1795293051);
+}
+
+Test(ring, damage_found_2, .init = open_ring, .fini = close_ring, .timeout = 60)
+{
+    read_damaged(1795293168);
 }
 
 Test(ring, impossible_position_is_corrupt, .init = open_ring, .fini = close_ring, .timeout = 10)
