@@ -141,7 +141,7 @@ static uint64_t write_for(struct ring_writer *writer, const struct bench_run *ru
                                          .epoch = 1,
                                          .kind = 2,
                                          .json_offset = 4};
-            if (ring_append(writer, &record, span_of(frame, run->frame_bytes), id) != WEIR_OK)
+            if (ring_append(writer, &record, span_of(frame, run->frame_bytes), id, NULL) != WEIR_OK)
                 fail("ring_append");
             previous = record.position;
             records++;

@@ -398,7 +398,7 @@ static void engine_emit(struct engine *engine, const struct adapter_write *write
         .id_bytes = id.data ? (uint32_t)id.bytes : UINT32_MAX,
     };
     status =
-        ring_append(engine->ring, &record, span_of(engine->frame.data, layout.frame_bytes), id);
+        ring_append(engine->ring, &record, span_of(engine->frame.data, layout.frame_bytes), id, NULL);
     weir_assert(status == WEIR_OK); /* its size was checked against the ring's limit */
     store_group_published(engine->store, change->group.offset, record.position);
     engine->counters->events++;

@@ -37,6 +37,9 @@ static_assert(RING_UNPUBLISHED_SHARE * 2 <= RING_RECORD_SHARE,
 static_assert(SEGMENT_PAGE_BYTES / RING_RECORD_SHARE > 2 * sizeof(struct ring_slot),
               "the smallest ring holds something");
 
+/* A payload is frame, id, traceparent and baggage, each filled up to a word. */
+enum { RING_PARTS = 4 };
+
 struct ring_writer {
     struct ring_header *header;
     char *data;
@@ -80,7 +83,7 @@ void ring_writer_close(struct ring_writer *writer)
 uint64_t ring_record_bytes_max(const struct ring_writer *writer)
 {
     /* Frame and id are each filled up to a word. */
-    return writer->slot_bytes_max - sizeof(struct ring_slot) - 2 * WORD_BYTES;
+    return writer->slot_bytes_max - sizeof(struct ring_slot) - RING_PARTS * WORD_BYTES;
 }
 
 static struct ring_slot *ring_slot_at(char *data, uint64_t place)
@@ -103,15 +106,22 @@ static void ring_store_head_word(struct ring_slot *slot, uint64_t length, uint64
     atomic_store_explicit(&slot->length_and_type, length | type << 32, memory_order_relaxed);
 }
 
-static uint64_t ring_id_bytes(const struct ring_record *record)
+static void ring_part_bytes(const struct ring_record *record, uint64_t bytes[RING_PARTS])
 {
-    return record->id_bytes == UINT32_MAX ? 0 : record->id_bytes;
+    bytes[0] = record->frame_bytes;
+    bytes[1] = ring_record_id_bytes(record);
+    bytes[2] = record->traceparent_bytes;
+    bytes[3] = record->baggage_bytes;
 }
 
 static uint64_t ring_slot_bytes(const struct ring_record *record)
 {
-    return sizeof(struct ring_slot) + shm_align_word(record->frame_bytes) +
-           shm_align_word(ring_id_bytes(record));
+    uint64_t parts[RING_PARTS];
+    ring_part_bytes(record, parts);
+    uint64_t bytes = sizeof(struct ring_slot);
+    for (unsigned i = 0; i < RING_PARTS; i++)
+        bytes += shm_align_word(parts[i]);
+    return bytes;
 }
 
 /* What holds for every record: asserted before it is written, checked again after it was read. */
@@ -139,8 +149,9 @@ bool ring_has_room(const struct ring_writer *writer, uint64_t payload_bytes)
 {
     if (payload_bytes > ring_record_bytes_max(writer))
         return false;
-    /* Frame and id are each filled up to a word: the worst split. */
-    uint64_t need = sizeof(struct ring_slot) + shm_align_word(payload_bytes) + WORD_BYTES;
+    /* Each part is filled up to a word: the worst split. */
+    uint64_t need =
+        sizeof(struct ring_slot) + shm_align_word(payload_bytes) + (RING_PARTS - 1) * WORD_BYTES;
     return ring_end_is_near(writer, writer->head + ring_padding(writer, need) + need);
 }
 
@@ -153,14 +164,23 @@ static void ring_reserve(struct ring_writer *writer, uint64_t end, uint64_t ahea
     shm_fence_release(); /* A: reserved visible before new words; pairs with A' in ring_is_lapped() */
 }
 
+static uint16_t ring_trace_part_bytes(struct span part)
+{
+    return part.bytes > RING_TRACE_BYTES_MAX ? 0 : (uint16_t)part.bytes;
+}
+
 enum weir_status ring_append(struct ring_writer *writer, struct ring_record *record,
-                             struct span frame, struct span id)
+                             struct span frame, struct span id, const struct ring_trace *trace)
 {
     uint64_t bytes_max = ring_record_bytes_max(writer);
     if (frame.bytes > bytes_max || id.bytes > bytes_max - frame.bytes)
         return WEIR_TOO_LARGE;
     record->frame_bytes = (uint32_t)frame.bytes;
     record->id_bytes = id.data == NULL ? UINT32_MAX : (uint32_t)id.bytes;
+    record->traceparent_bytes = trace == NULL ? 0 : ring_trace_part_bytes(trace->traceparent);
+    record->baggage_bytes = trace == NULL ? 0 : ring_trace_part_bytes(trace->baggage);
+    if (record->traceparent_bytes + record->baggage_bytes > bytes_max - frame.bytes - id.bytes)
+        return WEIR_TOO_LARGE;
     weir_assert(ring_record_is_sound(record));
 
     uint64_t need = ring_slot_bytes(record);
@@ -181,9 +201,17 @@ enum weir_status ring_append(struct ring_writer *writer, struct ring_record *rec
     struct ring_slot *slot = ring_slot_at(writer->data, place);
     ring_store_head_word(slot, need, RING_SLOT_RECORD);
     shm_copy_in(slot->record, record, sizeof *record);
+    uint64_t bytes[RING_PARTS];
+    ring_part_bytes(record, bytes);
+    const char *const parts[RING_PARTS] = {frame.data, id.data,
+                                           trace == NULL ? NULL : trace->traceparent.data,
+                                           trace == NULL ? NULL : trace->baggage.data};
     _Atomic uint64_t *payload = ring_payload(slot);
-    shm_copy_in(payload, frame.data, frame.bytes);
-    shm_copy_in(payload + shm_align_word(frame.bytes) / WORD_BYTES, id.data, ring_id_bytes(record));
+    for (unsigned i = 0; i < RING_PARTS; i++) {
+        if (bytes[i] != 0)
+            shm_copy_in(payload, parts[i], bytes[i]);
+        payload += shm_align_word(bytes[i]) / WORD_BYTES;
+    }
     writer->head = end;
 #ifdef WEIR_MUTANT_RING_RESERVED
     ring_reserve(writer, end, 0);
@@ -254,17 +282,20 @@ static enum weir_status ring_copy_payload(const struct ring_reader *reader,
                                           const struct ring_slot *slot,
                                           const struct ring_record *record, struct buffer *out)
 {
-    uint64_t id_bytes = ring_id_bytes(record);
-    uint64_t bytes = record->frame_bytes + id_bytes;
+    uint64_t parts[RING_PARTS];
+    ring_part_bytes(record, parts);
+    uint64_t bytes = parts[0] + parts[1] + parts[2] + parts[3];
     enum weir_status status = buffer_reserve(out, bytes);
     if (status != WEIR_OK)
         return status;
     const _Atomic uint64_t *payload = ring_payload_const(slot);
-    if (record->frame_bytes != 0)
-        shm_copy_out(out->data + out->bytes, payload, record->frame_bytes);
-    if (id_bytes != 0)
-        shm_copy_out(out->data + out->bytes + record->frame_bytes,
-                     payload + shm_align_word(record->frame_bytes) / WORD_BYTES, id_bytes);
+    char *to = out->data + out->bytes;
+    for (unsigned i = 0; i < RING_PARTS; i++) {
+        if (parts[i] != 0)
+            shm_copy_out(to, payload, parts[i]);
+        to += parts[i];
+        payload += shm_align_word(parts[i]) / WORD_BYTES;
+    }
     if (ring_is_lapped(reader, record->position))
         return WEIR_LAPPED;
     out->bytes += bytes;

@@ -41,25 +41,45 @@ struct ring_record {
     uint32_t
         data_offset; /* inside the frame: first byte of the event's data (set, update, delete) */
     uint32_t data_bytes;
-    uint32_t spare;
+    uint16_t traceparent_bytes; /* the writer's trace context, behind the id; 0: none */
+    uint16_t baggage_bytes;
 };
+
+/* Where the parts behind the frame are in what a read has copied out. */
+static inline uint64_t ring_record_id_bytes(const struct ring_record *record)
+{
+    return record->id_bytes == UINT32_MAX ? 0 : record->id_bytes;
+}
+static inline uint64_t ring_record_trace_offset(const struct ring_record *record)
+{
+    return record->frame_bytes + ring_record_id_bytes(record);
+}
+
+/* The trace context a write came with (PROTOCOL 2.10); opaque. A part that is longer than
+ * RING_TRACE_BYTES_MAX is left out. */
+struct ring_trace {
+    struct span traceparent;
+    struct span baggage;
+};
+enum { RING_TRACE_BYTES_MAX = 8192 };
 
 /* ---- broker ---- */
 struct ring_writer;
 struct ring_writer *ring_writer_open(struct segment *segment); /* NULL: no memory */
 void ring_writer_close(struct ring_writer *writer);
-/* Largest frame + id that ring_append() takes. */
+/* Largest frame + id + trace that ring_append() takes. */
 uint64_t ring_record_bytes_max(const struct ring_writer *writer);
-/* True when a record of `payload_bytes` (frame and id, at most ring_record_bytes_max()) can be
+/* True when a record of `payload_bytes` (frame, id and trace, at most ring_record_bytes_max()) can be
  * appended without FULL; ask before a write is applied that cannot be taken back. */
 bool ring_has_room(const struct ring_writer *writer, uint64_t payload_bytes);
 /* Copy a record in; invisible until ring_publish(). Sets position, frame_bytes and id_bytes
- * (id.data NULL: no id) of `record`. TOO_LARGE when it exceeds the share. FULL when what is
+ * (id.data NULL: no id) of `record`, and its trace's (NULL: none). TOO_LARGE when it exceeds the share. FULL when what is
  * appended but not published would exceed half the ring (readers of what comes next would be lapped
  * before they could see it): nothing changed, publish and append again. After a publish a record
  * that is not TOO_LARGE always fits. */
 enum weir_status ring_append(struct ring_writer *writer, struct ring_record *record,
-                             struct span frame, struct span id) WEIR_MUST_CHECK;
+                             struct span frame, struct span id,
+                             const struct ring_trace *trace) WEIR_MUST_CHECK;
 /* Make everything appended so far visible (one release store). Ring the doorbells after this. */
 void ring_publish(struct ring_writer *writer);
 uint64_t ring_head(const struct ring_writer *writer); /* first position not yet appended */
@@ -83,7 +103,7 @@ enum weir_status ring_reader_attach(struct ring_reader *reader,
 void ring_reader_seek_head(struct ring_reader *reader);
 /* First position not yet published (acquire). */
 uint64_t ring_published(const struct ring_reader *reader);
-/* Copy the next record: frame, then id, appended to `out` (8-byte aligned start not promised).
+/* Copy the next record: frame, id, traceparent, baggage, appended to `out` (8-byte aligned start not promised).
  * Advances. EMPTY, LAPPED (the cursor moves to the newest published position; how much was missed
  * is not known), FULL and NO_MEMORY (the buffer's; nothing is consumed), CORRUPT. Only OK changes
  * `out`; `record` is void otherwise. */

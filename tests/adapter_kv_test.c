@@ -55,7 +55,7 @@ static void contract_published(const struct store_change *change)
                                  .epoch = change->group.epoch,
                                  .frame_bytes = 1,
                                  .id_bytes = UINT32_MAX};
-    cr_assert_eq(ring_append(ring, &record, span_text("x"), (struct span){0}), WEIR_OK);
+    cr_assert_eq(ring_append(ring, &record, span_text("x"), (struct span){0}, NULL), WEIR_OK);
     store_group_published(store, change->group.offset, record.position);
 }
 

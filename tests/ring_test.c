@@ -98,7 +98,7 @@ static enum weir_status append_made(struct made_record *made, uint64_t seq, uint
 {
     make_record(made, seq, previous);
     return ring_append(writer, &made->record, span_of(made->frame, made->frame_bytes),
-                       made->has_id ? span_of(made->id, made->id_bytes) : (struct span){0});
+                       made->has_id ? span_of(made->id, made->id_bytes) : (struct span){0}, NULL);
 }
 
 /* Everything but the two positions, which depend on history. */
@@ -166,7 +166,7 @@ Test(ring, every_length_arrives_exactly, .init = open_ring, .fini = close_ring, 
         for (size_t id_bytes = 0; id_bytes <= 18; id_bytes++) {
             struct ring_record sent = {.previous_position = RING_NO_POSITION};
             struct span id = id_bytes == 18 ? (struct span){0} : span_of(bytes + 20, id_bytes);
-            cr_assert_eq(ring_append(writer, &sent, span_of(bytes, frame_bytes), id), WEIR_OK);
+            cr_assert_eq(ring_append(writer, &sent, span_of(bytes, frame_bytes), id, NULL), WEIR_OK);
             ring_publish(writer);
             cr_assert_eq(read_next(), WEIR_OK);
             cr_assert_eq(record.frame_bytes, frame_bytes);
@@ -183,7 +183,7 @@ Test(ring, read_appends_behind_what_is_in_the_buffer, .init = open_ring, .fini =
      .timeout = 10)
 {
     struct ring_record sent = {.previous_position = RING_NO_POSITION};
-    cr_assert_eq(ring_append(writer, &sent, SPAN_LITERAL("frame"), SPAN_LITERAL("id")), WEIR_OK);
+    cr_assert_eq(ring_append(writer, &sent, SPAN_LITERAL("frame"), SPAN_LITERAL("id"), NULL), WEIR_OK);
     ring_publish(writer);
     cr_assert_eq(buffer_append(&out, SPAN_LITERAL("abc")), WEIR_OK);
     cr_assert_eq(ring_read(&reader, &record, &out), WEIR_OK);
@@ -299,13 +299,13 @@ Test(ring, largest_record_fits_and_one_byte_more_does_not, .init = open_ring, .f
     cr_assert_leq(bytes_max, CAPACITY / RING_RECORD_SHARE);
     struct ring_record sent = {.previous_position = RING_NO_POSITION};
     uint64_t before = ring_head(writer);
-    cr_assert_eq(ring_append(writer, &sent, span_of(frame, bytes_max + 1), (struct span){0}),
+    cr_assert_eq(ring_append(writer, &sent, span_of(frame, bytes_max + 1), (struct span){0}, NULL),
                  WEIR_TOO_LARGE);
-    cr_assert_eq(ring_append(writer, &sent, span_of(frame, bytes_max), span_of("x", 1)),
+    cr_assert_eq(ring_append(writer, &sent, span_of(frame, bytes_max), span_of("x", 1), NULL),
                  WEIR_TOO_LARGE);
-    cr_assert_eq(ring_append(writer, &sent, span_of(frame, SIZE_MAX), span_of("x", 1)),
+    cr_assert_eq(ring_append(writer, &sent, span_of(frame, SIZE_MAX), span_of("x", 1), NULL),
                  WEIR_TOO_LARGE);
-    cr_assert_eq(ring_append(writer, &sent, span_of(frame, 1), span_of("x", SIZE_MAX)),
+    cr_assert_eq(ring_append(writer, &sent, span_of(frame, 1), span_of("x", SIZE_MAX), NULL),
                  WEIR_TOO_LARGE);
     cr_assert_eq(ring_head(writer), before);
     for (unsigned i = 0; i < 50; i++) {
@@ -313,7 +313,7 @@ Test(ring, largest_record_fits_and_one_byte_more_does_not, .init = open_ring, .f
         publish_one(i + 1);
         cr_assert_eq(read_next(), WEIR_OK);
         cr_assert_eq(ring_append(writer, &sent, span_of(frame, bytes_max - id_bytes),
-                                 span_of(frame, id_bytes)),
+                                 span_of(frame, id_bytes), NULL),
                      WEIR_OK, "what is not too large fits after a publish");
         ring_publish(writer);
         cr_assert_eq(read_next(), WEIR_OK);

@@ -107,7 +107,7 @@ static void world_append(const struct store_change *change, enum envelope_event 
         .data_bytes = layout.data_bytes,
     };
     enum weir_status status =
-        ring_append(world.ring, &record, span_of(frame, layout.frame_bytes), item);
+        ring_append(world.ring, &record, span_of(frame, layout.frame_bytes), item, NULL);
     cr_assert_eq(status, WEIR_OK);
     store_group_published(world.store, change->group.offset, record.position);
 }
