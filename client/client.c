@@ -142,7 +142,7 @@ static int client_say_hello(struct weir_client *client, const struct weir_client
     }
     struct wire_field fields[] = {
         WIRE_NUMBER(WIRE_VERSION), WIRE_SPAN(span_text(name)), WIRE_SPAN(metadata),
-        options->name_space != NULL ? WIRE_SPAN(span_text(options->name_space)) : WIRE_NIL};
+        options->name_space != NULL ? WIRE_SPAN(span_text(options->name_space)) : WIRE_NIL, WIRE_NIL, WIRE_NIL};
     return client_append(client, WIRE_HELLO, 0, fields);
 }
 

@@ -254,7 +254,8 @@ static void take_hello(struct local_connection *connection, const struct wire_me
         session_describe(connection->session,
                          info.kind == JSON_OBJECT ? info.text : SPAN_LITERAL("{}"), name_space);
     const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION),
-                                        WIRE_SPAN(span_text(connection->session->worker_id))};
+                                        WIRE_SPAN(span_text(connection->session->worker_id)),
+                                        WIRE_NIL};
     local_append(connection, WIRE_WELCOME, message->id, fields);
 }
 

@@ -13,7 +13,7 @@ enum {
     LENGTH_BYTES = 4,
     LENGTH_MIN = WIRE_HEADER_BYTES - LENGTH_BYTES + 1, /* an empty array is one byte */
     NUMBER_BYTES_MAX = 9,
-    TYPE_NUMBERS = 64, /* the type table's size; numbers are small and dense enough */
+    TYPE_NUMBERS = 80, /* the type table's size; numbers are small and dense enough */
 };
 
 struct type_form {

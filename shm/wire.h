@@ -44,9 +44,10 @@ enum {
     X(ATTACHED, 2, "uuu")                                                                                              \
     /* either side, before it closes: code, sentence */                                                                \
     X(REFUSED, 3, "bb")                                                                                                \
-    /* libweir opens a worker session at a gateway: version, worker name, metadata JSON, namespace */                  \
-    X(HELLO, 4, "ubbb")                                                                                                \
-    X(WELCOME, 5, "ub") /* gateway accepts: version, worker id (UUID) */                                               \
+    /* libweir opens a worker session at a gateway: version, worker name, metadata JSON, namespace, and when it comes */ \
+    /* back: previous worker id, its token */                                                                          \
+    X(HELLO, 4, "ubbbbb")                                                                                              \
+    X(WELCOME, 5, "ubb") /* gateway accepts: version, worker id (UUID), reattach token */                              \
                                                                                                                        \
     /* builtin stream functions: op (enum wire_op), stream, group, item (nil: none), event type (send), data JSON */   \
     /* (set, send; ops for update), traceparent, baggage */                                                            \
@@ -70,6 +71,9 @@ enum {
     X(SESSION_EVICT, 27, "ub")                                                                                         \
     /* ... -> broker -> who asked; id as in SESSION_EVICT resp. SESSION_REATTACH: 1 = retired, 0 = nothing happened */ \
     X(SESSION_REATTACHED, 28, "u")                                                                                     \
+    /* broker -> gateway, the session is to be closed (unique_worker_names): session, code, namespace, worker name, */ \
+    /* owner worker id */                                                                                              \
+    X(SESSION_REJECTED, 29, "ubbbb")                                                                                   \
                                                                                                                        \
     /* call a function anywhere; id 0 = void: caller session, namespace, function id, data JSON, metadata JSON, */     \
     /* traceparent, baggage */                                                                                         \
@@ -79,7 +83,45 @@ enum {
     X(INVOKE, 31, "ubbbbb")                                                                                            \
     /* executor -> broker -> caller; id as in INVOKE resp. CALL: result JSON (nil: no result key), error JSON */       \
     /* (nil: none), traceparent, baggage */                                                                            \
-    X(RESULT, 32, "bbbb")
+    X(RESULT, 32, "bbbb")                                                                                              \
+                                                                                                                       \
+    /* Triggers (PROTOCOL 2.11, 8). A trigger is known by its owner's session and its id. libweir says the same to its */ \
+    /* gateway, with session 0. */                                                                                     \
+    /* become the provider of a type: session, namespace, type, description, trigger request format JSON, call */      \
+    /* request format JSON */                                                                                          \
+    X(TRIGGER_TYPE_REGISTER, 40, "ubbbbb")                                                                             \
+    X(TRIGGER_TYPE_UNREGISTER, 41, "ubb") /* session, namespace, type */                                               \
+    /* session, id, type, function id, config JSON, metadata JSON, namespace of the function, of the provider (nil: */ \
+    /* the session's, then default) */                                                                                 \
+    X(TRIGGER_REGISTER, 42, "ubbbbbbb")                                                                                \
+    X(TRIGGER_UNREGISTER, 43, "ub") /* session, id */                                                                  \
+    /* the provider's answer to TRIGGER_BIND on its way to the broker, a failure on its way to the owner: session, id, */ \
+    /* type, function id, error JSON (nil: bound) */                                                                   \
+    X(TRIGGER_RESULT, 44, "ubbbb")                                                                                     \
+    /* broker -> the provider's gateway: provider's session, then as TRIGGER_REGISTER */                               \
+    X(TRIGGER_BIND, 45, "ubbbbbbb")                                                                                    \
+    X(TRIGGER_UNBIND, 46, "ubb") /* provider's session, id, type */                                                    \
+    /* broker -> every gateway, a stream:join trigger: handle, namespace, function id, stream name (nil: any), */      \
+    /* condition function id (nil: none), metadata JSON */                                                             \
+    X(GATE_BIND, 47, "ubbbbb")                                                                                         \
+    X(GATE_UNBIND, 48, "u") /* handle */                                                                               \
+                                                                                                                       \
+    /* stream:leave. The broker calls the handlers, so that a gateway's death is a leave as well. */                   \
+    X(PRESENCE_WANTED, 50, "u")   /* broker -> every gateway: 1 = say who is there and who comes and goes, 0 = no more */ \
+    X(PRESENCE_JOINED, 51, "ubb") /* gateway's number of the subscription, stream name, payload of its leave (JSON) */ \
+    X(PRESENCE_LEFT, 52, "u")                                                                                          \
+                                                                                                                       \
+    /* broker -> every gateway: the stream's items are a worker's functions (PROTOCOL 5): 1 = yes, 0 = no more; name */ \
+    X(STREAM_CUSTOM, 60, "ub")                                                                                         \
+                                                                                                                       \
+    /* Byte channels (PROTOCOL 2.17). An end is a gateway's number for one of its sockets. */                          \
+    /* gateway asks, id set: end, channel id, access key, direction (1 read, 2 write) */                               \
+    X(CHANNEL_OPEN, 70, "ubbu")                                                                                        \
+    X(CHANNEL_OPENED, 71, "uu") /* 0 unknown, 1 open, 2 that end is taken; messages the writer may send at first */    \
+    /* end of the sender resp. of the receiver, 1 = binary, message */                                                 \
+    X(CHANNEL_DATA, 72, "uub")                                                                                         \
+    X(CHANNEL_CREDIT, 73, "uu") /* reader's end resp. writer's end, messages */                                        \
+    X(CHANNEL_CLOSED, 74, "u")  /* end */
 
 enum wire_type {
 #define WIRE_TYPE_ENUM(name, number, fields) WIRE_##name = number,
