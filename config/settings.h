@@ -74,7 +74,23 @@ enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
     X(tls_certificate, TEXT, "", 0, 0, "", "PEM file: serve the stream port over TLS")             \
     X(tls_key, TEXT, "", 0, 0, "", "PEM file of the certificate's key")                            \
     X(duplicate_deliveries, BOOL, 0, 0, 1, "",                                                     \
-      "one copy per matching subscription, as the iii engine does")
+      "one copy per matching subscription, as the iii engine does")                                \
+    X(auth_function, TEXT, "", 0, 0, "",                                                           \
+      "function asked before a stream socket is accepted; empty: none")                            \
+    X(auth_failure, TEXT, "deny", 0, 0, "",                                                        \
+      "deny, or allow sockets whose auth_function fails, as the iii engine does")                  \
+    X(auth_timeout_ms, NUMBER, 5000, 100, 600000, "ms", "time auth_function has")                  \
+    X(join_gate, TEXT, "closed", 0, 0, "",                                                         \
+      "closed, or open: joins pass when a stream:join handler fails, as with the iii engine")      \
+    X(gate_timeout_ms, NUMBER, 5000, 100, 600000, "ms", "time all handlers of a join have")        \
+    X(trigger_timeout_ms, NUMBER, 30000, 100, 3600000, "ms", "time a trigger's handler has")       \
+    X(trigger_queue_max, NUMBER, 65536, 1, 1048576, "", "events that wait for one trigger")        \
+    X(custom_timeout_ms, NUMBER, 10000, 100, 3600000, "ms",                                        \
+      "time a custom stream adapter's function has")                                               \
+    X(custom_fallback, BOOL, 0, 0, 1, "",                                                          \
+      "use the store while a custom adapter's worker is away, as the iii engine does")             \
+    X(unique_worker_names, BOOL, 0, 0, 1, "",                                                      \
+      "refuse a second worker of the same name, as the iii engine does since 0.23")
 
 struct settings {
     char stream_host[SETTINGS_TEXT_BYTES];
@@ -94,6 +110,12 @@ struct settings {
     char tls_certificate[SETTINGS_TEXT_BYTES];
     char tls_key[SETTINGS_TEXT_BYTES];
     bool duplicate_deliveries;
+    char auth_function[SETTINGS_TEXT_BYTES];
+    char auth_failure[SETTINGS_TEXT_BYTES];
+    uint64_t auth_timeout_ms;
+    char join_gate[SETTINGS_TEXT_BYTES];
+    uint64_t gate_timeout_ms, trigger_timeout_ms, trigger_queue_max, custom_timeout_ms;
+    bool custom_fallback, unique_worker_names;
     uint64_t given; /* bit i: entry i of SETTINGS_MAP was set by a file or by settings_set() */
 };
 

@@ -51,7 +51,23 @@
       "libweir connections closed for a protocol error or a full queue")                           \
     X(TURNS, counter, "turns of the loop")                                                         \
     X(FLUSHES_HELD, counter, "fan-outs held back to share a send")                                 \
-    X(WORKERS_RETIRED, counter, "worker sessions ended because their worker came back on another")
+    X(WORKERS_RETIRED, counter, "worker sessions ended because their worker came back on another") \
+    X(SERVER_CALLS, counter, "calls the gateway made itself: gates, auth, triggers, hooks")        \
+    X(SERVER_CALLS_FAILED, counter, "of these, answered with an error or not at all")              \
+    X(TRIGGERS, gauge, "stream triggers of workers of the gateway")                                \
+    X(TRIGGER_EVENTS, counter, "events matched by a stream trigger, once per trigger")             \
+    X(TRIGGER_HANDLED, counter, "trigger events whose handler answered")                           \
+    X(TRIGGER_FAILED, counter, "trigger events whose handler or condition failed or was late")     \
+    X(TRIGGER_SKIPPED, counter, "trigger events their condition function declined")                \
+    X(TRIGGER_DROPPED, counter, "trigger events dropped: queue full, or lapped by the ring")       \
+    X(TRIGGER_QUEUED, gauge, "trigger events waiting for their handler")                           \
+    X(AUTH_REFUSED, counter, "stream sockets refused by auth_function or for want of its answer")  \
+    X(AUTH_FAILED, counter, "auth_function failed, was late or not there")                         \
+    X(JOINS_DENIED, counter, "joins denied by a stream:join handler or for want of its answer")    \
+    X(CHANNEL_ENDS, gauge, "byte channel sockets open")                                            \
+    X(CHANNEL_MESSAGES, counter, "byte channel messages passed on")                                \
+    X(LOG_LINES, counter, "lines logged for workers by engine::log")                               \
+    X(ACCESS_REFUSED, counter, "calls and registrations an RBAC rule refused")
 
 enum counter {
 #define COUNTER_ENUM(name, type, sentence) COUNTER_##name,

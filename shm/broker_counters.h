@@ -39,7 +39,17 @@
     X(readers_revoked, counter, "readers whose epoch was taken back")                              \
     X(sessions, gauge, "worker sessions")                                                          \
     X(functions, gauge, "functions registered by workers")                                         \
-    X(calls_pending, gauge, "calls that wait for a worker's answer")
+    X(calls_pending, gauge, "calls that wait for a worker's answer")                               \
+    X(trigger_types, gauge, "trigger types workers provide")                                       \
+    X(triggers, gauge, "triggers registered, parked ones included")                                \
+    X(triggers_parked, gauge, "triggers whose type nobody provides")                               \
+    X(deliveries, counter, "calls of stream:leave and engine trigger handlers")                    \
+    X(deliveries_failed, counter, "of these, answered with an error or not at all")                \
+    X(deliveries_dropped, counter, "of these, not made because too many waited")                   \
+    X(presence, gauge, "subscriptions whose leave somebody wants to know of")                      \
+    X(channels, gauge, "byte channels")                                                            \
+    X(custom_calls, counter, "calls of custom stream adapters' functions")                         \
+    X(custom_failed, counter, "of these, answered with an error or not at all")
 
 struct broker_counters {
 #define BROKER_COUNTER_FIELD(name, type, sentence) uint64_t name;
