@@ -91,6 +91,10 @@ static void connection_gone(struct ws_connection *connection)
         server->handlers.on_close(server->handlers.context, connection);
         ws_link_remove(&connection->dirty); /* what was tried inside on_close has no effect */
     }
+    if (connection->held) {
+        free(connection->held);
+        server->handlers.on_refused(server->handlers.context, connection->user);
+    }
     frame_assembly_release(&server->frame_pool, &connection->assembly);
     send_buffer_release(&server->send_pool, &connection->output);
     send_buffer_release(&server->send_pool, &connection->input);
@@ -448,7 +452,8 @@ static void queue_close(struct ws_link *queue, unsigned code)
         struct ws_connection *connection = WS_CONNECTION_OF(link, queue);
         if (code && connection->state == WS_STATE_OPEN)
             ws_close_code(connection, code, NULL);
-        else if (!code || connection->state == WS_STATE_HTTP)
+        else if (!code || connection->state == WS_STATE_HTTP ||
+                 connection->state == WS_STATE_HELD)
             ws_connection_kill(connection);
         link = next;
     }

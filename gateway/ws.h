@@ -40,9 +40,13 @@ enum ws_role {
     WS_ROLE_STREAM,    /* subscriber */
     WS_ROLE_WORKER,    /* iii-sdk worker */
     WS_ROLE_TELEMETRY, /* accepted, read and discarded, never reported */
+    WS_ROLE_CHANNEL,   /* one end of a byte channel */
+    WS_ROLE_HELD,      /* not decided yet: ws_upgrade_accept() or ws_upgrade_refuse() follows */
 };
 
 enum ws_port { WS_PORT_STREAM, WS_PORT_WORKER, WS_PORT_ADMIN };
+
+struct ws_connection;
 
 struct ws_request {
     enum ws_port port;
@@ -59,9 +63,8 @@ struct ws_request {
     struct span subprotocol;
     /* Set by on_upgrade: becomes the connection's user; on_refused frees it if the handshake fails. */
     void *user;
+    struct ws_connection *connection; /* for WS_ROLE_HELD: whom to decide about */
 };
-
-struct ws_connection;
 
 /* A plain HTTP answer. It is copied as soon as on_http returns, then `release` is called. Preset to
  * an empty 404. */
@@ -77,7 +80,8 @@ struct ws_http_answer {
 struct ws_handlers {
     /* A WebSocket upgrade is asked for: decide by path. */
     enum ws_role (*on_upgrade)(void *context, struct ws_request *request);
-    /* The handshake with request->user as `user` failed after on_upgrade accepted it. */
+    /* The handshake with request->user as `user` failed after on_upgrade accepted or held it. Never
+     * from inside ws_upgrade_refuse(), whose caller knows. */
     void (*on_refused)(void *context, void *user);
     void (*on_open)(void *context, struct ws_connection *connection, enum ws_role role, void *user);
     /* One whole message, at most WS_MESSAGE_BYTES_MAX; valid during the call. */
@@ -124,6 +128,12 @@ void ws_server_close(struct ws_server *server, enum ws_status_code code, unsigne
 void ws_server_adopt(struct ws_server *server, int fd, enum ws_port port, bool tls);
 /* True when batches go out through io_uring. */
 bool ws_has_uring(const struct ws_server *server);
+
+/* Decide about a handshake that on_upgrade has answered with WS_ROLE_HELD, once, and not from inside
+ * it. Meanwhile nothing is read; there is no time limit but the caller's. accept: on_open follows
+ * from inside, or on_refused when the answer cannot be kept. */
+void ws_upgrade_accept(struct ws_connection *connection, enum ws_role role);
+void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status);
 
 void *ws_user(const struct ws_connection *connection);
 const char *ws_peer(const struct ws_connection *connection); /* "ip:port" */

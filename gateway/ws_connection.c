@@ -337,15 +337,24 @@ void ws_abort(struct ws_connection *connection)
     ws_connection_kill(connection);
 }
 
+void ws_connection_resume(struct ws_connection *connection)
+{
+    if (connection->state == WS_STATE_DEAD)
+        return;
+    connection->resumes = true;
+    connection->inbound_ms = uv_now(connection->server->loop);
+    mark_dirty(connection);
+    ws_apply_reading(connection);
+}
+
 void ws_set_reading(struct ws_connection *connection, bool reading)
 {
     if (connection->state != WS_STATE_OPEN || connection->is_paused == !reading)
         return;
     connection->is_paused = !reading;
-    connection->resumes = reading;
-    if (reading) {
-        connection->inbound_ms = uv_now(connection->server->loop);
-        mark_dirty(connection);
-    }
-    ws_apply_reading(connection);
+    connection->resumes = false;
+    if (reading)
+        ws_connection_resume(connection);
+    else
+        ws_apply_reading(connection);
 }

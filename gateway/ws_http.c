@@ -1,4 +1,5 @@
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "gateway/handshake.h"
 #include "gateway/ws_private.h"
@@ -93,23 +94,86 @@ static void http_refuse(struct ws_connection *connection, unsigned status,
 
 /* ---- requests ---- */
 
-static void upgrade_answer(struct ws_connection *connection, const struct handshake *handshake,
-                           const struct ws_request *request)
+static void upgrade_answer(struct ws_connection *connection, const char *accept_key,
+                           struct span subprotocol)
 {
-    char key[32];
-    ws_accept_key(key, sizeof(key), handshake->key);
-    struct span subprotocol =
-        handshake->offers_authorization ? SPAN_LITERAL("Authorization") : request->subprotocol;
     char head[HEAD_ANSWER_BYTES];
     int bytes =
         snprintf(head, sizeof(head),
                  "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                  "Sec-WebSocket-Accept: %s\r\n%s%.*s%s\r\n",
-                 key, subprotocol.data ? "Sec-WebSocket-Protocol: " : "", (int)subprotocol.bytes,
-                 subprotocol.data ? subprotocol.data : "", subprotocol.data ? "\r\n" : "");
+                 accept_key, subprotocol.bytes > 0 ? "Sec-WebSocket-Protocol: " : "",
+                 (int)subprotocol.bytes, subprotocol.bytes > 0 ? subprotocol.data : "",
+                 subprotocol.bytes > 0 ? "\r\n" : "");
     weir_assert(bytes > 0);
     weir_assert((size_t)bytes < sizeof(head));
     ws_connection_append_or_kill(connection, span_of(head, (size_t)bytes));
+}
+
+/* The answer is taken; `connection` may be dead by it. */
+static void upgrade_finish(struct ws_connection *connection, enum ws_role role)
+{
+    struct ws_server *server = connection->server;
+    const struct ws_handlers *handlers = &server->handlers;
+    if (connection->state == WS_STATE_DEAD) {
+        if (role != WS_ROLE_TELEMETRY)
+            handlers->on_refused(handlers->context, connection->user);
+        return;
+    }
+    connection->state = WS_STATE_OPEN;
+    connection->role = (uint8_t)role;
+    connection->inbound_ms = uv_now(server->loop);
+    connection->pinged_ms = connection->inbound_ms;
+    ws_queue_move(connection, &server->established, server->check_ms);
+    if (role == WS_ROLE_TELEMETRY)
+        return;
+    connection->was_opened = true;
+    handlers->on_open(handlers->context, connection, role, connection->user);
+}
+
+static void upgrade_hold(struct ws_connection *connection, const char *accept_key,
+                         struct span subprotocol)
+{
+    struct ws_held *held = malloc(sizeof *held + subprotocol.bytes + 1);
+    if (held == NULL) {
+        const struct ws_handlers *handlers = &connection->server->handlers;
+        handlers->on_refused(handlers->context, connection->user);
+        http_refuse(connection, 503, NULL);
+        return;
+    }
+    memcpy(held->accept_key, accept_key, sizeof held->accept_key);
+    if (subprotocol.bytes > 0)
+        memcpy(held->subprotocol, subprotocol.data, subprotocol.bytes);
+    held->subprotocol[subprotocol.bytes] = '\0';
+    connection->held = held;
+    connection->state = WS_STATE_HELD;
+    connection->is_paused = true;
+    ws_apply_reading(connection);
+}
+
+void ws_upgrade_accept(struct ws_connection *connection, enum ws_role role)
+{
+    struct ws_held *held = connection->held;
+    if (connection->state != WS_STATE_HELD)
+        return; /* it has died; on_refused follows */
+    connection->held = NULL;
+    connection->is_paused = false;
+    upgrade_answer(connection, held->accept_key, span_text(held->subprotocol));
+    free(held);
+    upgrade_finish(connection, role);
+    ws_connection_resume(connection);
+}
+
+void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status)
+{
+    free(connection->held);
+    connection->held = NULL;
+    if (connection->state != WS_STATE_HELD)
+        return;
+    connection->state = WS_STATE_HTTP;
+    connection->is_paused = false;
+    http_refuse(connection, http_status, NULL);
+    ws_connection_resume(connection);
 }
 
 static void upgrade_handle(struct ws_connection *connection, const struct handshake *handshake,
@@ -127,21 +191,17 @@ static void upgrade_handle(struct ws_connection *connection, const struct handsh
         http_refuse(connection, request->http_status ? request->http_status : 404, NULL);
         return;
     }
-    upgrade_answer(connection, handshake, request);
-    if (connection->state == WS_STATE_DEAD) {
-        if (role != WS_ROLE_TELEMETRY)
-            handlers->on_refused(handlers->context, request->user);
+    char key[32] = "";
+    ws_accept_key(key, sizeof(key), handshake->key);
+    struct span subprotocol =
+        handshake->offers_authorization ? SPAN_LITERAL("Authorization") : request->subprotocol;
+    connection->user = request->user;
+    if (role == WS_ROLE_HELD) {
+        upgrade_hold(connection, key, subprotocol);
         return;
     }
-    connection->state = WS_STATE_OPEN;
-    connection->role = (uint8_t)role;
-    connection->user = request->user;
-    connection->pinged_ms = uv_now(server->loop);
-    ws_queue_move(connection, &server->established, server->check_ms);
-    if (role == WS_ROLE_TELEMETRY)
-        return;
-    connection->was_opened = true;
-    handlers->on_open(handlers->context, connection, role, connection->user);
+    upgrade_answer(connection, key, subprotocol);
+    upgrade_finish(connection, role);
 }
 
 static void get_handle(struct ws_connection *connection, const struct handshake *handshake,
@@ -163,7 +223,8 @@ static void request_handle(struct ws_connection *connection, const struct handsh
                                  .origin = handshake->origin,
                                  .headers = handshake->headers,
                                  .protocols = handshake->protocols,
-                                 .peer = connection->peer};
+                                 .peer = connection->peer,
+                                 .connection = connection};
     if (handshake->method == HANDSHAKE_OTHER)
         http_refuse(connection, 405, "Allow: GET, HEAD\r\n");
     else if (handshake->has_body)

@@ -35,13 +35,27 @@ enum {
     WS_CLOSE_WAIT_MS = 5000 /* for the peer's Close, or its end of the stream after an error */
 };
 
-/*            upgrade                     ws_close                    both Close frames, or an error: what is owed goes out,
+/*   ┌─ HELD ─┐
+ *   │        ▼ upgrade                     ws_close                    both Close frames, or an error: what is owed goes out,
  *  HTTP ───────────────▶ OPEN ───────────────────────▶ CLOSING ───────▶ DRAIN      then the end
  *   │                     │ peer's Close, protocol error ────────────────▲ │
  *   │ answered, no keep-alive ───────────────────────────────────────────┘ ▼
  *   └───────────────────── hard error, time-out ─────────────────────────▶ DEAD, until libwebsockets lets go
  */
-enum ws_state { WS_STATE_HTTP, WS_STATE_OPEN, WS_STATE_CLOSING, WS_STATE_DRAIN, WS_STATE_DEAD };
+enum ws_state {
+    WS_STATE_HTTP,
+    WS_STATE_HELD, /* the owner has not decided about the upgrade yet */
+    WS_STATE_OPEN,
+    WS_STATE_CLOSING,
+    WS_STATE_DRAIN,
+    WS_STATE_DEAD
+};
+
+/* What the answer to a held handshake needs. */
+struct ws_held {
+    char accept_key[32];
+    char subprotocol[]; /* "": none */
+};
 
 struct ws_link {
     struct ws_link *previous, *next;
@@ -57,6 +71,7 @@ struct ws_connection {
     struct send_buffer
         *input; /* a part of a request head, or what was read before reading was stopped */
     struct frame_assembly *assembly;
+    struct ws_held *held; /* in state HELD, and until its end if it dies there */
     uint64_t due_ms;
     uint64_t inbound_ms; /* last bytes read; of a plain HTTP connection also last bytes written */
     uint64_t pinged_ms;
@@ -165,6 +180,8 @@ void ws_connection_kill(struct ws_connection *connection);
 /* Go on to CLOSING or DRAIN: the time the peer has for its part starts to run, and reading goes on
  * if it was stopped. No effect on a dead connection. */
 void ws_connection_leave(struct ws_connection *connection, enum ws_state state);
+/* Reading goes on, with what was kept first, before the loop next waits. */
+void ws_connection_resume(struct ws_connection *connection);
 /* Take bytes just read, behind what was kept of earlier ones, and keep what cannot be taken yet;
  * with no bytes, take up what was kept. Calls the owner's handlers; may kill. */
 void ws_connection_take_input(struct ws_connection *connection, char *data, size_t bytes);

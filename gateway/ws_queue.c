@@ -87,7 +87,7 @@ static void handshake_check(struct ws_connection *connection, uint64_t now_ms)
 {
     unsigned timeout_ms = connection->server->options.handshake_timeout_ms;
     bool is_taking_answer = connection->output && now_ms - connection->inbound_ms < timeout_ms;
-    if (is_taking_answer)
+    if (is_taking_answer || connection->state == WS_STATE_HELD)
         ws_queue_move(connection, &connection->server->handshakes, timeout_ms);
     else
         ws_connection_kill(connection);
