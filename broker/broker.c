@@ -322,6 +322,7 @@ static void broker_tick(struct broker *broker)
     readers_collect_counters(broker->readers);
     broker_count(broker);
     peers_tick(broker->peers, broker->now_ms);
+    routes_tick(broker->routes, broker->now_ms);
 }
 
 static enum weir_status broker_turn(struct broker *broker, bool *busy, struct weir_error *error)
@@ -333,9 +334,9 @@ static enum weir_status broker_turn(struct broker *broker, bool *busy, struct we
     broker->counters.turns++;
     loop_run(broker->loop);
     *busy = peers_take(broker->peers);
+    broker_tick(broker); /* what it ends is answered in this turn */
     engine_commit(broker->engine);
     *busy |= peers_flush(broker->peers);
-    broker_tick(broker);
     return WEIR_OK;
 }
 

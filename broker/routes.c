@@ -79,6 +79,12 @@ struct pending {
     uint32_t next_free;
     bool used;
     bool is_eviction; /* of the executor's session: answered with SESSION_REATTACHED */
+    /* A call of the broker's own: nobody outside waits, `caller` is no peer. */
+    routes_own_done *own_done; /* NULL: another's */
+    void *own_context;
+    uint64_t own_token;
+    uint64_t own_deadline_ms;
+    uint32_t own_next, own_previous; /* of all own calls */
 };
 
 struct routes {
@@ -93,6 +99,8 @@ struct routes {
     struct pending *pending;
     uint32_t free_pending;
     uint32_t pending_count;
+    uint32_t own_first, own_last; /* own calls, oldest first; NO_SLOT ends */
+    struct routes_observer observer;
     uint64_t void_id;
     uint64_t detail_bytes;
     struct buffer error; /* one error body */
@@ -130,6 +138,8 @@ enum weir_status routes_open(struct routes **routes, const struct broker_output 
         return weir_fail(error, WEIR_NO_MEMORY, "no memory for routes");
     }
     opened->free_pending = 0;
+    opened->own_first = NO_SLOT;
+    opened->own_last = NO_SLOT;
     *routes = opened;
     return WEIR_OK;
 }
@@ -140,6 +150,7 @@ void routes_close(struct routes *routes)
 {
     if (!routes)
         return;
+    routes->observer = (struct routes_observer){0};
     for (uint32_t slot = 0; slot < PEERS_MAX; slot++)
         while (routes->peer_sessions[slot])
             session_close(routes, routes->peer_sessions[slot]);
@@ -150,6 +161,11 @@ void routes_close(struct routes *routes)
     buffer_fini(&routes->answer);
     free(routes->pending);
     free(routes);
+}
+
+void routes_observe(struct routes *routes, const struct routes_observer *observer)
+{
+    routes->observer = *observer;
 }
 
 void routes_figures(const struct routes *routes, struct routes_figures *figures)
@@ -422,6 +438,9 @@ static void registration_remove(struct routes *routes, struct registration *regi
     free(registration);
     if (function->owner) /* who has waited longest is the owner now */
         return;
+    if (routes->observer.function_changed)
+        routes->observer.function_changed(routes->observer.context, function_space(function),
+                                          function_id(function), false);
     table_remove(&routes->functions, &function->node);
     free(function);
 }
@@ -466,7 +485,8 @@ static const char *function_add(struct routes *routes, struct session *session,
         free(registration);
         return ROUTES_CODE_LIMIT;
     }
-    if (!function)
+    bool is_new = !function;
+    if (is_new)
         function = function_make(routes, space, id);
     if (!function) {
         routes->detail_bytes -= registration->detail_bytes;
@@ -475,6 +495,8 @@ static const char *function_add(struct routes *routes, struct session *session,
         return ROUTES_CODE_LIMIT;
     }
     registration_link(registration, session, function);
+    if (is_new && routes->observer.function_changed)
+        routes->observer.function_changed(routes->observer.context, space, id, true);
     return NULL;
 }
 
@@ -566,22 +588,55 @@ static void pending_link(struct routes *routes, uint32_t slot)
     caller->calling = slot;
 }
 
-/* `message`, from `peer` and with its session first, waits for `executor`. There is a free slot. */
-static uint32_t pending_make(struct routes *routes, struct peer_handle peer,
-                             const struct wire_message *message, struct session *executor)
+/* Something waits for `executor`. There is a free slot. */
+static uint32_t pending_make(struct routes *routes, struct session *executor,
+                             struct session *caller)
 {
     uint32_t slot = pending_take_slot(routes);
     struct pending *pending = pending_at(routes, slot);
     pending->generation = (pending->generation + 1) & ((VOID_ID_BIT >> SLOT_BITS) - 1);
     pending->used = true;
+    pending->is_eviction = false;
+    pending->own_done = NULL;
+    pending->executor = executor->peer;
+    pending->executor_session = executor;
+    pending->caller_session = caller;
+    pending_link(routes, slot);
+    routes->pending_count++;
+    return slot;
+}
+
+/* `message`, from `peer` and with its session first, waits for `executor`. */
+static uint32_t pending_make_for(struct routes *routes, struct peer_handle peer,
+                                 const struct wire_message *message, struct session *executor)
+{
+    uint32_t slot =
+        pending_make(routes, executor, session_find(routes, peer, message->fields[0].number));
+    struct pending *pending = pending_at(routes, slot);
     pending->is_eviction = message->type == WIRE_SESSION_REATTACH;
     pending->caller = peer;
     pending->caller_id = message->id;
-    pending->executor = executor->peer;
-    pending->executor_session = executor;
-    pending->caller_session = session_find(routes, peer, message->fields[0].number);
-    pending_link(routes, slot);
-    routes->pending_count++;
+    return slot;
+}
+
+/* The broker itself waits for `executor`. */
+static uint32_t pending_make_own(struct routes *routes, struct session *executor,
+                                 routes_own_done *done, void *context, uint64_t token,
+                                 uint64_t deadline_ms)
+{
+    uint32_t slot = pending_make(routes, executor, NULL);
+    struct pending *pending = pending_at(routes, slot);
+    pending->own_done = done;
+    pending->own_context = context;
+    pending->own_token = token;
+    pending->own_deadline_ms = deadline_ms;
+    pending->own_next = NO_SLOT;
+    pending->own_previous = routes->own_last;
+    if (routes->own_last != NO_SLOT)
+        pending_at(routes, routes->own_last)->own_next = slot;
+    else
+        routes->own_first = slot;
+    routes->own_last = slot;
     return slot;
 }
 
@@ -606,10 +661,25 @@ static void pending_unlink(struct routes *routes, uint32_t slot)
         pending_at(routes, pending->caller_next)->caller_previous = pending->caller_previous;
 }
 
+static void pending_unlink_own(struct routes *routes, const struct pending *pending)
+{
+    if (pending->own_previous != NO_SLOT)
+        pending_at(routes, pending->own_previous)->own_next = pending->own_next;
+    else
+        routes->own_first = pending->own_next;
+    if (pending->own_next != NO_SLOT)
+        pending_at(routes, pending->own_next)->own_previous = pending->own_previous;
+    else
+        routes->own_last = pending->own_previous;
+}
+
 static void pending_free(struct routes *routes, uint32_t slot)
 {
     struct pending *pending = pending_at(routes, slot);
     pending_unlink(routes, slot);
+    if (pending->own_done)
+        pending_unlink_own(routes, pending);
+    pending->own_done = NULL;
     pending->used = false;
     pending->executor_session = NULL;
     pending->caller_session = NULL;
@@ -618,19 +688,38 @@ static void pending_free(struct routes *routes, uint32_t slot)
     routes->pending_count--;
 }
 
+/* End a call whose executor has gone; `call` is a copy of its slot, which is free again. */
+static void pending_stop(struct routes *routes, const struct pending *call)
+{
+    if (!call->own_done) {
+        routes_answer_error(routes, call->caller, call->caller_id, "invocation_stopped",
+                            SPAN_LITERAL("the worker that was asked has disconnected"));
+        return;
+    }
+    call->own_done(call->own_context, call->own_token, ROUTES_OWN_ERROR, (struct span){0},
+                   SPAN_LITERAL("{\"code\":\"invocation_stopped\",\"message\":"
+                                "\"the worker that was asked has disconnected\"}"));
+}
+
+/* A call the session has to answer, evictions (a few at most) passed over. */
+static uint32_t session_find_call(const struct routes *routes, const struct session *session)
+{
+    uint32_t slot = session->executing;
+    while (slot != NO_SLOT && pending_at(routes, slot)->is_eviction)
+        slot = pending_at(routes, slot)->executor_next;
+    return slot;
+}
+
 /* Whoever asks for an eviction is told last, when all else of the session is over. */
 static void session_end_calls(struct routes *routes, struct session *session)
 {
     while (session->calling != NO_SLOT)
         pending_free(routes, session->calling);
-    for (uint32_t slot = session->executing, next; slot != NO_SLOT; slot = next) {
+    /* Who is told may call again, but not this session: its functions are gone. */
+    for (uint32_t slot; (slot = session_find_call(routes, session)) != NO_SLOT;) {
         const struct pending call = *pending_at(routes, slot);
-        next = call.executor_next;
-        if (call.is_eviction)
-            continue;
         pending_free(routes, slot);
-        routes_answer_error(routes, call.caller, call.caller_id, "invocation_stopped",
-                            SPAN_LITERAL("the worker that was asked has disconnected"));
+        pending_stop(routes, &call);
     }
     while (session->executing != NO_SLOT) {
         const struct pending eviction = *pending_at(routes, session->executing);
@@ -668,7 +757,7 @@ void routes_peer_gone(struct routes *routes, struct peer_handle peer)
         if (!pending->used)
             continue;
         left--;
-        if (peer_handle_equal(pending->caller, peer))
+        if (!pending->own_done && peer_handle_equal(pending->caller, peer))
             pending_free(routes, slot);
     }
     while (routes->peer_sessions[peer.slot])
@@ -739,7 +828,7 @@ static void call_route(struct routes *routes, struct peer_handle peer,
                                 SPAN_LITERAL("too many calls wait for an answer"));
             return;
         }
-        slot = pending_make(routes, peer, message, executor);
+        slot = pending_make_for(routes, peer, message, executor);
         invoke_id = pending_id(pending_at(routes, slot), slot);
     }
     const struct wire_field fields[] = {
@@ -802,11 +891,82 @@ static void routes_result(struct routes *routes, struct peer_handle peer,
         routes->counters->results_unknown++;
         return;
     }
-    struct peer_handle caller = pending->caller;
-    uint64_t caller_id = pending->caller_id;
+    const struct pending call = *pending;
     pending_free(routes, (uint32_t)slot);
     routes->counters->results++;
-    routes_send(routes, caller, message->type, caller_id, message->fields);
+    if (!call.own_done)
+        routes_send(routes, call.caller, message->type, call.caller_id, message->fields);
+    else if (message->fields[1].span.data)
+        call.own_done(call.own_context, call.own_token, ROUTES_OWN_ERROR, (struct span){0},
+                      message->fields[1].span);
+    else
+        call.own_done(call.own_context, call.own_token, ROUTES_OWN_RESULT, message->fields[0].span,
+                      (struct span){0});
+}
+
+/* ---- calls of the broker's own ---- */
+
+bool routes_has_function(const struct routes *routes, struct span space, struct span id)
+{
+    return function_find(routes, space_or_default(space), id) != NULL;
+}
+
+enum weir_status routes_call_own(struct routes *routes, const struct routes_own_call *call,
+                                 routes_own_done *done, void *context, uint64_t token,
+                                 uint64_t now_ms)
+{
+    const struct function *function =
+        function_find(routes, space_or_default(call->space), call->function);
+    if (!function)
+        return WEIR_EMPTY;
+    struct session *executor = function->owner->session;
+    if (routes->output.is_busy(routes->output.context, executor->peer))
+        return WEIR_UNAVAILABLE;
+    if (routes->pending_count >= routes->limits.pending_max ||
+        executor->executing_count >= routes->limits.pending_per_executor_max)
+        return WEIR_FULL;
+    uint32_t slot =
+        pending_make_own(routes, executor, done, context, token, now_ms + call->timeout_ms);
+    const struct wire_field fields[] = {
+        WIRE_NUMBER(executor->number), WIRE_SPAN(call->function),    WIRE_SPAN(call->data),
+        WIRE_SPAN(call->metadata),     WIRE_SPAN(call->traceparent), WIRE_SPAN(call->baggage),
+    };
+    enum weir_status status =
+        routes->output.send(routes->output.context, executor->peer, WIRE_INVOKE,
+                            pending_id(pending_at(routes, slot), slot), fields);
+    if (status == WEIR_OK)
+        return WEIR_OK;
+    pending_free(routes, slot);
+    return status == WEIR_TOO_LARGE ? WEIR_TOO_LARGE : WEIR_UNAVAILABLE;
+}
+
+void routes_cancel_own(struct routes *routes, const void *context)
+{
+    for (uint32_t slot = routes->own_first, next; slot != NO_SLOT; slot = next) {
+        next = pending_at(routes, slot)->own_next;
+        if (pending_at(routes, slot)->own_context == context)
+            pending_free(routes, slot);
+    }
+}
+
+/* done() may make new calls and cancel others: each that is late is looked for anew, near the old
+ * end. */
+static uint32_t own_find_late(const struct routes *routes, uint64_t now_ms)
+{
+    uint32_t slot = routes->own_first;
+    while (slot != NO_SLOT && pending_at(routes, slot)->own_deadline_ms > now_ms)
+        slot = pending_at(routes, slot)->own_next;
+    return slot;
+}
+
+void routes_tick(struct routes *routes, uint64_t now_ms)
+{
+    for (uint32_t slot; (slot = own_find_late(routes, now_ms)) != NO_SLOT;) {
+        const struct pending call = *pending_at(routes, slot);
+        pending_free(routes, slot);
+        call.own_done(call.own_context, call.own_token, ROUTES_OWN_LATE, (struct span){0},
+                      (struct span){0});
+    }
 }
 
 /* ---- reattach ---- */
@@ -824,7 +984,7 @@ static enum weir_status routes_reattach(struct routes *routes, struct peer_handl
         routes_answer_reattach(routes, peer, message->id, false);
         return WEIR_OK;
     }
-    uint32_t slot = pending_make(routes, peer, message, previous);
+    uint32_t slot = pending_make_for(routes, peer, message, previous);
     const struct wire_field fields[] = {WIRE_NUMBER(previous->number), message->fields[2]};
     if (routes->output.send(routes->output.context, previous->peer, WIRE_SESSION_EVICT,
                             pending_id(pending_at(routes, slot), slot), fields) == WEIR_OK)

@@ -61,6 +61,47 @@ enum weir_status routes_take(struct routes *routes, struct peer_handle peer,
 /* The peer is gone: its sessions are closed, its calls forgotten. */
 void routes_peer_gone(struct routes *routes, struct peer_handle peer);
 
+/* ---- what other parts of the broker ask ---- */
+
+bool routes_has_function(const struct routes *routes, struct span space, struct span id);
+
+/* A function has got its first owner, or lost its last one. Not called from inside routes_close().
+ * The callee may not call back into routes. */
+struct routes_observer {
+    void (*function_changed)(void *context, struct span space, struct span id, bool exists);
+    void *context;
+};
+void routes_observe(struct routes *routes, const struct routes_observer *observer);
+
+/* A call the broker itself makes: of a custom adapter's function, a leave handler, an engine
+ * trigger's. No `_caller_worker_id` is added (PROTOCOL 2.8). */
+struct routes_own_call {
+    struct span space; /* empty: default */
+    struct span function;
+    struct span data;                  /* JSON */
+    struct span metadata;              /* JSON; data NULL: none */
+    struct span traceparent, baggage;  /* data NULL: none */
+    uint64_t timeout_ms;
+};
+enum routes_own_fate {
+    ROUTES_OWN_RESULT, /* `result` is JSON; data NULL: the function returned nothing */
+    ROUTES_OWN_ERROR,  /* `error_json` is the error object; also when the worker has gone */
+    ROUTES_OWN_LATE,
+};
+typedef void routes_own_done(void *context, uint64_t token, enum routes_own_fate fate,
+                             struct span result, struct span error_json);
+/* OK: done() follows exactly once, from inside routes_take(), routes_peer_gone() or routes_tick(),
+ * unless routes_cancel_own() comes first; it may make further calls. EMPTY: no such function;
+ * UNAVAILABLE: its worker's gateway does not keep up or is going; FULL; TOO_LARGE: done() is not
+ * called. `token` is the caller's own. */
+enum weir_status routes_call_own(struct routes *routes, const struct routes_own_call *call,
+                                 routes_own_done *done, void *context, uint64_t token,
+                                 uint64_t now_ms) WEIR_MUST_CHECK;
+/* Forget every own call of `context`: done() is not called for them. */
+void routes_cancel_own(struct routes *routes, const void *context);
+/* About once a second: end own calls that are late. Unix time in ms, as everywhere here. */
+void routes_tick(struct routes *routes, uint64_t now_ms);
+
 struct routes_figures {
     uint64_t sessions, functions, calls_pending, detail_bytes;
 };
