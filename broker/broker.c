@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "adapters/kv.h"
+#include "broker/channels.h"
 #include "broker/engine.h"
 #include "broker/listen.h"
 #include "broker/log.h"
@@ -30,6 +31,7 @@ struct broker {
     struct readers *readers;
     struct engine *engine;
     struct routes *routes;
+    struct channels *channels;
     struct loop *loop;
     struct peers *peers;
     struct listen_socket listener;
@@ -120,6 +122,14 @@ static enum weir_status broker_message(void *context, struct peer_handle peer, b
     }
     if (message->type == WIRE_STREAM)
         return engine_stream(broker->engine, peer, message, broker->now_ms);
+    if (message->type >= WIRE_CHANNEL_OPEN && message->type <= WIRE_CHANNEL_CLOSED)
+        return channels_take(broker->channels, peer, message, broker->now_ms);
+    if (channels_is_create(message)) {
+        channels_create(broker->channels, peer, message, broker->now_ms);
+        return WEIR_OK;
+    }
+    if (message->type == WIRE_SESSION_CLOSED)
+        channels_session_gone(broker->channels, peer, message->fields[0].number);
     return routes_take(broker->routes, peer, message);
 }
 
@@ -128,6 +138,7 @@ static void broker_peer_gone(void *context, struct peer_handle peer, uint32_t re
     struct broker *broker = context;
     readers_detach(broker->readers, reader_slot);
     routes_peer_gone(broker->routes, peer);
+    channels_peer_gone(broker->channels, peer);
 }
 
 /* ---- loop callbacks ---- */
@@ -219,6 +230,9 @@ static enum weir_status broker_open_rooms(struct broker *broker, struct weir_err
         status = routes_open(&broker->routes, &output, &broker->counters,
                              segment_hash_seed(&broker->segment), NULL, error);
     if (status == WEIR_OK)
+        status = channels_open(&broker->channels, &output, &broker->counters,
+                               segment_hash_seed(&broker->segment), error);
+    if (status == WEIR_OK)
         status = loop_open(&broker->loop, broker->settings.io, error);
     if (status == WEIR_OK)
         status = peers_open(&broker->peers, broker->loop, &handler, &broker->counters, error);
@@ -275,6 +289,7 @@ void broker_close(struct broker *broker)
         return;
     loop_close(broker->loop); /* first: nothing of ours is written to afterwards */
     peers_close(broker->peers);
+    channels_close(broker->channels);
     routes_close(broker->routes);
     engine_close(broker->engine);
     if (broker->readers)
@@ -323,6 +338,7 @@ static void broker_tick(struct broker *broker)
     broker_count(broker);
     peers_tick(broker->peers, broker->now_ms);
     routes_tick(broker->routes, broker->now_ms);
+    channels_tick(broker->channels, broker->now_ms);
 }
 
 static enum weir_status broker_turn(struct broker *broker, bool *busy, struct weir_error *error)

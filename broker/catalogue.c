@@ -28,6 +28,7 @@ static const struct catalogue_entry builtin_entries[] = {
     BUILTIN("stream::update", "iii-stream", "Change an item in place by a list of operations"),
     BUILTIN("engine::functions::list", "engine", "Registered functions"),
     BUILTIN("engine::workers::register", "engine", "Announce a worker's metadata"),
+    BUILTIN("engine::channels::create", "engine", "A pipe of bytes from one socket to another"),
 #undef BUILTIN
 };
 enum { BUILTIN_COUNT = sizeof builtin_entries / sizeof builtin_entries[0] };

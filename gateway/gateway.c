@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "gateway/channel_sockets.h"
 #include "gateway/http.h"
 #include "gateway/listener.h"
 #include "gateway/stream_socket.h"
@@ -28,6 +29,7 @@ struct gateway {
     struct worker_channel *workers;
     struct stream_channel streams;
     struct local *local;
+    struct channel_sockets *channels;
     struct link *link;
     struct ws_server *ws;
     struct turn *turn;
@@ -49,6 +51,7 @@ struct door {
     union {
         struct worker *worker;
         struct stream_socket *socket;
+        struct channel_socket *channel;
     };
 };
 
@@ -57,6 +60,10 @@ struct door {
 static bool gateway_fill_door(struct gateway *gateway, struct ws_request *request,
                               struct door *door)
 {
+    if (door->role == WS_ROLE_CHANNEL) {
+        door->channel = channel_socket_make(gateway->channels, request);
+        return door->channel != NULL;
+    }
     if (request->port == WS_PORT_STREAM) {
         door->socket = stream_socket_make(&gateway->streams, request);
         return door->socket != NULL;
@@ -74,7 +81,8 @@ static enum ws_role on_upgrade(void *context, struct ws_request *request)
     if (request->port == WS_PORT_STREAM)
         role = WS_ROLE_STREAM;
     else if (request->port == WS_PORT_WORKER)
-        role = worker_channel_role(request->path);
+        role = channel_sockets_is_path(request->path) ? WS_ROLE_CHANNEL
+                                               : worker_channel_role(request->path);
     request->http_status = 404;
     if (role == WS_ROLE_NONE)
         counters_add(&gateway->counters, COUNTER_UPGRADES_REFUSED, 1);
@@ -92,7 +100,7 @@ static enum ws_role on_upgrade(void *context, struct ws_request *request)
         return WS_ROLE_NONE;
     }
     request->user = door;
-    return role;
+    return role == WS_ROLE_CHANNEL ? WS_ROLE_HELD : role;
 }
 
 static void on_refused(void *context, void *user)
@@ -101,7 +109,9 @@ static void on_refused(void *context, void *user)
     (void)context;
     if (door == NULL)
         return;
-    if (door->role == WS_ROLE_WORKER)
+    if (door->role == WS_ROLE_CHANNEL)
+        channel_socket_refused(door->channel);
+    else if (door->role == WS_ROLE_WORKER)
         worker_free(door->worker);
     else
         stream_socket_free(door->socket);
@@ -116,6 +126,8 @@ static void on_open(void *context, struct ws_connection *connection, enum ws_rol
         worker_opened(door->worker, connection);
     else if (role == WS_ROLE_STREAM)
         stream_socket_opened(door->socket, connection);
+    else if (role == WS_ROLE_CHANNEL)
+        channel_socket_opened(door->channel);
 }
 
 static void on_message(void *context, struct ws_connection *connection, struct span message,
@@ -123,7 +135,9 @@ static void on_message(void *context, struct ws_connection *connection, struct s
 {
     struct door *door = ws_user(connection);
     (void)context;
-    if (door->role == WS_ROLE_WORKER)
+    if (door->role == WS_ROLE_CHANNEL)
+        channel_socket_message(door->channel, message, is_binary);
+    else if (door->role == WS_ROLE_WORKER)
         worker_message(door->worker, message, is_binary);
     else
         stream_socket_message(door->socket, message);
@@ -141,7 +155,9 @@ static void on_close(void *context, struct ws_connection *connection)
 {
     struct door *door = ws_user(connection);
     (void)context;
-    if (door->role == WS_ROLE_WORKER)
+    if (door->role == WS_ROLE_CHANNEL)
+        channel_socket_closed(door->channel);
+    else if (door->role == WS_ROLE_WORKER)
         worker_closed(door->worker);
     else
         stream_socket_closed(door->socket);
@@ -204,12 +220,16 @@ static void on_lost(void *context)
 {
     struct gateway *gateway = context;
     sessions_forget_invocations(&gateway->sessions);
+    channel_sockets_lost(gateway->channels);
 }
 
 static void on_broker_message(void *context, const struct wire_message *message)
 {
     struct gateway *gateway = context;
-    sessions_take_message(&gateway->sessions, message);
+    if (message->type >= WIRE_CHANNEL_OPEN && message->type <= WIRE_CHANNEL_CLOSED)
+        channel_sockets_take_message(gateway->channels, message);
+    else
+        sessions_take_message(&gateway->sessions, message);
 }
 
 /* ---- start ---- */
@@ -258,7 +278,9 @@ static enum weir_status gateway_open_parts(struct gateway *gateway, struct weir_
         gateway->joins =
             joins_open(&gateway->subscriptions, gateway->catch_up, &outlet, &gateway->counters);
     gateway->workers = worker_channel_open(&gateway->sessions, &gateway->counters);
-    if (gateway->fanout == NULL || gateway->joins == NULL || gateway->workers == NULL)
+    gateway->channels = channel_sockets_open(&gateway->counters);
+    if (gateway->fanout == NULL || gateway->joins == NULL || gateway->workers == NULL ||
+        gateway->channels == NULL)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     gateway->streams = (struct stream_channel){
         .subscriptions = &gateway->subscriptions,
@@ -351,6 +373,7 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
     if (gateway->link == NULL)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     gateway->sessions.link = gateway->link;
+    channel_sockets_set_link(gateway->channels, gateway->link);
     const struct turn_parts parts = {
         .feed = &gateway->feed,
         .fanout = gateway->fanout,
@@ -361,6 +384,7 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
         .sessions = &gateway->sessions,
         .ws = gateway->ws,
         .workers = gateway->workers,
+        .channels = gateway->channels,
         .local = gateway->local,
         .counters = &gateway->counters,
         .flush_interval_ms = settings->flush_interval_ms,
@@ -408,6 +432,7 @@ static void gateway_stop(struct gateway *gateway)
         uv_close((uv_handle_t *)&gateway->signals[i], NULL);
     /* Nothing is left to wait for but the closing of handles. */
     (void)uv_run(&gateway->loop, UV_RUN_DEFAULT);
+    channel_sockets_close(gateway->channels);
     worker_channel_close(gateway->workers);
     joins_close(gateway->joins);
     catch_up_close(gateway->catch_up);

@@ -195,7 +195,8 @@ static void link_wait(struct link *link, struct link_request *request, size_t fr
 /* What link_ask() is used for; everything else is announced again or has lost its meaning. */
 static bool type_is_question(enum wire_type type)
 {
-    return type == WIRE_STREAM || type == WIRE_CALL || type == WIRE_SESSION_REATTACH;
+    return type == WIRE_STREAM || type == WIRE_CALL || type == WIRE_SESSION_REATTACH ||
+           type == WIRE_CHANNEL_OPEN;
 }
 
 /* Start of the last frame of the output that the socket has taken bytes of, or the end of what it
@@ -508,7 +509,7 @@ static void link_dispatch(struct link *link, const struct wire_message *message)
         return;
     }
     if (message->type == WIRE_STREAM_RESULT || message->type == WIRE_RESULT ||
-        message->type == WIRE_SESSION_REATTACHED) {
+        message->type == WIRE_SESSION_REATTACHED || message->type == WIRE_CHANNEL_OPENED) {
         struct link_request *request = link_free_slot(link, message->id);
         if (request != NULL)
             request->done(request, LINK_ANSWERED, message);

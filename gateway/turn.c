@@ -130,6 +130,7 @@ static void on_prepare(uv_prepare_t *prepare)
         has_work = true;
     link_raise_floor(parts->link, joins_newest_ms(parts->joins));
     worker_channel_turn(parts->workers);
+    channel_sockets_turn(parts->channels);
     link_flush(parts->link);
     local_flush(parts->local);
     ws_flush(parts->ws);

@@ -16,6 +16,7 @@
 #ifndef WEIR_GATEWAY_TURN_H
 #define WEIR_GATEWAY_TURN_H
 
+#include "gateway/channel_sockets.h"
 #include "gateway/fanout.h"
 #include "gateway/joins.h"
 #include "gateway/link.h"
@@ -35,6 +36,7 @@ struct turn_parts {
     struct sessions *sessions;
     struct ws_server *ws;
     struct worker_channel *workers;
+    struct channel_sockets *channels;
     struct local *local;
     struct counters *counters;
     uint64_t flush_interval_ms;

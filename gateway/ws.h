@@ -80,8 +80,8 @@ struct ws_http_answer {
 struct ws_handlers {
     /* A WebSocket upgrade is asked for: decide by path. */
     enum ws_role (*on_upgrade)(void *context, struct ws_request *request);
-    /* The handshake with request->user as `user` failed after on_upgrade accepted or held it. Never
-     * from inside ws_upgrade_refuse(), whose caller knows. */
+    /* The handshake with request->user as `user` failed after on_upgrade accepted or held it, or was
+     * refused by ws_upgrade_refuse(). */
     void (*on_refused)(void *context, void *user);
     void (*on_open)(void *context, struct ws_connection *connection, enum ws_role role, void *user);
     /* One whole message, at most WS_MESSAGE_BYTES_MAX; valid during the call. */
@@ -131,7 +131,8 @@ bool ws_has_uring(const struct ws_server *server);
 
 /* Decide about a handshake that on_upgrade has answered with WS_ROLE_HELD, once, and not from inside
  * it. Meanwhile nothing is read; there is no time limit but the caller's. accept: on_open follows
- * from inside, or on_refused when the answer cannot be kept. */
+ * from inside, or on_refused when the answer cannot be kept. refuse: on_refused follows from inside.
+ * A connection that has died meanwhile is told to on_refused later, whatever is decided. */
 void ws_upgrade_accept(struct ws_connection *connection, enum ws_role role);
 void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status);
 
@@ -146,7 +147,10 @@ const char *ws_peer(const struct ws_connection *connection); /* "ip:port" */
  * up, nothing was taken; the loop wakes whenever it has shrunk, and ws_backlog_bytes() tells.
  * CLOSED. For answers and syncs. */
 enum { WS_BACKLOG_BYTES_MAX = 4 * 1024 * 1024 };
-enum weir_status ws_send_text(struct ws_connection *connection, struct span json) WEIR_MUST_CHECK;
+enum weir_status ws_send_text(struct ws_connection *connection, struct span text) WEIR_MUST_CHECK;
+/* The same for a binary message. */
+enum weir_status ws_send_binary(struct ws_connection *connection,
+                                struct span bytes) WEIR_MUST_CHECK;
 /* True when everything taken so far has reached the kernel and a batch send may go straight out. */
 bool ws_is_idle(const struct ws_connection *connection);
 size_t ws_backlog_bytes(const struct ws_connection *connection);

@@ -267,7 +267,7 @@ size_t ws_backlog_bytes(const struct ws_connection *connection)
 }
 
 /* Try to send a long text without copying it; what the socket does not take is kept. */
-static enum weir_status text_send_direct(struct ws_connection *connection, struct iovec parts[2])
+static enum weir_status message_send_direct(struct ws_connection *connection, struct iovec parts[2])
 {
     size_t whole = parts[0].iov_len + parts[1].iov_len;
     int sent = send_plain(connection->fd, parts, 2);
@@ -294,15 +294,17 @@ static enum weir_status text_send_direct(struct ws_connection *connection, struc
     return WEIR_OK;
 }
 
-enum weir_status ws_send_text(struct ws_connection *connection, struct span json)
+static enum weir_status message_send(struct ws_connection *connection, enum frame_opcode opcode,
+                                     struct span payload)
 {
     if (connection->state != WS_STATE_OPEN)
         return WEIR_CLOSED;
     char header[10];
     struct iovec parts[2] = {
-        {.iov_base = header, .iov_len = envelope_frame_header(header, json.bytes)},
-        {.iov_base = (void *)json.data, .iov_len = json.bytes},
+        {.iov_base = header, .iov_len = envelope_frame_header(header, payload.bytes)},
+        {.iov_base = (void *)payload.data, .iov_len = payload.bytes},
     };
+    header[0] = (char)(0x80 | opcode); /* final, RFC 6455 section 5.2 */
     size_t whole = parts[0].iov_len + parts[1].iov_len;
     if (connection->output &&
         send_buffer_bytes(connection->output) + whole > WS_BACKLOG_BYTES_MAX) {
@@ -315,8 +317,18 @@ enum weir_status ws_send_text(struct ws_connection *connection, struct span json
     }
     if (whole >= DIRECT_BYTES_MIN && !connection->output && !connection->is_blocked &&
         !connection->is_tls)
-        return text_send_direct(connection, parts);
+        return message_send_direct(connection, parts);
     return ws_connection_append(connection, parts, 2) == WEIR_OK ? WEIR_OK : WEIR_FULL;
+}
+
+enum weir_status ws_send_text(struct ws_connection *connection, struct span text)
+{
+    return message_send(connection, FRAME_TEXT, text);
+}
+
+enum weir_status ws_send_binary(struct ws_connection *connection, struct span bytes)
+{
+    return message_send(connection, FRAME_BINARY, bytes);
 }
 
 void ws_close_code(struct ws_connection *connection, unsigned code, const char *reason)

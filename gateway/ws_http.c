@@ -166,12 +166,14 @@ void ws_upgrade_accept(struct ws_connection *connection, enum ws_role role)
 
 void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status)
 {
+    const struct ws_handlers *handlers = &connection->server->handlers;
+    if (connection->state != WS_STATE_HELD)
+        return; /* it has died; on_refused follows */
     free(connection->held);
     connection->held = NULL;
-    if (connection->state != WS_STATE_HELD)
-        return;
     connection->state = WS_STATE_HTTP;
     connection->is_paused = false;
+    handlers->on_refused(handlers->context, connection->user);
     http_refuse(connection, http_status, NULL);
     ws_connection_resume(connection);
 }
