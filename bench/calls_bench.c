@@ -227,7 +227,8 @@ static void run_executor_libweir(const struct load_server *server)
 {
     bool never = false;
     struct weir_client *client = client_open(server);
-    (void)weir_client_register(client, "bench::libweir", NULL, on_invoked, NULL);
+    const struct weir_function function = {.id = "bench::libweir", .handler = on_invoked};
+    (void)weir_client_register(client, &function);
     (void)weir_client_run_until(client, &never, -1);
 }
 
@@ -272,10 +273,11 @@ static void pump_libweir(struct weir_client *client, const char *function, unsig
             char item[ITEM_BYTES + 1];
             item_text(item, sent);
             started_ns[sent % in_flight] = now_ns;
+            const struct weir_call call = {.function_id = function, .json = weir_text(item)};
             int result =
                 function == NULL
                     ? weir_client_set(client, "bench", "g", "m", weir_text(item), on_done, &pump)
-                    : weir_client_call(client, function, weir_text(item), 0, on_done, &pump);
+                    : weir_client_call(client, &call, on_done, &pump);
             if (result != 0)
                 load_die("libweir: %s", weir_client_error(client));
         }

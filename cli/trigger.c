@@ -179,14 +179,18 @@ static int trigger_call(struct trigger *trigger)
     struct weir_client_options options = {
         .name = "weir-trigger",
         .socket_path = *trigger->socket_path != '\0' ? trigger->socket_path : NULL,
+        .ends_on_loss = true,
     };
     if (weir_client_open(&client, &options, error, sizeof error) != 0) {
         (void)fprintf(stderr, "weir: %s\n", error);
         return EXIT_FAILED;
     }
-    struct weir_text data = {trigger->data.data, trigger->data.bytes};
-    if (weir_client_call(client, trigger->function_id, data, trigger->timeout_ms,
-                         trigger_take_result, trigger) != 0) {
+    const struct weir_call call = {
+        .function_id = trigger->function_id,
+        .json = {trigger->data.data, trigger->data.bytes},
+        .timeout_ms = trigger->timeout_ms,
+    };
+    if (weir_client_call(client, &call, trigger_take_result, trigger) != 0) {
         (void)fprintf(stderr, "weir: %s\n", weir_client_error(client));
         trigger->exit_status = EXIT_FAILED;
     } else {

@@ -8,7 +8,7 @@
  * Source:   /proc/stat, meminfo, diskstats, net/dev, loadavg (proc(5)) and statvfs("/").
  * Units:    *_bytes are bytes, *_bytes_per_s bytes per second since the sample before, percentages
  *           0 to 100, `at` Unix ms.
- * Failure:  a lost connection is opened again, after 0.5 s first and 8 s at most. Exits 0 on
+ * Failure:  a lost connection comes back by itself (weir.h); the first is tried for ever. Exits 0 on
  *           SIGTERM and SIGINT.
  */
 #include <errno.h>
@@ -354,7 +354,7 @@ static int wait_until(struct weir_client *client, uint64_t deadline_ms)
     return 0;
 }
 
-/* Publishes until the connection is lost or a stop is asked for. */
+/* Publishes until a stop is asked for; what is measured while the server is away is not kept. */
 static void serve(struct weir_client *client, const struct options *options)
 {
     struct sample before = take_sample();
@@ -364,12 +364,25 @@ static void serve(struct weir_client *client, const struct options *options)
         if (wait_until(client, due_ms) != 0)
             return;
         struct sample now = take_sample();
-        if (publish_all(client, options->group_id, &now, &before) == -ENOTCONN)
-            return;
+        if (weir_client_is_connected(client))
+            (void)publish_all(client, options->group_id, &now, &before);
         before = now;
         if (now.taken_ms > due_ms + (uint64_t)options->interval_ms)
             due_ms = now.taken_ms; /* the machine slept: go on from now */
     }
+}
+
+static void report_loss(void *context, const char *reason)
+{
+    (void)context;
+    if (!stop_asked)
+        (void)fprintf(stderr, "host-metrics: %s; connecting again\n", reason);
+}
+
+static void report_connection(void *context)
+{
+    (void)context;
+    (void)fprintf(stderr, "host-metrics: connected again\n");
 }
 
 static void pause_ms(unsigned milliseconds)
@@ -378,30 +391,38 @@ static void pause_ms(unsigned milliseconds)
     nanosleep(&wait, NULL);
 }
 
-static void run(const struct options *options)
+/* The first connection; later ones are the library's business. */
+static struct weir_client *connect_first(const struct options *options)
 {
+    const struct weir_client_options wanted = {.socket_path = options->socket_path,
+                                               .on_rejected = report_rejection,
+                                               .on_disconnect = report_loss,
+                                               .on_connect = report_connection};
     unsigned retry_ms = RETRY_MS_MIN;
     while (!stop_asked) {
-        struct weir_client_options wanted = {.socket_path = options->socket_path,
-                                             .on_rejected = report_rejection};
         struct weir_client *client;
         char error[WEIR_ERROR_BYTES];
-        if (weir_client_open(&client, &wanted, error, sizeof error) != 0) {
-            (void)fprintf(stderr, "host-metrics: %s; next try in %u ms\n", error, retry_ms);
-            pause_ms(retry_ms);
-            retry_ms = retry_ms * 2 < RETRY_MS_MAX ? retry_ms * 2 : RETRY_MS_MAX;
-            continue;
-        }
-        retry_ms = RETRY_MS_MIN;
-        if (weir_client_register(client, "host::info", "What this machine is", answer_info, NULL) ==
-            0)
-            serve(client, options);
-        if (!stop_asked)
-            (void)fprintf(stderr, "host-metrics: %s\n", weir_client_error(client));
-        weir_client_close(client);
-        if (!stop_asked)
-            pause_ms(retry_ms);
+        if (weir_client_open(&client, &wanted, error, sizeof error) == 0)
+            return client;
+        (void)fprintf(stderr, "host-metrics: %s; next try in %u ms\n", error, retry_ms);
+        pause_ms(retry_ms);
+        retry_ms = retry_ms * 2 < RETRY_MS_MAX ? retry_ms * 2 : RETRY_MS_MAX;
     }
+    return NULL;
+}
+
+static void run(const struct options *options)
+{
+    struct weir_client *client = connect_first(options);
+    if (client == NULL)
+        return;
+    const struct weir_function info = {
+        .id = "host::info", .description = "What this machine is", .handler = answer_info};
+    if (weir_client_register(client, &info) == 0)
+        serve(client, options);
+    if (!stop_asked)
+        (void)fprintf(stderr, "host-metrics: %s\n", weir_client_error(client));
+    weir_client_close(client);
 }
 
 static int read_options(struct options *options, int argument_count, char **arguments)

@@ -25,7 +25,7 @@ struct gateway {
     int listener;
     pthread_t thread;
     char path[96];
-    const char *greeting; /* NULL: welcome; "refuse", "junk", "silent" */
+    const char *_Atomic greeting; /* NULL: welcome; "refuse", "junk", "silent" */
     struct buffer in;
     struct buffer out;
     uint64_t invoked_for; /* the call that waits for our INVOKE */
@@ -54,7 +54,8 @@ static void gateway_append(enum wire_type type, uint64_t id, const struct wire_f
 static void gateway_greet(void)
 {
     if (gateway.greeting == NULL) {
-        struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION), WIRE_SPAN(SPAN_LITERAL("id-1"))};
+        struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION), WIRE_SPAN(SPAN_LITERAL("id-1")),
+                                      WIRE_SPAN(SPAN_LITERAL("secret-1"))};
         gateway_append(WIRE_WELCOME, 0, fields);
     } else if (strcmp(gateway.greeting, "refuse") == 0) {
         struct wire_field fields[] = {WIRE_SPAN(SPAN_LITERAL("full")),
@@ -105,6 +106,8 @@ static void gateway_take(const struct wire_message *message)
     switch (message->type) {
     case WIRE_HELLO:
         gateway_note("HELLO", message->fields[1].span, message->fields[2].span);
+        if (message->fields[4].span.data != NULL)
+            gateway_note("REATTACH", message->fields[4].span, message->fields[5].span);
         gateway_greet();
         break;
     case WIRE_CALL:
@@ -121,6 +124,41 @@ static void gateway_take(const struct wire_message *message)
     }
     case WIRE_FUNCTION_UNREGISTER:
         gateway_note("UNREGISTER", message->fields[1].span, message->fields[2].span);
+        break;
+    case WIRE_TRIGGER_REGISTER:
+        gateway_note("BIND", message->fields[2].span, message->fields[3].span);
+        if (span_equal(message->fields[4].span, SPAN_LITERAL("null"))) {
+            const struct wire_field failed[] = {
+                WIRE_NUMBER(0), message->fields[1], message->fields[2], message->fields[3],
+                WIRE_SPAN(SPAN_LITERAL("{\"code\":\"trigger_registration_failed\","
+                                       "\"message\":\"stream_name is required\"}"))};
+            gateway_append(WIRE_TRIGGER_RESULT, 0, failed);
+        }
+        break;
+    case WIRE_TRIGGER_UNREGISTER:
+        gateway_note("UNBIND", SPAN_LITERAL(""), SPAN_LITERAL(""));
+        break;
+    case WIRE_TRIGGER_TYPE_REGISTER: {
+        gateway_note("PROVIDE", message->fields[1].span, message->fields[2].span);
+        const struct wire_field bind[] = {WIRE_NUMBER(0),
+                                          WIRE_SPAN(SPAN_LITERAL("trigger-1")),
+                                          message->fields[2],
+                                          WIRE_SPAN(SPAN_LITERAL("app::fired")),
+                                          WIRE_SPAN(SPAN_LITERAL("{\"every\":5}")),
+                                          WIRE_NIL,
+                                          WIRE_NIL,
+                                          WIRE_NIL};
+        gateway_append(WIRE_TRIGGER_BIND, 0, bind);
+        const struct wire_field unbind[] = {WIRE_NUMBER(0), WIRE_SPAN(SPAN_LITERAL("trigger-1")),
+                                            message->fields[2]};
+        gateway_append(WIRE_TRIGGER_UNBIND, 0, unbind);
+        break;
+    }
+    case WIRE_TRIGGER_TYPE_UNREGISTER:
+        gateway_note("WITHDRAW", message->fields[1].span, message->fields[2].span);
+        break;
+    case WIRE_TRIGGER_RESULT:
+        gateway_note("BOUND", message->fields[1].span, message->fields[4].span);
         break;
     case WIRE_RESULT:
         gateway_note(message->id == 77 ? "RESULT" : "RESULT-OF-UNKNOWN", message->fields[0].span,
@@ -147,11 +185,12 @@ static void gateway_send(int fd)
     buffer_clear(&gateway.out);
 }
 
-static void *gateway_run(void *context)
+static void gateway_serve(int fd)
 {
-    (void)context;
     struct wire_reader *reader = wire_reader_open();
-    int fd = accept(gateway.listener, NULL, NULL);
+    gateway.is_closing = false;
+    buffer_clear(&gateway.in);
+    buffer_clear(&gateway.out);
     while (fd >= 0 && !gateway.is_closing && buffer_reserve(&gateway.in, 65536) == WEIR_OK) {
         ssize_t bytes = recv(fd, gateway.in.data + gateway.in.bytes, 65536, 0);
         if (bytes <= 0)
@@ -165,9 +204,16 @@ static void *gateway_run(void *context)
         }
         gateway_send(fd);
     }
-    if (fd >= 0)
-        (void)close(fd);
+    (void)close(fd);
     wire_reader_close(reader);
+}
+
+static void *gateway_run(void *context)
+{
+    (void)context;
+    int fd;
+    while ((fd = accept(gateway.listener, NULL, NULL)) >= 0)
+        gateway_serve(fd);
     return NULL;
 }
 
@@ -243,12 +289,33 @@ static void keep_outcome(void *context, const struct weir_result *result)
     }
 }
 
+static int start_call(const char *function_id, const char *json, unsigned timeout_ms,
+                      struct outcome *outcome)
+{
+    const struct weir_call call = {
+        .function_id = function_id, .json = weir_text(json), .timeout_ms = timeout_ms};
+    return weir_client_call(client, &call, keep_outcome, outcome);
+}
+
+static int call_void(const char *function_id, const char *json)
+{
+    const struct weir_call call = {.function_id = function_id, .json = weir_text(json)};
+    return weir_client_call(client, &call, NULL, NULL);
+}
+
+static int offer(const char *function_id, const char *description, weir_handler *handler,
+                 void *context)
+{
+    const struct weir_function function = {
+        .id = function_id, .description = description, .handler = handler, .context = context};
+    return weir_client_register(client, &function);
+}
+
 static struct outcome call(const char *function_id, const char *json, unsigned timeout_ms)
 {
     struct outcome outcome = {.is_done = false};
-    cr_assert_eq(
-        weir_client_call(client, function_id, weir_text(json), timeout_ms, keep_outcome, &outcome),
-        0, "%s", weir_client_error(client));
+    cr_assert_eq(start_call(function_id, json, timeout_ms, &outcome), 0, "%s",
+                 weir_client_error(client));
     (void)weir_client_run_until(client, &outcome.is_done, 20000);
     cr_assert(outcome.is_done);
     return outcome;
@@ -269,7 +336,7 @@ Test(client, a_welcome_opens_and_says_who_we_are)
 Test(client, openings_that_fail_say_why)
 {
     gateway.greeting = "refuse";
-    cr_assert_eq(open_client((struct weir_client_options){0}), -ENOTCONN);
+    cr_assert_eq(open_client((struct weir_client_options){0}), -ECONNREFUSED);
     cr_assert_not_null(strstr(error, "full: no room for you"), "%s", error);
     cr_assert_null(client);
     stop();
@@ -322,9 +389,8 @@ Test(client, a_call_ends_at_its_time_limit_once_and_its_slot_is_safe)
         cr_assert_str_eq(outcome.json, "2");
     }
     struct outcome first = {.is_done = false};
-    cr_assert_eq(weir_client_call(client, "silent", weir_text("1"), 0, keep_outcome, &first), 0);
-    cr_assert_eq(weir_client_call(client, "echo", weir_text("1"), 0, keep_outcome, &first),
-                 -ENOBUFS);
+    cr_assert_eq(start_call("silent", "1", 0, &first), 0);
+    cr_assert_eq(start_call("echo", "1", 0, &first), -ENOBUFS);
     cr_assert_geq(weir_client_timeout_ms(client), 0);
     weir_client_close(client);
     client = NULL;
@@ -337,28 +403,25 @@ Test(client, bad_input_is_refused_before_it_is_sent)
     cr_assert_eq(open_client((struct weir_client_options){.output_bytes_max = 4096}), 0, "%s",
                  error);
     struct outcome outcome = {.is_done = false};
-    cr_assert_eq(weir_client_call(client, "echo", weir_text("{\"a\":}"), 0, keep_outcome, &outcome),
-                 -EINVAL);
+    cr_assert_eq(start_call("echo", "{\"a\":}", 0, &outcome), -EINVAL);
     cr_assert_not_null(strstr(weir_client_error(client), "not JSON"), "%s",
                        weir_client_error(client));
-    cr_assert_eq(weir_client_call(client, "ec\xffho", weir_text("1"), 0, keep_outcome, &outcome),
-                 -EINVAL);
-    cr_assert_eq(weir_client_call(client, "echo", weir_text("1"), 0, NULL, NULL), -EINVAL);
-    cr_assert_eq(weir_client_call_void(client, "echo", weir_text("")), -EINVAL);
+    cr_assert_eq(start_call("ec\xffho", "1", 0, &outcome), -EINVAL);
+    cr_assert_eq(call_void("echo", ""), -EINVAL);
     cr_assert_eq(weir_client_set(client, "s", "g", "\xc0", weir_text("1"), NULL, NULL), -EINVAL);
     cr_assert_eq(weir_client_answer(client, 1, weir_text("nul")), -EINVAL);
-    cr_assert_eq(weir_client_register(client, "f", NULL, NULL, NULL), -EINVAL);
+    cr_assert_eq(offer("f", NULL, NULL, NULL), -EINVAL);
     char *name = malloc(NAME_BYTES_MAX + 2);
     cr_assert_not_null(name);
     memset(name, 'n', NAME_BYTES_MAX + 1);
     name[NAME_BYTES_MAX + 1] = '\0';
-    cr_assert_eq(weir_client_call_void(client, name, weir_text("1")), -EINVAL);
+    cr_assert_eq(call_void(name, "1"), -EINVAL);
     free(name);
     /* Nobody processes: the output fills up to its limit, then everything is refused and nothing is
      * lost. */
     unsigned taken = 0;
     int result;
-    while ((result = weir_client_call_void(client, "echo", weir_text("\"0123456789\""))) == 0)
+    while ((result = call_void("echo", "\"0123456789\"")) == 0)
         taken++;
     cr_assert_eq(result, -ENOBUFS);
     cr_assert_gt(taken, 20u);
@@ -432,16 +495,15 @@ Test(client, functions_answer_now_later_or_with_an_error)
     unsigned count = 0;
     bool is_asked = false;
     cr_assert_eq(open_client((struct weir_client_options){.name_space = "orders"}), 0, "%s", error);
-    cr_assert_eq(weir_client_register(client, "now", "says it again", answer_now, &count), 0);
-    cr_assert_eq(weir_client_register(client, "later", NULL, answer_later, &is_asked), 0);
-    cr_assert_eq(weir_client_register(client, "error", NULL, answer_error, NULL), 0);
+    cr_assert_eq(offer("now", "says it again", answer_now, &count), 0);
+    cr_assert_eq(offer("later", NULL, answer_later, &is_asked), 0);
+    cr_assert_eq(offer("error", NULL, answer_error, NULL), 0);
     struct outcome outcome = call("invoke:now", "[7]", 0);
     cr_assert_str_eq(outcome.json, "[7]");
     cr_assert_eq(count, 1u);
 
     struct outcome late = {.is_done = false};
-    cr_assert_eq(weir_client_call(client, "invoke:later", weir_text("1"), 0, keep_outcome, &late),
-                 0);
+    cr_assert_eq(start_call("invoke:later", "1", 0, &late), 0);
     cr_assert_eq(weir_client_run_until(client, &is_asked, 20000), 0);
     cr_assert_not(late.is_done);
     cr_assert_eq(weir_client_answer(client, later_id, weir_text("\"at last\"")), 0);
@@ -477,9 +539,100 @@ Test(client, a_refused_registration_is_reported)
     cr_assert_eq(open_client((struct weir_client_options){.on_rejected = keep_rejection,
                                                           .context = &rejection}),
                  0, "%s", error);
-    cr_assert_eq(weir_client_register(client, "taken", NULL, answer_now, &count), 0);
+    cr_assert_eq(offer("taken", NULL, answer_now, &count), 0);
     cr_assert_eq(weir_client_run_until(client, &rejection.is_done, 20000), 0);
     cr_assert_str_eq(rejection.text, "taken FUNCTION_NAMESPACE_CONFLICT");
+}
+
+/* ---- triggers ---- */
+
+static void keep_bind_failure(void *context, const char *trigger_id, const char *code,
+                              const char *message)
+{
+    struct rejection *failure = context;
+    failure->is_done = true;
+    (void)snprintf(failure->text, sizeof failure->text, "%zu %s %s", strlen(trigger_id), code,
+                   message);
+}
+
+Test(client, a_trigger_that_cannot_be_bound_is_reported)
+{
+    struct rejection failure = {.is_done = false};
+    cr_assert_eq(open_client((struct weir_client_options){.on_bind_failed = keep_bind_failure,
+                                                          .context = &failure}),
+                 0, "%s", error);
+    const struct weir_trigger bad = {
+        .type = "stream", .function_id = "f", .config = weir_text("null")};
+    const struct weir_trigger worse = {
+        .type = "stream", .function_id = "f", .config = weir_text("{")};
+    cr_assert_eq(weir_client_bind(client, &bad, NULL), 0);
+    cr_assert_eq(weir_client_run_until(client, &failure.is_done, 20000), 0);
+    cr_assert_str_eq(failure.text, "36 trigger_registration_failed stream_name is required");
+    cr_assert_eq(weir_client_bind(client, &worse, NULL), -EINVAL);
+    cr_assert_eq(weir_client_unbind(client, "never bound"), 0);
+}
+
+static const char *accept_binding(void *context, const struct weir_binding *binding)
+{
+    struct rejection *seen = context;
+    if (seen != NULL)
+        (void)snprintf(seen->text, sizeof seen->text, "%s %s %s %.*s", binding->id,
+                       binding->function_id, binding->name_space, (int)binding->config.bytes,
+                       binding->config.data);
+    return NULL;
+}
+
+static const char *refuse_binding(void *context, const struct weir_binding *binding)
+{
+    (void)context;
+    (void)binding;
+    return "no such clock";
+}
+
+static void note_unbinding(void *context, const char *id)
+{
+    struct rejection *seen = context;
+    if (seen != NULL && strcmp(id, "trigger-1") == 0)
+        seen->is_done = true;
+}
+
+Test(client, a_provider_is_told_of_bindings_and_may_refuse)
+{
+    struct rejection seen = {.is_done = false};
+    cr_assert_eq(open_client((struct weir_client_options){0}), 0, "%s", error);
+    struct weir_trigger_type ticks = {
+        .id = "ticks", .on_bind = accept_binding, .on_unbind = note_unbinding, .context = &seen};
+    cr_assert_eq(weir_client_provide(client, &ticks), 0);
+    cr_assert_eq(weir_client_run_until(client, &seen.is_done, 20000), 0);
+    cr_assert_str_eq(seen.text, "trigger-1 app::fired default {\"every\":5}");
+    seen.is_done = false;
+    ticks.on_bind = refuse_binding;
+    cr_assert_eq(weir_client_provide(client, &ticks), 0);
+    cr_assert_eq(weir_client_run_until(client, &seen.is_done, 20000), 0);
+    cr_assert_eq(weir_client_withdraw(client, "ticks"), 0);
+    (void)call("echo", "1", 0);
+    finish();
+    cr_assert_not_null(strstr(gateway.seen, "BOUND trigger-1 \n"), "%s", gateway.seen);
+    cr_assert_not_null(strstr(gateway.seen, "\"message\":\"no such clock\""), "%s", gateway.seen);
+    cr_assert_not_null(strstr(gateway.seen, "WITHDRAW"), "%s", gateway.seen);
+}
+
+/* ---- reading JSON ---- */
+
+Test(client, members_and_strings_of_json_can_be_read)
+{
+    char out[8];
+    const struct weir_text object = weir_text("{\"a\":\"x\\u00e4\",\"b\":[1],\"a b\":null}");
+    cr_assert_eq(weir_json_string(weir_json_member(object, "a"), out, sizeof out), 3);
+    cr_assert_str_eq(out, "x\u00e4");
+    cr_assert_eq(weir_json_member(object, "b").bytes, 3u);
+    cr_assert_null(weir_json_member(object, "c").data);
+    cr_assert_null(weir_json_member(weir_text("[1]"), "c").data);
+    cr_assert_null(weir_json_member((struct weir_text){NULL, 0}, "c").data);
+    cr_assert_eq(weir_json_string(weir_json_member(object, "b"), out, sizeof out), -EINVAL);
+    cr_assert_eq(weir_json_string(weir_text("\"12345678\""), out, sizeof out), -ENOBUFS);
+    cr_assert_eq(weir_json_string(weir_text("\"1234567\""), out, sizeof out), 7);
+    cr_assert_eq(weir_json_string(weir_text("\"a\\u0000b\""), out, sizeof out), -EINVAL);
 }
 
 /* ---- losing the connection ---- */
@@ -493,12 +646,12 @@ static void count_loss(void *context, const char *reason)
 static void lose_by(const char *function_id, const char *reason)
 {
     unsigned losses = 0;
-    cr_assert_eq(
-        open_client((struct weir_client_options){.on_disconnect = count_loss, .context = &losses}),
-        0, "%s", error);
+    cr_assert_eq(open_client((struct weir_client_options){
+                     .on_disconnect = count_loss, .context = &losses, .ends_on_loss = true}),
+                 0, "%s", error);
     struct outcome waiting = {.is_done = false};
-    cr_assert_eq(weir_client_call(client, "silent", weir_text("1"), 0, keep_outcome, &waiting), 0);
-    cr_assert_eq(weir_client_call_void(client, function_id, weir_text("1")), 0);
+    cr_assert_eq(start_call("silent", "1", 0, &waiting), 0);
+    cr_assert_eq(call_void(function_id, "1"), 0);
     int result = weir_client_run_until(client, &waiting.is_done, 20000);
     cr_assert_eq(result, 0);
     cr_assert_str_eq(waiting.code, "connection_lost");
@@ -507,8 +660,7 @@ static void lose_by(const char *function_id, const char *reason)
     cr_assert_eq(losses, 1u);
     cr_assert_eq(weir_client_fd(client), -1);
     cr_assert_eq(weir_client_process(client), -ENOTCONN);
-    cr_assert_eq(weir_client_call(client, "echo", weir_text("1"), 0, keep_outcome, &waiting),
-                 -ENOTCONN);
+    cr_assert_eq(start_call("echo", "1", 0, &waiting), -ENOTCONN);
     cr_assert_eq(losses, 1u);
     cr_assert_eq(waiting.count, 1u);
 }
@@ -521,6 +673,75 @@ Test(client, a_lost_connection_ends_calls_and_is_reported_once)
 Test(client, bytes_that_are_no_message_end_the_connection)
 {
     lose_by("junk", "no message");
+}
+
+static void count_connection(void *context)
+{
+    *(unsigned *)context += 1;
+}
+
+/* After a loss the client comes back by itself, retires its old connection, says what it had
+ * registered, in order, and then what was called meanwhile. */
+Test(client, a_lost_connection_comes_back_with_everything_registered)
+{
+    static const char *const order[] = {"REATTACH id-1 secret-1", "PROVIDE  ticks",
+                                        "REGISTER  kept",         "BIND stream kept",
+                                        "CALL echo \"queued\"",   "CALL stream::set"};
+    unsigned connections = 0, count = 0;
+    cr_assert_eq(open_client((struct weir_client_options){.on_connect = count_connection,
+                                                          .context = &connections}),
+                 0, "%s", error);
+    char gone_id[WEIR_TRIGGER_ID_BYTES];
+    const struct weir_trigger kept = {
+        .type = "stream", .function_id = "kept", .config = weir_text("{\"stream_name\":\"s\"}")};
+    const struct weir_trigger gone = {
+        .type = "stream", .function_id = "gone", .config = weir_text("{}")};
+    cr_assert_eq(offer("kept", NULL, answer_now, &count), 0);
+    cr_assert_eq(offer("gone", NULL, answer_now, &count), 0);
+    cr_assert_eq(weir_client_bind(client, &gone, gone_id), 0);
+    cr_assert_eq(weir_client_bind(client, &kept, NULL), 0);
+    const struct weir_trigger_type ticks = {
+        .id = "ticks", .on_bind = accept_binding, .on_unbind = note_unbinding};
+    cr_assert_eq(weir_client_provide(client, &ticks), 0);
+    cr_assert_eq(weir_client_unregister(client, "gone"), 0);
+    cr_assert_eq(weir_client_unbind(client, gone_id), 0);
+
+    struct outcome lost = {.is_done = false};
+    cr_assert_eq(start_call("drop", "1", 0, &lost), 0);
+    cr_assert_eq(weir_client_run_until(client, &lost.is_done, 20000), 0);
+    cr_assert_str_eq(lost.code, "connection_lost");
+    cr_assert_not(weir_client_is_connected(client));
+    cr_assert_eq(weir_client_fd(client), -1);
+    cr_assert_geq(weir_client_timeout_ms(client), 0);
+
+    struct outcome first = {.is_done = false}, second = {.is_done = false};
+    cr_assert_eq(start_call("echo", "\"queued\"", 0, &first), 0);
+    cr_assert_eq(weir_client_set(client, "s", "g", "i", weir_text("1"), keep_outcome, &second), 0);
+    cr_assert_eq(weir_client_run_until(client, &second.is_done, 20000), 0);
+    cr_assert_str_eq(first.json, "\"queued\"");
+    cr_assert_eq(connections, 1u);
+    cr_assert(weir_client_is_connected(client));
+    finish();
+    const char *at = strstr(gateway.seen, "REATTACH");
+    cr_assert_not_null(at);
+    cr_assert_null(strstr(at, "gone"), "%s", at);
+    for (unsigned i = 0; i < sizeof order / sizeof order[0]; i++) {
+        at = strstr(at, order[i]);
+        cr_assert_not_null(at, "%s is missing or too early in:\n%s", order[i], gateway.seen);
+    }
+}
+
+/* A call made while the server is away keeps its own time limit. */
+Test(client, a_call_made_while_away_ends_at_its_time_limit)
+{
+    cr_assert_eq(open_client((struct weir_client_options){0}), 0, "%s", error);
+    gateway.greeting = "silent"; /* from now on nobody is welcomed */
+    struct outcome lost = {.is_done = false}, late = {.is_done = false};
+    cr_assert_eq(start_call("drop", "1", 0, &lost), 0);
+    cr_assert_eq(weir_client_run_until(client, &lost.is_done, 20000), 0);
+    cr_assert_eq(start_call("echo", "1", 300, &late), 0);
+    cr_assert_eq(weir_client_run_until(client, &late.is_done, 20000), 0);
+    cr_assert_str_eq(late.code, "timeout");
 }
 
 /* Values larger than any socket buffer cross in both directions, through frames cut anywhere. */
