@@ -45,18 +45,25 @@ static void feed_add(struct feed *feed, struct topic *topic, const struct ring_r
     topic->entry_count++;
 }
 
+static bool feed_has_triggers(const struct feed *feed)
+{
+    return feed->triggers != NULL && triggers_are_wanted(feed->triggers);
+}
+
 enum weir_status feed_drain(struct feed *feed, struct ring_reader *ring,
                             const struct subscriptions *subscriptions)
 {
-    uint64_t read_bytes = 0;
+    uint64_t read_bytes = 0, matches = 0;
+    const bool has_triggers = feed_has_triggers(feed);
     feed->has_more = false;
-    if (subscriptions->topic_count == 0) {
+    if (subscriptions->topic_count == 0 && !has_triggers) {
         /* Nobody here listens; whoever joins starts from a snapshot that is newer than this. */
         ring_reader_seek_head(ring);
         return WEIR_EMPTY;
     }
     for (unsigned read = 0;; read++) {
-        if (read == FEED_TURN_RECORDS || read_bytes >= FEED_TURN_BYTES) {
+        if (read == FEED_TURN_RECORDS || read_bytes >= FEED_TURN_BYTES ||
+            matches >= FEED_TURN_MATCHES) {
             feed->has_more = true;
             return WEIR_OK;
         }
@@ -65,6 +72,8 @@ enum weir_status feed_drain(struct feed *feed, struct ring_reader *ring,
         enum weir_status status = ring_read(ring, &record, &feed->bytes);
         if (status == WEIR_LAPPED)
             counters_add(feed->counters, COUNTER_FEED_LAPPED, 1);
+        if (status == WEIR_LAPPED && has_triggers)
+            triggers_lapped(feed->triggers);
         if (status != WEIR_OK)
             return status == WEIR_EMPTY && read > 0 ? WEIR_OK : status;
         read_bytes += feed->bytes.bytes - offset;
@@ -72,6 +81,10 @@ enum weir_status feed_drain(struct feed *feed, struct ring_reader *ring,
         counters_add(feed->counters, COUNTER_FEED_BYTES, feed->bytes.bytes - offset);
         if (record.timestamp_ms > feed->newest_ms)
             feed->newest_ms = record.timestamp_ms;
+        if (has_triggers)
+            matches +=
+                triggers_take(feed->triggers, &record,
+                              span_of(feed->bytes.data + offset, feed->bytes.bytes - offset));
         struct span frame = span_of(feed->bytes.data + offset, record.frame_bytes);
         struct topic *topic = subscriptions_find_record(subscriptions, &record, frame);
         if (topic == NULL)

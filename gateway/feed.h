@@ -1,14 +1,14 @@
 /* gateway/feed.h -- reads the shared ring in order: each event is copied out once and put into its
  * topic's chain.
  *
- * Events of groups nobody here subscribes to are dropped on the spot. What was drained lives until
- * feed_clear(), so that sends can point into it. While a fan-out is held back the ring itself is
- * the queue: simply do not drain.
+ * Each event is shown to the triggers while there are any. Events of groups nobody here subscribes
+ * to are then dropped on the spot. What was drained lives until feed_clear(), so that sends can
+ * point into it. While a fan-out is held back the ring itself is the queue: simply do not drain.
  *
  * Process:  gateway, loop thread only.
  * Memory:   one buffer of a turn's budget and one more record; entries are sized at start.
- * Units:    bytes; a turn takes at most FEED_TURN_BYTES and FEED_TURN_RECORDS, then the loop gets
- *           its share.
+ * Units:    bytes; a turn takes at most FEED_TURN_BYTES and FEED_TURN_RECORDS, and stops when it
+ *           has matched FEED_TURN_MATCHES triggers; then the loop gets its share.
  * Errors:   EMPTY; LAPPED: the gateway was stopped too long, every link has to catch up (the cursor
  *           is at the newest again, and what was drained before is valid); CORRUPT: stop using the
  *           segment.
@@ -18,8 +18,13 @@
 
 #include "gateway/mapping.h"
 #include "gateway/subscriptions.h"
+#include "gateway/triggers.h"
 
-enum { FEED_TURN_BYTES = 1024 * 1024, FEED_TURN_RECORDS = 8192 };
+enum {
+    FEED_TURN_BYTES = 1024 * 1024,
+    FEED_TURN_RECORDS = 8192,
+    FEED_TURN_MATCHES = 65536,
+};
 
 struct feed_entry {
     uint64_t seq, epoch;
@@ -33,9 +38,10 @@ struct feed {
     struct buffer bytes;
     struct feed_entry *entries;
     uint32_t entry_count;
-    struct topic *touched; /* topics with entries */
-    uint64_t newest_ms;    /* highest stamp seen */
-    bool has_more;         /* the budget ended before the ring did */
+    struct topic *touched;     /* topics with entries */
+    uint64_t newest_ms;        /* highest stamp seen */
+    bool has_more;             /* the budget ended before the ring did */
+    struct triggers *triggers; /* NULL: none; set by whoever composes the parts */
     struct counters *counters;
 };
 

@@ -30,6 +30,8 @@ struct gateway {
     struct stream_channel streams;
     struct local *local;
     struct channel_sockets *channels;
+    struct server_calls *server_calls;
+    struct triggers *triggers;
     struct link *link;
     struct ws_server *ws;
     struct turn *turn;
@@ -208,6 +210,7 @@ static void on_attached(void *context, struct mapping *mapping)
     gateway->mapping = mapping;
     gateway->sessions.mapping = mapping;
     catch_up_set_mapping(gateway->catch_up, mapping);
+    triggers_set_mapping(gateway->triggers, mapping);
     joins_set_mapping(gateway->joins, mapping);
     subscriptions_restart(&gateway->subscriptions, mapping->hash_seed, "restarted");
     counters_attach(&gateway->counters, &mapping->reader);
@@ -233,6 +236,26 @@ static void on_broker_message(void *context, const struct wire_message *message)
 }
 
 /* ---- start ---- */
+
+/* Calls the gateway itself makes, and who makes them. */
+static enum weir_status gateway_open_callers(struct gateway *gateway, struct weir_error *error)
+{
+    const struct settings *settings = gateway->options->settings;
+    gateway->server_calls = server_calls_open(&gateway->counters);
+    if (gateway->server_calls == NULL)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    const struct triggers_calls calls = {gateway->server_calls, server_call_start,
+                                         server_call_cancel, server_calls_are_flowing};
+    const struct triggers_options options = {
+        .queue_max = settings->trigger_queue_max,
+        .timeout_ms = settings->trigger_timeout_ms,
+    };
+    gateway->triggers = triggers_open(&calls, &options, &gateway->counters);
+    if (gateway->triggers == NULL)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    gateway->feed.triggers = gateway->triggers;
+    return WEIR_OK;
+}
 
 static enum weir_status gateway_open_parts(struct gateway *gateway, struct weir_error *error)
 {
@@ -357,6 +380,8 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
     const struct settings *settings = gateway->options->settings;
     enum weir_status status = gateway_open_parts(gateway, error);
     if (status == WEIR_OK)
+        status = gateway_open_callers(gateway, error);
+    if (status == WEIR_OK)
         status = gateway_listen_local(gateway, error);
     if (status != WEIR_OK)
         return status;
@@ -374,6 +399,7 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
         return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     gateway->sessions.link = gateway->link;
     channel_sockets_set_link(gateway->channels, gateway->link);
+    server_calls_set_link(gateway->server_calls, gateway->link);
     const struct turn_parts parts = {
         .feed = &gateway->feed,
         .fanout = gateway->fanout,
@@ -382,6 +408,8 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
         .subscriptions = &gateway->subscriptions,
         .link = gateway->link,
         .sessions = &gateway->sessions,
+        .server_calls = gateway->server_calls,
+        .triggers = gateway->triggers,
         .ws = gateway->ws,
         .workers = gateway->workers,
         .channels = gateway->channels,
@@ -441,6 +469,8 @@ static void gateway_stop(struct gateway *gateway)
     stream_channel_fini(&gateway->streams);
     subscriptions_fini(&gateway->subscriptions);
     sessions_fini(&gateway->sessions);
+    triggers_close(gateway->triggers);
+    server_calls_close(gateway->server_calls);
     mapping_close(gateway->mapping);
 }
 

@@ -397,6 +397,12 @@ bool link_is_responsive(const struct link *link)
            uv_now(link->loop) - link->in_flight->asked_ms < RESPONSIVE_MS;
 }
 
+bool link_is_flowing(const struct link *link)
+{
+    return link->state == LINK_ATTACHED && !link->closing &&
+           link->output.bytes - link->output_sent < LINK_BACKLOG_BYTES_MAX;
+}
+
 /* Answers that come later find their slot used by nobody or another question, and are passed over. */
 static void link_expire_in_flight(struct link *link, uint64_t now)
 {

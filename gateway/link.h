@@ -67,7 +67,10 @@ struct link_handlers {
     void *context;
 };
 
-enum { LINK_REQUESTS_MAX = 1 << 20 }; /* in flight or waiting; one more is FULL */
+enum {
+    LINK_REQUESTS_MAX = 1 << 20, /* in flight or waiting; one more is FULL */
+    LINK_BACKLOG_BYTES_MAX = 4 * 1024 * 1024,
+};
 
 struct link;
 /* NULL: no memory. Starts connecting at once. */
@@ -86,6 +89,9 @@ void link_post(struct link *link, enum wire_type type, uint64_t id,
 void link_flush(struct link *link);
 /* Is the oldest stream question in flight younger than a second? */
 bool link_is_responsive(const struct link *link);
+/* Attached, and the broker takes what is sent to it: less than LINK_BACKLOG_BYTES_MAX has been left
+ * over. Callers that can wait ask first, so that those that cannot find room. */
+bool link_is_flowing(const struct link *link);
 /* Expire what has waited too long. */
 void link_tick(struct link *link);
 /* The highest stamp given to anybody here. The next broker is told 2 ms more as the floor of its

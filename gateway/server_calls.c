@@ -2,9 +2,11 @@
 
 #include <stdlib.h>
 
+enum { STOOD_STILL_MS = 1000 }; /* between two ticks */
+
 struct server_call {
-    struct link_request request; /* first: the link hands it back */
-    struct server_calls *calls;  /* NULL: nobody waits any more */
+    struct link_request request;    /* first: the link hands it back */
+    struct server_calls *calls;     /* NULL: nobody waits any more */
     struct server_call *next, **at; /* in `open` or in the list of those that are late */
     server_call_done *done;
     void *context;
@@ -15,19 +17,27 @@ struct server_calls {
     struct link *link;
     struct counters *counters;
     struct server_call *open; /* newest first */
+    uint64_t ticked_ms;
 };
 
 struct server_calls *server_calls_open(struct counters *counters)
 {
     struct server_calls *calls = calloc(1, sizeof *calls);
-    if (calls != NULL)
+    if (calls != NULL) {
         calls->counters = counters;
+        calls->ticked_ms = uv_hrtime() / 1000000;
+    }
     return calls;
 }
 
 void server_calls_set_link(struct server_calls *calls, struct link *link)
 {
     calls->link = link;
+}
+
+bool server_calls_are_flowing(const struct server_calls *calls)
+{
+    return calls->link != NULL && link_is_flowing(calls->link);
 }
 
 static void server_call_enter(struct server_call *call, struct server_call **list)
@@ -122,6 +132,11 @@ void server_calls_tick(struct server_calls *calls, uint64_t now_ms)
 {
     const struct span nothing = {0};
     struct server_call *late = NULL;
+    /* Was it this process that stood still? Then the answers may be in the socket: read first. */
+    bool stood_still = now_ms - calls->ticked_ms > STOOD_STILL_MS;
+    calls->ticked_ms = now_ms;
+    if (stood_still)
+        return;
     for (struct server_call *call = calls->open, *next; call != NULL; call = next) {
         next = call->next;
         if (call->deadline_ms > now_ms)

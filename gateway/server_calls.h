@@ -42,12 +42,16 @@ void server_calls_set_link(struct server_calls *calls, struct link *link);
 /* After the link was closed. Calls still open are forgotten. */
 void server_calls_close(struct server_calls *calls);
 
+/* The broker is there and takes what it is sent. Whoever can wait asks before it starts a call. */
+bool server_calls_are_flowing(const struct server_calls *calls);
+
 /* NULL: it cannot be made now (memory, or too much waits for the broker); done() is not called. */
 struct server_call *server_call_start(struct server_calls *calls,
                                       const struct server_call_request *request,
                                       server_call_done *done, void *context);
 void server_call_cancel(struct server_call *call);
-/* End what is late; `now_ms` of uv_hrtime(). */
+/* End what is late; `now_ms` of uv_hrtime(). After a second without a tick it was the gateway that
+ * stood still, and the next one judges. */
 void server_calls_tick(struct server_calls *calls, uint64_t now_ms);
 
 #endif

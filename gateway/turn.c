@@ -40,6 +40,7 @@ static void on_heal(uv_timer_t *timer)
     struct turn *turn = timer->data;
     link_tick(turn->parts.link);
     sessions_tick(turn->parts.sessions, uv_hrtime() / 1000000);
+    server_calls_tick(turn->parts.server_calls, uv_hrtime() / 1000000);
 }
 
 static void on_doorbell(uv_poll_t *poll, int status, int events)
@@ -129,6 +130,8 @@ static void on_prepare(uv_prepare_t *prepare)
     if (joins_run(parts->joins))
         has_work = true;
     link_raise_floor(parts->link, joins_newest_ms(parts->joins));
+    if (triggers_run(parts->triggers))
+        has_work = true;
     worker_channel_turn(parts->workers);
     channel_sockets_turn(parts->channels);
     link_flush(parts->link);

@@ -3,6 +3,7 @@
  *   poll: sockets, broker, doorbell --> prepare (end of turn):
  *     drain the ring and fan out, unless a fan-out is being held back
  *     catch up links that are behind; send syncs that are due
+ *     call the handlers of triggers whose turn has come
  *     send what workers and the broker are owed
  *     announce sleep on the doorbell; if there is work left, do not wait
  *
@@ -34,6 +35,8 @@ struct turn_parts {
     struct subscriptions *subscriptions;
     struct link *link;
     struct sessions *sessions;
+    struct server_calls *server_calls;
+    struct triggers *triggers;
     struct ws_server *ws;
     struct worker_channel *workers;
     struct channel_sockets *channels;

@@ -480,6 +480,7 @@ Test(routes, unknown_and_reopened_sessions)
     cr_assert_eq(routes_take(routes, a, &message), WEIR_INVALID);
 }
 
+/* covers: 2.9#10 */
 Test(routes, a_busy_or_leaving_executor_is_an_error_answer)
 {
     session(b, 9, "owner");
@@ -495,6 +496,7 @@ Test(routes, a_busy_or_leaving_executor_is_an_error_answer)
     cr_assert_eq(pending(), 0);
 }
 
+/* covers: 2.9#9 */
 Test(routes_limits, every_bound_is_an_error_answer, .fini = close_all, .timeout = 30)
 {
     const struct routes_limits limits = {.sessions_max = 3,

@@ -85,6 +85,7 @@ Test(settings, an_empty_file_changes_nothing)
     cr_assert_eq(memcmp(&before, &settings, sizeof before), 0);
 }
 
+/* covers: 10.2#1 */
 /* A file of the iii engine: its two workers are read, all others passed over, however they look. */
 Test(settings, the_engines_file_is_accepted_as_it_is)
 {
