@@ -45,6 +45,10 @@ enum {
     ROUTES_DETAIL_BYTES_MAX = 256 * 1024 * 1024, /* of all functions and sessions */
     CALLS_PENDING_MAX = 262144,
     CALLS_PENDING_PER_EXECUTOR_MAX = 65536,
+
+    /* Subscriptions whose leave somebody wants to know of. Beyond: it is not told, and counted. */
+    PRESENCE_ENTRIES_MAX = 1024 * 1024,
+    PRESENCE_BYTES_MAX = 512 * 1024 * 1024,
 };
 
 static_assert(2 * PEERS_MAX + 8 <= LOOP_OPERATIONS_MAX,

@@ -15,6 +15,7 @@
 #include "broker/listen.h"
 #include "broker/log.h"
 #include "broker/peers.h"
+#include "broker/presence.h"
 #include "broker/routes.h"
 
 enum {
@@ -32,6 +33,7 @@ struct broker {
     struct engine *engine;
     struct routes *routes;
     struct channels *channels;
+    struct presence *presence;
     struct loop *loop;
     struct peers *peers;
     struct listen_socket listener;
@@ -104,6 +106,7 @@ static void broker_attach(struct broker *broker, struct peer_handle peer,
         return;
     }
     engine_raise_floor(broker->engine, message->fields[3].number);
+    presence_peer_attached(broker->presence, peer);
     log_line("event=peer_attached pid=%u gateway=%llu slot=%u", pid,
              (unsigned long long)message->fields[2].number, slot);
 }
@@ -130,6 +133,8 @@ static enum weir_status broker_message(void *context, struct peer_handle peer, b
     }
     if (message->type == WIRE_SESSION_CLOSED)
         channels_session_gone(broker->channels, peer, message->fields[0].number);
+    if (message->type == WIRE_PRESENCE_JOINED || message->type == WIRE_PRESENCE_LEFT)
+        return presence_take(broker->presence, peer, message);
     return routes_take(broker->routes, peer, message);
 }
 
@@ -137,6 +142,10 @@ static void broker_peer_gone(void *context, struct peer_handle peer, uint32_t re
 {
     struct broker *broker = context;
     readers_detach(broker->readers, reader_slot);
+    /* When it is the broker that goes, the gateways' subscriptions stay: the next one is told of
+     * them. */
+    if (!broker->stopping)
+        presence_peer_gone(broker->presence, peer);
     routes_peer_gone(broker->routes, peer);
     channels_peer_gone(broker->channels, peer);
 }
@@ -233,6 +242,9 @@ static enum weir_status broker_open_rooms(struct broker *broker, struct weir_err
         status = channels_open(&broker->channels, &output, &broker->counters,
                                segment_hash_seed(&broker->segment), error);
     if (status == WEIR_OK)
+        status = presence_open(&broker->presence, &output, &broker->counters,
+                               segment_hash_seed(&broker->segment), NULL, error);
+    if (status == WEIR_OK)
         status = loop_open(&broker->loop, broker->settings.io, error);
     if (status == WEIR_OK)
         status = peers_open(&broker->peers, broker->loop, &handler, &broker->counters, error);
@@ -290,6 +302,7 @@ void broker_close(struct broker *broker)
     loop_close(broker->loop); /* first: nothing of ours is written to afterwards */
     peers_close(broker->peers);
     channels_close(broker->channels);
+    presence_close(broker->presence);
     routes_close(broker->routes);
     engine_close(broker->engine);
     if (broker->readers)
@@ -326,6 +339,7 @@ static void broker_count(struct broker *broker)
     counters->sessions = routes.sessions;
     counters->functions = routes.functions;
     counters->calls_pending = routes.calls_pending;
+    counters->presence = presence_count(broker->presence);
     readers_show_broker(broker->readers, counters);
 }
 
@@ -350,9 +364,11 @@ static enum weir_status broker_turn(struct broker *broker, bool *busy, struct we
     broker->counters.turns++;
     loop_run(broker->loop);
     *busy = peers_take(broker->peers);
+    *busy |= presence_run(broker->presence, broker->now_ms);
     broker_tick(broker); /* what it ends is answered in this turn */
     engine_commit(broker->engine);
     *busy |= peers_flush(broker->peers);
+    *busy |= presence_is_due(broker->presence);
     return WEIR_OK;
 }
 
@@ -381,6 +397,7 @@ enum weir_status broker_run(struct broker *broker, struct weir_error *error)
 {
     bool busy = false;
     broker->now_ms = clock_unix_ms();
+    presence_hold(broker->presence, broker->now_ms);
     loop_poll(broker->loop, &broker->accept_ready, broker->listener.fd);
     loop_poll(broker->loop, &broker->signal_ready, broker->signal_fd);
     log_line("event=serving socket=%s io=%s", broker->listener.path,

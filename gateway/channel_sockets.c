@@ -353,12 +353,14 @@ static void end_take_closed(struct channel_socket *end)
     end_mark_busy(end);
 }
 
-void channel_sockets_take_message(struct channel_sockets *channels,
-                                  const struct wire_message *message)
+bool channel_sockets_take(struct channel_sockets *channels, const struct wire_message *message)
 {
+    if (message->type != WIRE_CHANNEL_DATA && message->type != WIRE_CHANNEL_CREDIT &&
+        message->type != WIRE_CHANNEL_CLOSED)
+        return false;
     struct channel_socket *end = end_find(channels, message->fields[0].number);
     if (end == NULL || !end->is_known)
-        return; /* it has crossed a close */
+        return true; /* it has crossed a close */
     if (message->type == WIRE_CHANNEL_CLOSED) {
         end_take_closed(end);
     } else if (message->type == WIRE_CHANNEL_DATA && !end->is_writer) {
@@ -367,6 +369,7 @@ void channel_sockets_take_message(struct channel_sockets *channels,
         end->credits += message->fields[1].number;
         ws_set_reading(end->connection, true);
     }
+    return true;
 }
 
 void channel_sockets_lost(struct channel_sockets *channels)

@@ -41,9 +41,8 @@ void channel_socket_opened(struct channel_socket *end);
 void channel_socket_message(struct channel_socket *end, struct span message, bool is_binary);
 void channel_socket_closed(struct channel_socket *end); /* frees it */
 
-/* CHANNEL_DATA, CHANNEL_CREDIT, CHANNEL_CLOSED. */
-void channel_sockets_take_message(struct channel_sockets *channels,
-                                  const struct wire_message *message);
+/* CHANNEL_DATA, CHANNEL_CREDIT, CHANNEL_CLOSED; false: another's. */
+bool channel_sockets_take(struct channel_sockets *channels, const struct wire_message *message);
 /* The broker is gone, and every channel with it. */
 void channel_sockets_lost(struct channel_sockets *channels);
 /* Once a turn: hand on what sockets take again. */

@@ -67,7 +67,8 @@
     X(CHANNEL_ENDS, gauge, "byte channel sockets open")                                            \
     X(CHANNEL_MESSAGES, counter, "byte channel messages passed on")                                \
     X(LOG_LINES, counter, "lines logged for workers by engine::log")                               \
-    X(ACCESS_REFUSED, counter, "calls and registrations an RBAC rule refused")
+    X(ACCESS_REFUSED, counter, "calls and registrations an RBAC rule refused")                     \
+    X(LEAVES_LOST, counter, "leaves of subscriptions not told: too many wait for the broker")
 
 enum counter {
 #define COUNTER_ENUM(name, type, sentence) COUNTER_##name,

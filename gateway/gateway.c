@@ -25,6 +25,7 @@ struct gateway {
     struct fanout *fanout;
     struct catch_up *catch_up;
     struct joins *joins;
+    struct local_presence *presence;
     struct sessions sessions;
     struct worker_channel *workers;
     struct stream_channel streams;
@@ -214,6 +215,7 @@ static void on_attached(void *context, struct mapping *mapping)
     joins_set_mapping(gateway->joins, mapping);
     subscriptions_restart(&gateway->subscriptions, mapping->hash_seed, "restarted");
     counters_attach(&gateway->counters, &mapping->reader);
+    local_presence_attached(gateway->presence, mapping->generation, uv_hrtime() / 1000000);
     mapping_close(old);
     sessions_announce(&gateway->sessions);
     gateway_check_ready(gateway);
@@ -222,6 +224,7 @@ static void on_attached(void *context, struct mapping *mapping)
 static void on_lost(void *context)
 {
     struct gateway *gateway = context;
+    local_presence_lost(gateway->presence);
     sessions_forget_invocations(&gateway->sessions);
     channel_sockets_lost(gateway->channels);
 }
@@ -229,10 +232,21 @@ static void on_lost(void *context)
 static void on_broker_message(void *context, const struct wire_message *message)
 {
     struct gateway *gateway = context;
-    if (message->type >= WIRE_CHANNEL_OPEN && message->type <= WIRE_CHANNEL_CLOSED)
-        channel_sockets_take_message(gateway->channels, message);
-    else
+    if (!local_presence_take(gateway->presence, message) &&
+        !channel_sockets_take(gateway->channels, message))
         sessions_take_message(&gateway->sessions, message);
+}
+
+static void on_presence_post(void *context, enum wire_type type, const struct wire_field *fields)
+{
+    const struct gateway *gateway = context;
+    link_post(gateway->link, type, 0, fields);
+}
+
+static size_t on_presence_backlog(void *context)
+{
+    const struct gateway *gateway = context;
+    return link_backlog_bytes(gateway->link);
 }
 
 /* ---- start ---- */
@@ -302,8 +316,10 @@ static enum weir_status gateway_open_parts(struct gateway *gateway, struct weir_
             joins_open(&gateway->subscriptions, gateway->catch_up, &outlet, &gateway->counters);
     gateway->workers = worker_channel_open(&gateway->sessions, &gateway->counters);
     gateway->channels = channel_sockets_open(&gateway->counters);
+    const struct local_presence_output presence = {on_presence_post, on_presence_backlog, gateway};
+    gateway->presence = local_presence_open(&gateway->subscriptions, &presence, &gateway->counters);
     if (gateway->fanout == NULL || gateway->joins == NULL || gateway->workers == NULL ||
-        gateway->channels == NULL)
+        gateway->channels == NULL || gateway->presence == NULL)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     gateway->streams = (struct stream_channel){
         .subscriptions = &gateway->subscriptions,
@@ -406,6 +422,7 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
         .catch_up = gateway->catch_up,
         .joins = gateway->joins,
         .subscriptions = &gateway->subscriptions,
+        .presence = gateway->presence,
         .link = gateway->link,
         .sessions = &gateway->sessions,
         .server_calls = gateway->server_calls,
@@ -467,6 +484,7 @@ static void gateway_stop(struct gateway *gateway)
     fanout_close(gateway->fanout);
     feed_fini(&gateway->feed);
     stream_channel_fini(&gateway->streams);
+    local_presence_close(gateway->presence);
     subscriptions_fini(&gateway->subscriptions);
     sessions_fini(&gateway->sessions);
     triggers_close(gateway->triggers);

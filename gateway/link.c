@@ -309,6 +309,16 @@ static void link_drop(struct link *link, const char *reason)
 /* ---- output ---- */
 
 static void link_update_poll(struct link *link);
+static void link_receive(struct link *link);
+
+/* What the broker said before it went is in the socket still. */
+static void link_drop_unwritable(struct link *link)
+{
+    if (link->state == LINK_ATTACHED && !link->closing)
+        link_receive(link);
+    if (link->state != LINK_AWAY)
+        link_drop(link, "send failed");
+}
 
 void link_flush(struct link *link)
 {
@@ -322,7 +332,7 @@ void link_flush(struct link *link)
         if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
             break;
         if (sent < 0) {
-            link_drop(link, "send failed");
+            link_drop_unwritable(link);
             return;
         }
         link->output_sent += (size_t)sent;
@@ -389,6 +399,11 @@ void link_post(struct link *link, enum wire_type type, uint64_t id, const struct
         counters_add(link->counters, COUNTER_POSTS_DROPPED, 1);
         link_drop(link, "output queue is full");
     }
+}
+
+size_t link_backlog_bytes(const struct link *link)
+{
+    return link->output.bytes - link->output_sent;
 }
 
 bool link_is_responsive(const struct link *link)

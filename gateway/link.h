@@ -85,6 +85,8 @@ enum weir_status link_ask(struct link *link, enum wire_type type, const struct w
 /* A notice or an answer; dropped and counted when the broker is away. */
 void link_post(struct link *link, enum wire_type type, uint64_t id,
                const struct wire_field *fields);
+/* Gathered and not yet taken by the socket. */
+size_t link_backlog_bytes(const struct link *link);
 /* Send what was gathered; once at the end of a turn. */
 void link_flush(struct link *link);
 /* Is the oldest stream question in flight younger than a second? */

@@ -73,6 +73,7 @@ static void subscriptions_grow(struct subscriptions *subscriptions)
     subscriptions->buckets = buckets;
     subscriptions->bucket_count *= 2;
     subscriptions_place_topics(subscriptions, old, old_count);
+    subscriptions_walk_start(subscriptions);
     free(old);
 }
 
@@ -129,6 +130,10 @@ static void subscriptions_drop_topic(struct subscriptions *subscriptions, struct
 {
     weir_assert(topic->link_count == 0);
     weir_assert(topic->first_entry == TOPIC_NO_ENTRY);
+    if (topic == subscriptions->walk_topic) {
+        subscriptions->walk_topic = topic->bucket_next;
+        subscriptions->walk_links = UINT32_MAX;
+    }
     struct topic **at = subscriptions_bucket(subscriptions, topic->hash);
     while (*at != topic) /* ends: every topic is in its bucket */
         at = &(*at)->bucket_next;
@@ -432,9 +437,19 @@ enum weir_status subscriptions_add(struct subscriptions *subscriptions,
     subscriber->subscription_count++;
     counters_add(subscriptions->counters, COUNTER_SUBSCRIPTIONS, 1);
     subscriptions_push_sync(subscriptions, made);
+    if (old != NULL && subscriptions->observer.context != NULL)
+        subscriptions->observer.replaced(subscriptions->observer.context, old, made);
     if (old != NULL) /* after the new one is in, so that a link both use lives on */
         subscriptions_drop(subscriptions, old);
     return WEIR_OK;
+}
+
+static void subscriptions_end(struct subscriptions *subscriptions,
+                              struct subscription *subscription)
+{
+    if (subscriptions->observer.context != NULL)
+        subscriptions->observer.ended(subscriptions->observer.context, subscription);
+    subscriptions_drop(subscriptions, subscription);
 }
 
 bool subscriptions_remove(struct subscriptions *subscriptions, struct subscriber *subscriber,
@@ -443,7 +458,7 @@ bool subscriptions_remove(struct subscriptions *subscriptions, struct subscriber
     struct subscription *subscription = subscriber_find(subscriber, subscription_id);
     if (subscription == NULL)
         return false;
-    subscriptions_drop(subscriptions, subscription);
+    subscriptions_end(subscriptions, subscription);
     return true;
 }
 
@@ -453,7 +468,7 @@ void subscriptions_remove_subscriber(struct subscriptions *subscriptions,
     while (subscriber->links != NULL)
         /* Each drop takes one away, and the head with it.
          * NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
-        subscriptions_drop(subscriptions, subscriber->links->subscriptions);
+        subscriptions_end(subscriptions, subscriber->links->subscriptions);
 }
 
 void subscriptions_activate(struct subscriptions *subscriptions, struct subscription *subscription,
@@ -467,12 +482,15 @@ void subscriptions_activate(struct subscriptions *subscriptions, struct subscrip
     }
     weir_assert(link->epoch == epoch);
     weir_assert(link->sent_seq == seq);
+    bool is_first = subscription->reason == NULL;
     subscription->is_active = 1;
     subscription->reason = NULL;
     if (subscription->item_bytes == SUBSCRIPTION_WHOLE)
         link->whole_count++;
     else
         link->item_count++;
+    if (subscriptions->observer.context != NULL)
+        subscriptions->observer.activated(subscriptions->observer.context, subscription, is_first);
 }
 
 void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_seed,
@@ -494,6 +512,34 @@ void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_se
             subscriptions_resync(subscriptions, topic->links[i], reason);
     }
     subscriptions_place_topics(subscriptions, &all, 1);
+    subscriptions_walk_start(subscriptions);
+}
+
+/* Downwards through a topic's links: one that goes is replaced by the last, which was visited. */
+void subscriptions_walk_start(struct subscriptions *subscriptions)
+{
+    subscriptions->walk_bucket = 0;
+    subscriptions->walk_topic = subscriptions->buckets[0];
+    subscriptions->walk_links = UINT32_MAX;
+}
+
+struct subscriber_link *subscriptions_walk_next(struct subscriptions *subscriptions)
+{
+    for (;;) { /* each turn visits a link, or passes a topic or a bucket */
+        struct topic *topic = subscriptions->walk_topic;
+        if (topic == NULL) {
+            if (subscriptions->walk_bucket + 1 >= subscriptions->bucket_count)
+                return NULL;
+            subscriptions->walk_topic = subscriptions->buckets[++subscriptions->walk_bucket];
+            continue;
+        }
+        if (subscriptions->walk_links > topic->link_count)
+            subscriptions->walk_links = topic->link_count;
+        if (subscriptions->walk_links > 0)
+            return topic->links[--subscriptions->walk_links];
+        subscriptions->walk_topic = topic->bucket_next;
+        subscriptions->walk_links = UINT32_MAX;
+    }
 }
 
 void subscriptions_all_behind(struct subscriptions *subscriptions)

@@ -18,7 +18,7 @@
  * Process:  gateway, loop thread only.
  * Memory:   all owned here. A subscriber is embedded in its socket and stays put until
  *           subscriptions_remove_subscriber(). An idle subscriber of one group costs one link (96
- *           B), one subscription (48 B and its id) and a topic's pointer.
+ *           B), one subscription (64 B and its id) and a topic's pointer.
  * Errors:   FULL: subscriptions_max of the socket is reached. NO_MEMORY. TOO_LARGE: a name beyond
  *           NAME_BYTES_MAX.
  */
@@ -49,6 +49,7 @@ struct subscriber {
     void *connection;
     struct subscriber_link *links;
     uint32_t subscription_count;
+    struct span context; /* auth's, JSON; data NULL: none; the socket's own */
 };
 
 enum delivery_mode { DELIVERY_IDLE, DELIVERY_LIVE, DELIVERY_BEHIND };
@@ -75,11 +76,22 @@ struct subscription {
     struct subscriber_link *link;
     struct subscription *queue_next, *queue_previous;
     const char *reason; /* of the sync that is due; NULL: a first one */
+    uint64_t number;    /* the observer's; 0 at first */
     uint32_t id_bytes;
     uint32_t item_bytes; /* SUBSCRIPTION_WHOLE: the whole group */
     uint8_t is_active;
     uint8_t is_queued;
     char text[]; /* id, item */
+};
+
+/* Told of what becomes of subscriptions. `ended` is not told of one that was replaced; nothing here
+ * may be called back. */
+struct subscriptions_observer {
+    /* `is_first`: not after a fresh sync. */
+    void (*activated)(void *context, struct subscription *subscription, bool is_first);
+    void (*replaced)(void *context, const struct subscription *old, struct subscription *made);
+    void (*ended)(void *context, const struct subscription *subscription);
+    void *context; /* NULL: nobody is told */
 };
 
 struct subscriptions {
@@ -93,6 +105,11 @@ struct subscriptions {
     struct subscription *sync_first, *sync_last;
     size_t sync_count, behind_count;
     struct counters *counters;
+    struct subscriptions_observer observer;
+    /* Where a walk over all links is: links of walk_topic from walk_links on have been visited. */
+    size_t walk_bucket;
+    struct topic *walk_topic;
+    uint32_t walk_links;
 };
 
 struct subscription_wish {
@@ -126,6 +143,11 @@ void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_se
                            const char *reason);
 /* The feed has missed something: every live link has to catch up. */
 void subscriptions_all_behind(struct subscriptions *subscriptions);
+
+/* Walk over all links, in pieces, while they come and go: each one that is there from the start to
+ * the end is visited at least once. NULL at the end. */
+void subscriptions_walk_start(struct subscriptions *subscriptions);
+struct subscriber_link *subscriptions_walk_next(struct subscriptions *subscriptions);
 
 /* How many of the link's active subscriptions match an event with this item id (data NULL: no id). */
 unsigned subscriptions_match_count(const struct subscriber_link *link, struct span item);
@@ -175,6 +197,15 @@ static inline struct span topic_group_escaped(const struct topic *topic)
     return span_of(topic->names + topic->stream_bytes + topic->group_bytes +
                        topic->stream_escaped_bytes,
                    topic->group_escaped_bytes);
+}
+static inline struct span subscription_id(const struct subscription *subscription)
+{
+    return span_of(subscription->text, subscription->id_bytes);
+}
+/* It is active, or was before its fresh sync became due. */
+static inline bool subscription_has_begun(const struct subscription *subscription)
+{
+    return subscription->is_active || subscription->reason != NULL;
 }
 static inline struct span subscription_item(const struct subscription *subscription)
 {

@@ -39,6 +39,7 @@ static void on_heal(uv_timer_t *timer)
 {
     struct turn *turn = timer->data;
     link_tick(turn->parts.link);
+    local_presence_tick(turn->parts.presence, uv_hrtime() / 1000000);
     sessions_tick(turn->parts.sessions, uv_hrtime() / 1000000);
     server_calls_tick(turn->parts.server_calls, uv_hrtime() / 1000000);
 }
@@ -131,6 +132,8 @@ static void on_prepare(uv_prepare_t *prepare)
         has_work = true;
     link_raise_floor(parts->link, joins_newest_ms(parts->joins));
     if (triggers_run(parts->triggers))
+        has_work = true;
+    if (local_presence_run(parts->presence))
         has_work = true;
     worker_channel_turn(parts->workers);
     channel_sockets_turn(parts->channels);

@@ -22,6 +22,7 @@
 #include "gateway/joins.h"
 #include "gateway/link.h"
 #include "gateway/local.h"
+#include "gateway/presence.h"
 #include "gateway/worker_channel.h"
 #include "gateway/ws.h"
 
@@ -33,6 +34,7 @@ struct turn_parts {
     struct catch_up *catch_up;
     struct joins *joins;
     struct subscriptions *subscriptions;
+    struct local_presence *presence;
     struct link *link;
     struct sessions *sessions;
     struct server_calls *server_calls;

@@ -49,7 +49,8 @@
     X(presence, gauge, "subscriptions whose leave somebody wants to know of")                      \
     X(channels, gauge, "byte channels")                                                            \
     X(custom_calls, counter, "calls of custom stream adapters' functions")                         \
-    X(custom_failed, counter, "of these, answered with an error or not at all")
+    X(custom_failed, counter, "of these, answered with an error or not at all")                    \
+    X(presence_refused, counter, "subscriptions whose leave is not told: there are too many")
 
 struct broker_counters {
 #define BROKER_COUNTER_FIELD(name, type, sentence) uint64_t name;

@@ -50,6 +50,12 @@
  * sync. */
 #define ANSWER_BYTES_MAX (64u * 1024 * 1024)
 
+/* What a stream:leave handler is given: names, and the context of the socket's auth_function.
+ * Larger: the leave is not told, and counted. */
+#define PRESENCE_PAYLOAD_BYTES_MAX (1024u * 1024)
+
+static_assert(PRESENCE_PAYLOAD_BYTES_MAX > 4 * NAME_ESCAPED_BYTES_MAX + 512,
+              "the four names fit, and most contexts");
 static_assert(VALUE_BYTES_MAX + ENVELOPE_OVERHEAD_BYTES_MAX + 4096 <=
                   RING_BYTES_DEFAULT / RING_RECORD_SHARE,
               "the largest value must fit a record of the default ring");

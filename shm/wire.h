@@ -109,7 +109,7 @@ enum {
     /* stream:leave. The broker calls the handlers, so that a gateway's death is a leave as well. */                   \
     X(PRESENCE_WANTED, 50, "u")   /* broker -> every gateway: 1 = say who is there and who comes and goes, 0 = no more */ \
     X(PRESENCE_JOINED, 51, "ubb") /* gateway's number of the subscription, stream name, payload of its leave (JSON) */ \
-    X(PRESENCE_LEFT, 52, "u")                                                                                          \
+    X(PRESENCE_LEFT, 52, "u") /* number; the broker says the same back when it has fired the leave */                  \
                                                                                                                        \
     /* broker -> every gateway: the stream's items are a worker's functions (PROTOCOL 5): 1 = yes, 0 = no more; name */ \
     X(STREAM_CUSTOM, 60, "ub")                                                                                         \
