@@ -30,14 +30,17 @@ enum adapter_write_kind {
     ADAPTER_SET = 1,
     ADAPTER_DELETE,
     ADAPTER_EVENT, /* stream::send: nothing is stored, the group's order advances */
+    ADAPTER_UPDATE,
 };
 
 struct adapter_write {
     enum adapter_write_kind kind;
-    struct store_key key;   /* item.data == NULL: an event without id */
-    struct span value;      /* set: what to store; event: its data; validated JSON text */
-    struct span event_type; /* event only; carried for the completion */
-    uint64_t now_ms;        /* Unix time of this turn */
+    struct store_key key; /* item.data == NULL: an event without id */
+    struct span
+        value; /* set: what to store; update: its ops; event: its data; validated JSON text */
+    struct span event_type;  /* event only; carried for the completion */
+    struct ring_trace trace; /* the writer's; carried for the completion */
+    uint64_t now_ms;         /* Unix time of this turn */
 };
 
 enum adapter_read_kind {
@@ -49,17 +52,36 @@ enum adapter_read_kind {
 
 struct adapter_read {
     enum adapter_read_kind kind;
-    struct store_key key; /* get: all three; list: stream and group; list_groups: stream */
+    struct store_key key;    /* get: all three; list: stream and group; list_groups: stream */
+    struct ring_trace trace; /* the asker's */
+    uint64_t now_ms;         /* Unix time of this turn */
+};
+
+/* What became of a request; spans are valid until the completion returns. */
+struct adapter_outcome {
+    /* Writes. OK: done. EMPTY: a delete found nothing, no event. Reads. OK; EMPTY: get of a missing
+     * item. FULL, TOO_LARGE, INVALID, UNAVAILABLE, CLOSED, ...: nothing changed here. */
+    enum weir_status status;
+    const struct store_change
+        *change;       /* of a write that is OK: the event's numbers, the old value */
+    struct span value; /* set, update: the item's new value; read: JSON text (data NULL: nothing) */
+    struct span errors; /* update: JSON array of what failed; data NULL: nothing did */
+    /* Of a failure, where status and operation do not say it all. */
+    const char *code;       /* NULL: the operation's own */
+    struct span sentence;   /* UTF-8; data NULL: the status's */
+    struct span error_json; /* answered as it is, instead of code and sentence; data NULL: none */
 };
 
 struct adapter_completions {
-    /* `write` repeats what was asked. OK: `change` tells the event's numbers and the old value.
-     * EMPTY: a delete found nothing, no event. FULL, TOO_LARGE, INVALID, UNAVAILABLE, CLOSED, ...:
-     * nothing changed; `change` is NULL. */
+    /* `write` repeats what was asked. */
     void (*written)(void *context, uint64_t request, const struct adapter_write *write,
-                    enum weir_status status, const struct store_change *change);
-    /* OK: `answer` is JSON text. EMPTY: get of a missing item. Negative: failed. */
-    void (*answered)(void *context, uint64_t request, enum weir_status status, struct span answer);
+                    const struct adapter_outcome *outcome);
+    void (*answered)(void *context, uint64_t request, const struct adapter_outcome *outcome);
+    /* Asked before a write whose event's value is not the one it was given with (update, or a value
+     * from a worker) changes anything: NULL when its event can be made; else why not (static
+     * text). */
+    const char *(*event_problem)(void *context, const struct adapter_write *write,
+                                 size_t value_bytes);
     void *context;
 };
 
@@ -67,6 +89,7 @@ struct adapter_completions {
 struct adapter_environment {
     const struct segment *segment;
     struct store *store;
+    uint64_t value_bytes_max;
     struct adapter_completions done;
 };
 

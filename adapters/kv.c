@@ -2,12 +2,16 @@
 
 #include <stdlib.h>
 
+#include "adapters/outcome.h"
+#include "adapters/update.h"
+
 /* A list's buffer larger than this is given back after use. */
 enum { KV_ANSWER_KEEP_BYTES = 1024 * 1024 };
 
 struct adapter {
     struct adapter_environment environment;
     struct store_reader *reader;
+    struct update *update;
     struct buffer answer;
 };
 
@@ -17,6 +21,7 @@ static void kv_close(struct adapter *adapter)
         return;
     if (adapter->reader)
         store_reader_close(adapter->reader);
+    update_close(adapter->update);
     buffer_fini(&adapter->answer);
     free(adapter);
 }
@@ -35,29 +40,72 @@ static enum weir_status kv_open(struct adapter **adapter,
         kv_close(opened);
         return weir_fail(error, WEIR_NO_MEMORY, "no memory for the kv adapter's reader");
     }
+    opened->update = update_open(environment->value_bytes_max);
+    if (!opened->update) {
+        kv_close(opened);
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory for stream::update");
+    }
     *adapter = opened;
     return WEIR_OK;
+}
+
+/* Read, apply and store at once: no other write comes between. */
+static void kv_update(struct adapter *adapter, const struct adapter_write *write,
+                      struct store_change *change, struct adapter_outcome *outcome)
+{
+    const struct adapter_completions *done = &adapter->environment.done;
+    struct store *store = adapter->environment.store;
+    struct span old_value = {0};
+    struct update_result result = {0};
+    const char *problem = NULL;
+
+    enum weir_status status = update_parse(adapter->update, write->value, &problem);
+    if (status != WEIR_OK) {
+        outcome_refuse_ops(outcome, status, problem);
+        return;
+    }
+    status = store_find(store, &write->key, &old_value);
+    if (status == WEIR_OK || status == WEIR_EMPTY)
+        status = update_apply(adapter->update, old_value, &result);
+    if (status != WEIR_OK) {
+        outcome_fail_update(outcome, status, result.problem);
+        return;
+    }
+    problem = done->event_problem(done->context, write, result.value.bytes);
+    if (problem) {
+        outcome->status = WEIR_TOO_LARGE;
+        outcome->sentence = span_text(problem);
+        return;
+    }
+    outcome->status = store_set(store, &write->key, result.value, write->now_ms, change);
+    outcome->value = result.value;
+    outcome->errors = result.errors;
 }
 
 static void kv_write(struct adapter *adapter, uint64_t request, const struct adapter_write *write)
 {
     struct store *store = adapter->environment.store;
     struct store_change change;
-    enum weir_status status = WEIR_INVALID;
+    struct adapter_outcome outcome = {.status = WEIR_INVALID};
 
     switch (write->kind) {
     case ADAPTER_SET:
-        status = store_set(store, &write->key, write->value, write->now_ms, &change);
+        outcome.status = store_set(store, &write->key, write->value, write->now_ms, &change);
+        outcome.value = write->value;
         break;
     case ADAPTER_DELETE:
-        status = store_delete(store, &write->key, write->now_ms, &change);
+        outcome.status = store_delete(store, &write->key, write->now_ms, &change);
         break;
     case ADAPTER_EVENT:
-        status = store_touch(store, &write->key, write->now_ms, &change);
+        outcome.status = store_touch(store, &write->key, write->now_ms, &change);
+        break;
+    case ADAPTER_UPDATE:
+        kv_update(adapter, write, &change, &outcome);
         break;
     }
-    adapter->environment.done.written(adapter->environment.done.context, request, write, status,
-                                      status == WEIR_OK ? &change : NULL);
+    if (outcome.status == WEIR_OK)
+        outcome.change = &change;
+    adapter->environment.done.written(adapter->environment.done.context, request, write, &outcome);
 }
 
 static enum weir_status kv_answer(struct adapter *adapter, const struct adapter_read *read,
@@ -88,9 +136,9 @@ static enum weir_status kv_answer(struct adapter *adapter, const struct adapter_
 
 static void kv_read(struct adapter *adapter, uint64_t request, const struct adapter_read *read)
 {
-    struct span answer = {0};
-    enum weir_status status = kv_answer(adapter, read, &answer);
-    adapter->environment.done.answered(adapter->environment.done.context, request, status, answer);
+    struct adapter_outcome outcome = {0};
+    outcome.status = kv_answer(adapter, read, &outcome.value);
+    adapter->environment.done.answered(adapter->environment.done.context, request, &outcome);
     if (adapter->answer.capacity_bytes > KV_ANSWER_KEEP_BYTES) {
         buffer_fini(&adapter->answer);
         buffer_init(&adapter->answer, ANSWER_BYTES_MAX);

@@ -61,6 +61,67 @@ static uint64_t clock_unix_us(void)
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
+/* ---- custom adapters ---- */
+
+static void broker_stream_changed(void *context, struct span stream, bool is_custom)
+{
+    const struct broker *broker = context;
+    const struct wire_field fields[] = {WIRE_NUMBER(is_custom), WIRE_SPAN(stream)};
+    peers_send_all(broker->peers, WIRE_STREAM_CUSTOM, fields);
+}
+
+static void broker_custom_answered(void *context, uint64_t token, enum routes_own_fate fate,
+                                   struct span result, struct span error_json)
+{
+    static const enum custom_fate fates[] = {[ROUTES_OWN_RESULT] = CUSTOM_RESULT,
+                                             [ROUTES_OWN_ERROR] = CUSTOM_ERROR,
+                                             [ROUTES_OWN_LATE] = CUSTOM_LATE};
+    const struct broker *broker = context;
+    custom_answer(engine_custom(broker->engine), token, fates[fate], result, error_json,
+                  broker->now_ms);
+}
+
+static enum weir_status broker_custom_call(void *context, const struct custom_call *call)
+{
+    struct broker *broker = context;
+    const struct routes_own_call own = {
+        .function = call->function,
+        .data = call->data,
+        .traceparent = call->trace.traceparent,
+        .baggage = call->trace.baggage,
+        .timeout_ms = call->timeout_ms,
+    };
+    return routes_call_own(broker->routes, &own, broker_custom_answered, broker, call->token,
+                           broker->now_ms);
+}
+
+static bool broker_has_function(void *context, struct span id)
+{
+    const struct broker *broker = context;
+    return routes_has_function(broker->routes, (struct span){0}, id);
+}
+
+static void broker_function_changed(void *context, struct span space, struct span id, bool exists)
+{
+    struct broker *broker = context;
+    if (span_equal(space, SPAN_LITERAL("default")))
+        custom_function_changed(engine_custom(broker->engine), id, exists);
+}
+
+struct broker_newcomer {
+    struct broker *broker;
+    struct peer_handle peer;
+};
+
+static void broker_tell_custom(void *context, struct span stream)
+{
+    const struct broker_newcomer *newcomer = context;
+    const struct wire_field fields[] = {WIRE_NUMBER(1), WIRE_SPAN(stream)};
+    if (peers_send(newcomer->broker->peers, newcomer->peer, WIRE_STREAM_CUSTOM, 0, fields) !=
+        WEIR_OK)
+        newcomer->broker->counters.replies_lost++;
+}
+
 /* ---- attach ---- */
 
 static enum weir_status broker_send_attached(struct broker *broker, struct peer_handle peer,
@@ -105,6 +166,8 @@ static void broker_attach(struct broker *broker, struct peer_handle peer,
         peers_drop(broker->peers, peer, "its answer could not be sent");
         return;
     }
+    struct broker_newcomer newcomer = {broker, peer};
+    custom_tell_streams(engine_custom(broker->engine), broker_tell_custom, &newcomer);
     engine_raise_floor(broker->engine, message->fields[3].number);
     presence_peer_attached(broker->presence, peer);
     log_line("event=peer_attached pid=%u gateway=%llu slot=%u", pid,
@@ -221,10 +284,17 @@ static enum weir_status broker_open_segment(struct broker *broker, struct weir_e
 static enum weir_status broker_open_rooms(struct broker *broker, struct weir_error *error)
 {
     const struct broker_output output = {broker_output_send, broker_output_is_busy, broker};
+    const struct custom_options custom = {
+        .seam = {broker_custom_call, broker_has_function, broker_stream_changed, broker},
+        .timeout_ms = broker->settings.custom_timeout_ms,
+        .fallback = broker->settings.custom_fallback,
+        .counters = &broker->counters,
+    };
     const struct engine_options engine = {
         .segment = &broker->segment,
         .readers = broker->readers,
         .adapter = &adapter_kv,
+        .custom = &custom,
         .store = {.items_max = broker->settings.items_max,
                   .groups_max = broker->settings.groups_max,
                   .empty_groups_max = broker->settings.empty_groups_max},
@@ -238,6 +308,9 @@ static enum weir_status broker_open_rooms(struct broker *broker, struct weir_err
     if (status == WEIR_OK)
         status = routes_open(&broker->routes, &output, &broker->counters,
                              segment_hash_seed(&broker->segment), NULL, error);
+    const struct routes_observer observer = {broker_function_changed, broker};
+    if (status == WEIR_OK)
+        routes_observe(broker->routes, &observer);
     if (status == WEIR_OK)
         status = channels_open(&broker->channels, &output, &broker->counters,
                                segment_hash_seed(&broker->segment), error);
@@ -303,6 +376,8 @@ void broker_close(struct broker *broker)
     peers_close(broker->peers);
     channels_close(broker->channels);
     presence_close(broker->presence);
+    if (broker->routes)
+        routes_cancel_own(broker->routes, broker);
     routes_close(broker->routes);
     engine_close(broker->engine);
     if (broker->readers)
@@ -369,6 +444,7 @@ static enum weir_status broker_turn(struct broker *broker, bool *busy, struct we
     engine_commit(broker->engine);
     *busy |= peers_flush(broker->peers);
     *busy |= presence_is_due(broker->presence);
+    *busy |= engine_has_uncommitted(broker->engine); /* by calls that ended with their peer */
     return WEIR_OK;
 }
 

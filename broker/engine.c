@@ -15,6 +15,7 @@ struct engine_reply {
     size_t code_offset, code_bytes;
     size_t text_offset, text_bytes;
     size_t result_offset, result_bytes;
+    size_t error_offset, error_bytes; /* an adapter's own error object */
 };
 
 /* A request an adapter has not completed yet. */
@@ -31,6 +32,7 @@ struct engine {
     struct readers *readers;
     const struct adapter_kind *kind;
     struct adapter *adapter;
+    struct custom *custom; /* asked first; NULL: no stream is custom */
     struct broker_output output;
     struct broker_counters *counters;
     uint64_t value_bytes_max;
@@ -46,6 +48,7 @@ struct engine {
         uint64_t ring_start; /* ring head at the last commit */
         bool used;           /* the store was changed or read: its turn has to end */
     } batch;
+    bool is_closing; /* nobody is there to be answered any more */
 
     struct buffer frame; /* one event */
     char type_escaped[NAME_ESCAPED_BYTES_MAX];
@@ -54,9 +57,10 @@ struct engine {
 /* ---- open and close ---- */
 
 static void engine_written(void *context, uint64_t request, const struct adapter_write *write,
-                           enum weir_status status, const struct store_change *change);
-static void engine_answered(void *context, uint64_t request, enum weir_status status,
-                            struct span answer);
+                           const struct adapter_outcome *outcome);
+static void engine_answered(void *context, uint64_t request, const struct adapter_outcome *outcome);
+static const char *engine_event_problem(void *context, const struct adapter_write *write,
+                                        size_t value_bytes);
 
 static enum weir_status engine_open_memory(struct engine *engine, struct weir_error *error)
 {
@@ -102,9 +106,14 @@ enum weir_status engine_open(struct engine **engine, const struct engine_options
     const struct adapter_environment environment = {
         .segment = options->segment,
         .store = opened->store,
-        .done = {engine_written, engine_answered, opened},
+        .value_bytes_max = options->value_bytes_max,
+        .done = {engine_written, engine_answered, engine_event_problem, opened},
     };
     status = opened->kind->open(&opened->adapter, &environment, error);
+    if (status == WEIR_OK && options->custom) {
+        const struct custom_store inner = {opened->kind, opened->adapter};
+        status = custom_open(&opened->custom, options->custom, &environment, &inner, error);
+    }
     if (status != WEIR_OK)
         goto failed;
     *engine = opened;
@@ -119,6 +128,8 @@ void engine_close(struct engine *engine)
 {
     if (!engine)
         return;
+    engine->is_closing = true;
+    custom_close(engine->custom); /* what waits there may still go to the adapter */
     if (engine->adapter)
         engine->kind->close(engine->adapter);
     if (engine->store)
@@ -142,6 +153,16 @@ void engine_figures(const struct engine *engine, struct store_figures *figures)
     store_figures(engine->store, figures);
 }
 
+struct custom *engine_custom(const struct engine *engine)
+{
+    return engine->custom;
+}
+
+bool engine_has_uncommitted(const struct engine *engine)
+{
+    return engine->batch.used;
+}
+
 /* ---- commit ---- */
 
 static struct wire_field engine_part(const struct engine *engine, size_t offset, size_t bytes)
@@ -153,10 +174,11 @@ static struct wire_field engine_part(const struct engine *engine, size_t offset,
 
 static enum weir_status engine_send_reply(struct engine *engine, const struct engine_reply *reply)
 {
-    const struct wire_field fields[3] = {
+    const struct wire_field fields[4] = {
         engine_part(engine, reply->code_offset, reply->code_bytes),
         engine_part(engine, reply->text_offset, reply->text_bytes),
         engine_part(engine, reply->result_offset, reply->result_bytes),
+        engine_part(engine, reply->error_offset, reply->error_bytes),
     };
     return engine->output.send(engine->output.context, reply->peer, WIRE_STREAM_RESULT, reply->id,
                                fields);
@@ -166,8 +188,8 @@ static enum weir_status engine_send_reply(struct engine *engine, const struct en
 static void engine_send_too_large(struct engine *engine, const struct engine_reply *reply)
 {
     static const char sentence[] = "the answer is larger than a message may be";
-    const struct wire_field fields[3] = {WIRE_SPAN(SPAN_LITERAL("serialization_error")),
-                                         WIRE_SPAN(SPAN_LITERAL(sentence)), WIRE_NIL};
+    const struct wire_field fields[4] = {WIRE_SPAN(SPAN_LITERAL("serialization_error")),
+                                         WIRE_SPAN(SPAN_LITERAL(sentence)), WIRE_NIL, WIRE_NIL};
     if (engine->output.send(engine->output.context, reply->peer, WIRE_STREAM_RESULT, reply->id,
                             fields) != WEIR_OK)
         engine->counters->replies_lost++;
@@ -242,6 +264,7 @@ static struct engine_reply *engine_reply_begin(struct engine *engine,
         .code_offset = SIZE_MAX,
         .text_offset = SIZE_MAX,
         .result_offset = SIZE_MAX,
+        .error_offset = SIZE_MAX,
     };
     return reply;
 }
@@ -254,20 +277,40 @@ static void engine_reply_abandon(struct engine *engine, struct engine_reply *rep
     engine_send_too_large(engine, &lost);
 }
 
-static void engine_reply_error(struct engine *engine, const struct engine_request *request,
-                               const char *code, const char *sentence)
+/* The reason is `subject` (NULL: none), a colon, and the sentence. */
+static void engine_reply_reason(struct engine *engine, const struct engine_request *request,
+                                const char *code, const char *subject, struct span sentence)
 {
     engine->counters->request_errors++;
     engine->batch.used = true;
     struct engine_reply *reply = engine_reply_begin(engine, request);
     if (!reply)
         return;
-    size_t ignored = 0;
-    size_t offset = 0;
-    bool kept = engine_keep(engine, span_text(code), &reply->code_offset, &reply->code_bytes) &&
-                engine_keep(engine, span_of("", 1), &offset, &ignored) &&
-                engine_keep(engine, span_text(sentence), &reply->text_offset, &reply->text_bytes);
+    struct buffer *bytes = &engine->batch.bytes;
+    bool kept = engine_keep(engine, span_text(code), &reply->code_offset, &reply->code_bytes);
+    reply->text_offset = bytes->bytes;
+    if (kept && subject)
+        kept = buffer_append(bytes, span_text(subject)) == WEIR_OK &&
+               buffer_append(bytes, SPAN_LITERAL(": ")) == WEIR_OK;
+    kept = kept && buffer_append(bytes, sentence) == WEIR_OK;
+    reply->text_bytes = bytes->bytes - reply->text_offset;
     if (!kept)
+        engine_reply_abandon(engine, reply);
+}
+
+static void engine_reply_error(struct engine *engine, const struct engine_request *request,
+                               const char *code, const char *sentence)
+{
+    engine_reply_reason(engine, request, code, NULL, span_text(sentence));
+}
+
+/* The error object of a worker's function, as it came. */
+static void engine_reply_error_json(struct engine *engine, const struct engine_request *request,
+                                    struct span error_json)
+{
+    engine->counters->request_errors++;
+    struct engine_reply *reply = engine_reply_begin(engine, request);
+    if (reply && !engine_keep(engine, error_json, &reply->error_offset, &reply->error_bytes))
         engine_reply_abandon(engine, reply);
 }
 
@@ -339,6 +382,7 @@ static enum envelope_event engine_event_kind(const struct adapter_write *write,
     case ADAPTER_EVENT:
         return ENVELOPE_EVENT;
     case ADAPTER_SET:
+    case ADAPTER_UPDATE:
         break;
     }
     return change->existed ? ENVELOPE_UPDATE : ENVELOPE_CREATE;
@@ -354,10 +398,21 @@ static struct span engine_present(struct span text)
     return text.data ? text : SPAN_LITERAL("");
 }
 
-/* Encode the event of `change` and put it into the ring, not visible yet. */
-static void engine_emit(struct engine *engine, const struct adapter_write *write,
-                        const struct store_change *change)
+/* Streams of the console carry no trace fields (PROTOCOL 2.10). */
+static bool engine_is_traced(struct span stream)
 {
+    const struct span untraced = SPAN_LITERAL("iii:devtools:");
+    return stream.bytes < untraced.bytes || memcmp(stream.data, untraced.data, untraced.bytes) != 0;
+}
+
+/* Encode the event of `outcome` and put it into the ring, not visible yet. */
+static void engine_emit(struct engine *engine, const struct adapter_write *write,
+                        const struct adapter_outcome *outcome)
+{
+    const struct store_change *change = outcome->change;
+    struct span data = write->kind == ADAPTER_DELETE  ? change->old_value
+                       : write->kind == ADAPTER_EVENT ? write->value
+                                                      : outcome->value;
     struct span id = write->key.item;
     struct envelope envelope = {
         .event = engine_event_kind(write, change),
@@ -367,15 +422,14 @@ static void engine_emit(struct engine *engine, const struct adapter_write *write
         .stream_escaped = engine_present(change->group.stream_escaped),
         .group_escaped = engine_present(change->group.group_escaped),
         .id_escaped = id.data ? engine_present(change->id_escaped) : (struct span){0},
-        .data =
-            engine_value_or_null(write->kind == ADAPTER_DELETE ? change->old_value : write->value),
+        .data = engine_value_or_null(data),
     };
     if (envelope.event == ENVELOPE_EVENT)
         envelope.event_type =
             span_of(engine->type_escaped, json_escape(engine->type_escaped, write->event_type));
 
-    /* There is no way back behind an applied write: engine_start() has made room for the event
-     * before (and for the old value of a delete when it was set). */
+    /* There is no way back behind an applied write: engine_event_problem() has made room for the
+     * event before (and for the old value of a delete when it was set). */
     buffer_clear(&engine->frame);
     enum weir_status status = buffer_reserve(&engine->frame, envelope_bytes_max(&envelope));
     weir_assert(status == WEIR_OK);
@@ -397,8 +451,8 @@ static void engine_emit(struct engine *engine, const struct adapter_write *write
         .data_bytes = layout.data_bytes,
         .id_bytes = id.data ? (uint32_t)id.bytes : UINT32_MAX,
     };
-    status =
-        ring_append(engine->ring, &record, span_of(engine->frame.data, layout.frame_bytes), id, NULL);
+    status = ring_append(engine->ring, &record, span_of(engine->frame.data, layout.frame_bytes), id,
+                         engine_is_traced(write->key.stream) ? &write->trace : NULL);
     weir_assert(status == WEIR_OK); /* its size was checked against the ring's limit */
     store_group_published(engine->store, change->group.offset, record.position);
     engine->counters->events++;
@@ -408,16 +462,23 @@ static void engine_emit(struct engine *engine, const struct adapter_write *write
 
 static void engine_reply_written(struct engine *engine, const struct engine_request *request,
                                  const struct adapter_write *write,
-                                 const struct store_change *change)
+                                 const struct adapter_outcome *outcome)
 {
+    const struct store_change *change = outcome->change;
     struct span old_value =
         change && change->existed ? engine_value_or_null(change->old_value) : SPAN_LITERAL("null");
-    const struct span set[] = {SPAN_LITERAL("{\"old_value\":"), old_value,
-                               SPAN_LITERAL(",\"new_value\":"), write->value, SPAN_LITERAL("}")};
+    struct span errors_key = outcome->errors.data ? SPAN_LITERAL(",\"errors\":") : SPAN_LITERAL("");
+    const struct span set[] = {SPAN_LITERAL("{\"old_value\":"),
+                               old_value,
+                               SPAN_LITERAL(",\"new_value\":"),
+                               outcome->value,
+                               errors_key,
+                               outcome->errors,
+                               SPAN_LITERAL("}")};
     const struct span deleted[] = {SPAN_LITERAL("{\"old_value\":"), old_value, SPAN_LITERAL("}")};
     const struct span sent[] = {SPAN_LITERAL("null")};
 
-    if (write->kind == ADAPTER_SET)
+    if (write->kind == ADAPTER_SET || write->kind == ADAPTER_UPDATE)
         engine_reply_result(engine, request, set, sizeof set / sizeof set[0]);
     else if (write->kind == ADAPTER_DELETE)
         engine_reply_result(engine, request, deleted, sizeof deleted / sizeof deleted[0]);
@@ -425,35 +486,52 @@ static void engine_reply_written(struct engine *engine, const struct engine_requ
         engine_reply_result(engine, request, sent, 1);
 }
 
+static void engine_reply_failure(struct engine *engine, const struct engine_request *request,
+                                 const struct adapter_outcome *outcome)
+{
+    const struct stream_function *function = stream_function_by_op(request->op);
+    struct span sentence = outcome->sentence.data
+                               ? outcome->sentence
+                               : span_text(engine_failure_sentence(outcome->status));
+    if (outcome->error_json.data)
+        engine_reply_error_json(engine, request, outcome->error_json);
+    else
+        engine_reply_reason(engine, request, outcome->code ? outcome->code : function->error_code,
+                            outcome->code ? function->name : NULL, sentence);
+}
+
 static void engine_written(void *context, uint64_t number, const struct adapter_write *write,
-                           enum weir_status status, const struct store_change *change)
+                           const struct adapter_outcome *outcome)
 {
     struct engine *engine = context;
     struct engine_request request = engine_request_end(engine, number);
+    if (engine->is_closing)
+        return;
     engine->batch.used = true;
-    if (status == WEIR_OK)
-        engine_emit(engine, write, change);
-    if (status == WEIR_OK || (status == WEIR_EMPTY && write->kind == ADAPTER_DELETE))
-        engine_reply_written(engine, &request, write, change);
+    if (outcome->status == WEIR_OK)
+        engine_emit(engine, write, outcome);
+    if (outcome->status == WEIR_OK ||
+        (outcome->status == WEIR_EMPTY && write->kind == ADAPTER_DELETE))
+        engine_reply_written(engine, &request, write, outcome);
     else
-        engine_reply_error(engine, &request, stream_function_by_op(request.op)->error_code,
-                           engine_failure_sentence(status));
+        engine_reply_failure(engine, &request, outcome);
     engine_commit_when_full(engine);
 }
 
-static void engine_answered(void *context, uint64_t number, enum weir_status status,
-                            struct span answer)
+static void engine_answered(void *context, uint64_t number, const struct adapter_outcome *outcome)
 {
     struct engine *engine = context;
     struct engine_request request = engine_request_end(engine, number);
+    if (engine->is_closing)
+        return;
     engine->batch.used = true;
-    if (status == WEIR_OK)
-        engine_reply_result(engine, &request, &answer, 1);
-    else if (status == WEIR_EMPTY && request.op == WIRE_OP_GET)
+    if (outcome->status == WEIR_OK && outcome->value.data)
+        engine_reply_result(engine, &request, &outcome->value, 1);
+    else if (outcome->status == WEIR_OK ||
+             (outcome->status == WEIR_EMPTY && request.op == WIRE_OP_GET))
         engine_reply_none(engine, &request);
     else
-        engine_reply_error(engine, &request, stream_function_by_op(request.op)->error_code,
-                           engine_failure_sentence(status));
+        engine_reply_failure(engine, &request, outcome);
     engine_commit_when_full(engine);
 }
 
@@ -463,6 +541,7 @@ struct engine_input {
     struct store_key key;
     struct span event_type;
     struct span data;
+    struct ring_trace trace;
 };
 
 /* NULL when the name is acceptable, else what is wrong with it. */
@@ -488,48 +567,56 @@ static const char *engine_input_problem(const struct stream_function *function,
     if (!problem)
         problem = engine_name_problem(input->event_type, function->needs_type);
     if (!problem && function->needs_data && input->data.bytes == 0)
-        problem = "data is missing";
+        problem = function->op == WIRE_OP_UPDATE ? "ops is missing" : "data is missing";
     return problem;
 }
 
 /* What would not fit is refused before anything changes. */
-static const char *engine_size_problem(struct engine *engine, const struct engine_input *input)
+static const char *engine_event_problem(void *context, const struct adapter_write *write,
+                                        size_t value_bytes)
 {
-    if (input->data.bytes > engine->value_bytes_max)
+    struct engine *engine = context;
+    if (value_bytes > engine->value_bytes_max)
         return "the value is larger than value_bytes_max";
-    uint64_t names = input->key.stream.bytes + input->key.group.bytes + 2 * input->key.item.bytes +
-                     input->event_type.bytes;
-    if (input->data.bytes + 6 * names + 1024 > ring_record_bytes_max(engine->ring))
+    uint64_t names = write->key.stream.bytes + write->key.group.bytes + 2 * write->key.item.bytes +
+                     write->event_type.bytes;
+    if (value_bytes + 6 * names + 1024 > ring_record_bytes_max(engine->ring))
         return "the event would take more than a fourth of the ring (ring_bytes)";
     buffer_clear(&engine->frame);
-    if (buffer_reserve(&engine->frame, input->data.bytes + 6 * names + 1024) != WEIR_OK)
+    if (buffer_reserve(&engine->frame, value_bytes + 6 * names + 1024) != WEIR_OK)
         return "no memory for the event";
     return NULL;
 }
 
-static void engine_start_write(struct engine *engine, uint64_t number,
-                               const struct stream_function *function,
-                               const struct engine_input *input, uint64_t now_ms)
+/* The event of an update is looked at when its value is known. */
+static const char *engine_write_problem(struct engine *engine, const struct adapter_write *write)
 {
-    struct adapter_write write = {
-        .key = input->key,
-        .value = input->data,
-        .event_type = input->event_type,
-        .now_ms = now_ms,
-    };
-    write.kind = function->op == WIRE_OP_SET      ? ADAPTER_SET
-                 : function->op == WIRE_OP_DELETE ? ADAPTER_DELETE
-                                                  : ADAPTER_EVENT;
-    if (write.kind == ADAPTER_DELETE)
-        write.value = (struct span){0};
-    engine->kind->write(engine->adapter, number, &write);
+    if (write->kind != ADAPTER_UPDATE)
+        return engine_event_problem(engine, write, write->value.bytes);
+    return write->value.bytes > UPDATE_OPS_VALUES * engine->value_bytes_max
+               ? "the ops are larger than twice value_bytes_max"
+               : NULL;
+}
+
+static enum adapter_write_kind engine_write_kind(enum wire_op op)
+{
+    switch (op) {
+    case WIRE_OP_SET:
+        return ADAPTER_SET;
+    case WIRE_OP_DELETE:
+        return ADAPTER_DELETE;
+    case WIRE_OP_UPDATE:
+        return ADAPTER_UPDATE;
+    default:
+        return ADAPTER_EVENT;
+    }
 }
 
 static void engine_start_read(struct engine *engine, uint64_t number,
                               const struct stream_function *function,
-                              const struct engine_input *input)
+                              const struct engine_input *input, uint64_t now_ms)
 {
-    struct adapter_read read = {.key = input->key};
+    struct adapter_read read = {.key = input->key, .trace = input->trace, .now_ms = now_ms};
     switch (function->op) {
     case WIRE_OP_GET:
         read.kind = ADAPTER_GET;
@@ -545,40 +632,49 @@ static void engine_start_read(struct engine *engine, uint64_t number,
         read.kind = ADAPTER_LIST_ALL;
         break;
     }
-    engine->kind->read(engine->adapter, number, &read);
+    if (!custom_read(engine->custom, number, &read))
+        engine->kind->read(engine->adapter, number, &read);
+}
+
+static void engine_refuse(struct engine *engine, const struct engine_request *asked,
+                          const char *code, const char *problem)
+{
+    engine_reply_error(engine, asked, code, problem);
+    engine_commit_when_full(engine);
 }
 
 static void engine_start(struct engine *engine, const struct engine_request *asked,
                          const struct stream_function *function, const struct engine_input *input,
                          uint64_t now_ms)
 {
+    const struct adapter_write write = {
+        .kind = engine_write_kind(function->op),
+        .key = input->key,
+        .value = function->needs_data ? input->data : (struct span){0},
+        .event_type = input->event_type,
+        .trace = input->trace,
+        .now_ms = now_ms,
+    };
     engine->counters->requests++;
     const char *problem = engine_input_problem(function, input);
     if (problem) {
-        engine_reply_error(engine, asked, "deserialization_error", problem);
-        engine_commit_when_full(engine);
+        engine_refuse(engine, asked, "deserialization_error", problem);
         return;
     }
-    bool writes = function->op == WIRE_OP_SET || function->op == WIRE_OP_DELETE ||
-                  function->op == WIRE_OP_SEND;
-    if (function->op == WIRE_OP_UPDATE)
-        problem = "stream::update is not supported by this version";
-    else if (writes)
-        problem = engine_size_problem(engine, input);
-
+    if (!function->is_read)
+        problem = engine_write_problem(engine, &write);
     uint64_t number = 0;
     struct engine_request *request = problem ? NULL : engine_request_begin(engine, &number);
     if (!request) {
-        engine_reply_error(engine, asked, function->error_code,
-                           problem ? problem : "too many requests wait for the adapter");
-        engine_commit_when_full(engine);
+        engine_refuse(engine, asked, function->error_code,
+                      problem ? problem : "too many requests wait for the adapter");
         return;
     }
     *request = *asked;
-    if (writes)
-        engine_start_write(engine, number, function, input, now_ms);
-    else
-        engine_start_read(engine, number, function, input);
+    if (function->is_read)
+        engine_start_read(engine, number, function, input, now_ms);
+    else if (!custom_write(engine->custom, number, &write))
+        engine->kind->write(engine->adapter, number, &write);
 }
 
 enum weir_status engine_stream(struct engine *engine, struct peer_handle peer,
@@ -592,6 +688,7 @@ enum weir_status engine_stream(struct engine *engine, struct peer_handle peer,
         .key = {message->fields[1].span, message->fields[2].span, message->fields[3].span},
         .event_type = message->fields[4].span,
         .data = message->fields[5].span,
+        .trace = {message->fields[6].span, message->fields[7].span},
     };
     engine_start(engine, &asked, function, &input, now_ms);
     return WEIR_OK;

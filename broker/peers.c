@@ -290,6 +290,14 @@ enum weir_status peers_send(struct peers *peers, struct peer_handle handle, enum
     return WEIR_CLOSED;
 }
 
+void peers_send_all(struct peers *peers, enum wire_type type, const struct wire_field *fields)
+{
+    for (uint32_t slot = 0; slot < PEERS_MAX; slot++)
+        if (peers->peer[slot].state == PEER_ATTACHED &&
+            peers_send(peers, peer_handle(&peers->peer[slot]), type, 0, fields) != WEIR_OK)
+            peers->counters->replies_lost++;
+}
+
 bool peers_is_busy(const struct peers *peers, struct peer_handle handle)
 {
     const struct peer *peer = peers_find(peers, handle);

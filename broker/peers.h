@@ -54,6 +54,8 @@ void peers_drop(struct peers *peers, struct peer_handle peer, const char *reason
 
 enum weir_status peers_send(struct peers *peers, struct peer_handle peer, enum wire_type type,
                             uint64_t id, const struct wire_field *fields) WEIR_MUST_CHECK;
+/* To every attached peer. */
+void peers_send_all(struct peers *peers, enum wire_type type, const struct wire_field *fields);
 bool peers_is_busy(const struct peers *peers, struct peer_handle peer);
 
 /* Hand the frames that have arrived to the handler, a bounded share per peer, starting at another

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "gateway/custom_streams.h"
 #include "shm/error_body.h"
 #include "shm/store.h"
 #include "shm/stream_functions.h"
@@ -30,10 +31,11 @@ enum {
     FIELD_TYPE,
     FIELD_ID,
     FIELD_EVENT_TYPE,
+    FIELD_OPS,
     FIELD_COUNT
 };
-static const char *const field_names[FIELD_COUNT] = {"stream_name", "group_id", "item_id",   "data",
-                                                     "type",        "id",       "event_type"};
+static const char *const field_names[FIELD_COUNT] = {
+    "stream_name", "group_id", "item_id", "data", "type", "id", "event_type", "ops"};
 
 /* Names decoded, value compact: what goes to the store or the broker. */
 struct stream_call {
@@ -236,6 +238,11 @@ static void call_deliver(const struct call *call, struct session *session,
         return;
     }
     struct span code = answer->fields[0].span;
+    struct span error_json = answer->fields[3].span;
+    if (error_json.data != NULL) {
+        session_send(session, &echo, (struct span){0}, error_json);
+        return;
+    }
     if (code.data == NULL) {
         session_send(session, &echo, answer->fields[2].span, (struct span){0});
         return;
@@ -261,7 +268,7 @@ static void call_done(struct link_request *request, enum link_fate fate,
 }
 
 static void session_ask(struct session *session, const struct call_request *request,
-                        const struct stream_function *stream, enum wire_type type,
+                        const struct stream_function *stream, bool is_custom, enum wire_type type,
                         const struct wire_field *fields, size_t data_bytes)
 {
     const char *code = stream != NULL ? stream->error_code : "invocation_error";
@@ -273,6 +280,7 @@ static void session_ask(struct session *session, const struct call_request *requ
     /* A void stream call is answered too, so that its effect can be waited for; the answer ends
      * here. */
     call->request.is_void = stream == NULL && request->tag.data == NULL;
+    call->request.is_patient = is_custom;
     enum weir_status status = link_ask(session->sessions->link, type, fields, &call->request);
     if (status != WEIR_OK) {
         call_leave_session(call);
@@ -351,12 +359,22 @@ static bool stream_call_event(struct session *session, const struct call_request
 }
 
 static bool stream_call_data(struct session *session, const struct call_request *request,
-                             const struct stream_function *function, struct json_value value,
-                             struct stream_call *call)
+                             const struct stream_function *function,
+                             const struct json_value *values, struct stream_call *call)
 {
+    bool is_update = function->op == WIRE_OP_UPDATE;
+    unsigned field = is_update ? FIELD_OPS : FIELD_DATA;
+    struct json_value value = values[field];
+    uint64_t bytes_max = session->sessions->limits.value_bytes_max;
     if (value.kind == JSON_ABSENT) {
         session_answer_error(session, request, "deserialization_error",
-                             "%s: the field data is missing", function->name);
+                             "%s: the field %s is missing", function->name, field_names[field]);
+        return false;
+    }
+    if (is_update && value.kind != JSON_ARRAY) {
+        session_answer_error(session, request, "deserialization_error",
+                             "%s: the field ops must be an array, not %s", function->name,
+                             kind_name(value.kind));
         return false;
     }
     call->data = sessions_compact(session->sessions, value);
@@ -365,11 +383,13 @@ static bool stream_call_data(struct session *session, const struct call_request 
                              "the gateway is out of memory");
         return false;
     }
-    if (call->data.bytes > session->sessions->limits.value_bytes_max) {
+    if (is_update)
+        bytes_max *= UPDATE_OPS_VALUES;
+    if (call->data.bytes > bytes_max) {
         session_answer_error(session, request, function->error_code,
-                             "the value has %zu bytes, the limit value_bytes_max is %llu",
-                             call->data.bytes,
-                             (unsigned long long)session->sessions->limits.value_bytes_max);
+                             "%s %zu bytes, the limit %svalue_bytes_max is %llu",
+                             is_update ? "the ops have" : "the value has", call->data.bytes,
+                             is_update ? "of twice " : "", (unsigned long long)bytes_max);
         return false;
     }
     return true;
@@ -398,7 +418,7 @@ static bool stream_call_parse(struct session *session, const struct call_request
     buffer_clear(&sessions->names);
     size_t name_bytes = 0;
     for (unsigned i = 0; i < FIELD_COUNT; i++) {
-        if (i != FIELD_DATA && values[i].kind == JSON_STRING &&
+        if (i != FIELD_DATA && i != FIELD_OPS && values[i].kind == JSON_STRING &&
             values[i].text.bytes <= NAME_ESCAPED_BYTES_MAX + 2)
             name_bytes += values[i].text.bytes;
     }
@@ -419,8 +439,7 @@ static bool stream_call_parse(struct session *session, const struct call_request
     if (function->op == WIRE_OP_SEND &&
         !stream_call_event(session, request, function, values, call))
         return false;
-    return !function->needs_data ||
-           stream_call_data(session, request, function, values[FIELD_DATA], call);
+    return !function->needs_data || stream_call_data(session, request, function, values, call);
 }
 
 /* Read from the mapped store into sessions->value. OK: answer with it (or without result when *is_missing). */
@@ -455,14 +474,12 @@ static void session_call_stream(struct session *session, const struct call_reque
 {
     struct sessions *sessions = session->sessions;
     struct stream_call call;
-    if (function->op == WIRE_OP_UPDATE) {
-        session_answer_error(session, request, function->error_code,
-                             "%s is not supported by this version", function->name);
-        return;
-    }
     if (!stream_call_parse(session, request, function, &call))
         return;
-    if (function->is_read && session->stream_calls == 0 && sessions->mapping != NULL) {
+    bool is_custom = function->needs_stream && function->op != WIRE_OP_SEND &&
+                     custom_streams_have(sessions->custom, call.stream);
+    if (function->is_read && !is_custom && session->stream_calls == 0 &&
+        sessions->mapping != NULL) {
         bool is_missing;
         enum weir_status status = stream_call_read(sessions, function, &call, &is_missing);
         if (status == WEIR_OK) {
@@ -484,7 +501,7 @@ static void session_call_stream(struct session *session, const struct call_reque
         WIRE_SPAN(call.group),           WIRE_SPAN(call.item),
         WIRE_SPAN(call.event_type),      WIRE_SPAN(call.data),
         WIRE_SPAN(request->traceparent), WIRE_SPAN(request->baggage)};
-    session_ask(session, request, function, WIRE_STREAM, fields, call.data.bytes);
+    session_ask(session, request, function, is_custom, WIRE_STREAM, fields, call.data.bytes);
 }
 
 /* ---- other functions ---- */
@@ -569,7 +586,7 @@ static void session_call_function(struct session *session, const struct call_req
         WIRE_SPAN(request->function), WIRE_SPAN(data),
         WIRE_SPAN(metadata),          WIRE_SPAN(request->traceparent),
         WIRE_SPAN(request->baggage)};
-    session_ask(session, request, NULL, WIRE_CALL, fields, data.bytes + metadata.bytes);
+    session_ask(session, request, NULL, false, WIRE_CALL, fields, data.bytes + metadata.bytes);
 }
 
 void session_call(struct session *session, const struct call_request *request)

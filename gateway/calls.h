@@ -4,7 +4,8 @@
  *   stream::get, list, ...  no stream call of this session under way: answered here, from shared
  *                           memory
  *                           else through the broker, behind what is under way: one connection's
- *                           calls take effect in order
+ *                           calls take effect in order; so do those of a worker's own streams
+ *                           (custom_streams.h)
  *   stream::set, ...        checked here (names, shape), then STREAM to the broker
  *   engine::workers::register   SESSION_INFO to the broker
  *   anything else           CALL to the broker, which knows who has it

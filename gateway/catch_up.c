@@ -221,6 +221,8 @@ bool catch_up_run(struct catch_up *catch_up)
         struct subscriber_link *link = subscriptions_pop_behind(catch_up->subscriptions);
         if (link == NULL)
             return false;
+        if (link->is_held) /* comes back when it is let go */
+            continue;
         uint64_t before = link->sent_seq;
         enum weir_status status = catch_up_link(catch_up, link, UINT64_MAX);
         if (status == WEIR_OK)

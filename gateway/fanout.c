@@ -225,7 +225,7 @@ static void fanout_deliver_some(struct fanout *fanout, const struct fanout_run *
 static void fanout_deliver(struct fanout *fanout, const struct fanout_run *run,
                            struct subscriber_link *link)
 {
-    if (link->mode != DELIVERY_LIVE)
+    if (link->mode != DELIVERY_LIVE || link->is_held)
         return;
     uint32_t start = run_start(run, link);
     if (start == run->count)

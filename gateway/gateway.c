@@ -27,6 +27,7 @@ struct gateway {
     struct joins *joins;
     struct local_presence *presence;
     struct sessions sessions;
+    struct custom_streams *custom;
     struct worker_channel *workers;
     struct stream_channel streams;
     struct local *local;
@@ -217,6 +218,7 @@ static void on_attached(void *context, struct mapping *mapping)
     counters_attach(&gateway->counters, &mapping->reader);
     local_presence_attached(gateway->presence, mapping->generation, uv_hrtime() / 1000000);
     mapping_close(old);
+    custom_streams_clear(gateway->custom);
     sessions_announce(&gateway->sessions);
     gateway_check_ready(gateway);
 }
@@ -232,6 +234,11 @@ static void on_lost(void *context)
 static void on_broker_message(void *context, const struct wire_message *message)
 {
     struct gateway *gateway = context;
+    if (message->type == WIRE_STREAM_CUSTOM) {
+        custom_streams_set(gateway->custom, message->fields[1].span,
+                           message->fields[0].number != 0);
+        return;
+    }
     if (!local_presence_take(gateway->presence, message) &&
         !channel_sockets_take(gateway->channels, message))
         sessions_take_message(&gateway->sessions, message);
@@ -280,6 +287,10 @@ static enum weir_status gateway_open_parts(struct gateway *gateway, struct weir_
         .value_bytes_max = settings->value_bytes_max,
     };
     sessions_init(&gateway->sessions, &limits, &gateway->counters);
+    gateway->custom = custom_streams_open();
+    if (gateway->custom == NULL)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    gateway->sessions.custom = gateway->custom;
     if (subscriptions_init(&gateway->subscriptions, settings->subscriptions_max,
                            settings->duplicate_deliveries, &gateway->counters) != WEIR_OK ||
         feed_init(&gateway->feed, &gateway->counters) != WEIR_OK)
@@ -416,6 +427,7 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
     gateway->sessions.link = gateway->link;
     channel_sockets_set_link(gateway->channels, gateway->link);
     server_calls_set_link(gateway->server_calls, gateway->link);
+    joins_set_broker(gateway->joins, link_ask, gateway->link, gateway->custom);
     const struct turn_parts parts = {
         .feed = &gateway->feed,
         .fanout = gateway->fanout,
@@ -489,6 +501,7 @@ static void gateway_stop(struct gateway *gateway)
     sessions_fini(&gateway->sessions);
     triggers_close(gateway->triggers);
     server_calls_close(gateway->server_calls);
+    custom_streams_close(gateway->custom);
     mapping_close(gateway->mapping);
 }
 

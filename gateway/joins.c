@@ -5,7 +5,7 @@
 #include "shm/envelope.h"
 #include "shm/json.h"
 
-enum { CLOSE_TOO_BIG = 1009 };
+enum { CLOSE_TOO_BIG = 1009, CLOSE_TRY_AGAIN = 1013 };
 
 struct joins {
     struct subscriptions *subscriptions;
@@ -22,6 +22,21 @@ struct joins {
     struct span json;
     uint64_t turn_bytes;
     uint64_t newest_ms;
+    joins_ask_broker *ask;
+    struct link *link;
+    struct custom_streams *custom;
+    struct join_read *reads; /* from workers, under way */
+    unsigned read_count;
+};
+
+/* The value of a sync, being read from a worker for those who wait for it at the same seq. */
+struct join_read {
+    struct link_request request;
+    struct joins *joins;
+    struct join_read *next, **link;
+    struct subscription *subscriptions; /* held; NULL: nobody wants the answer any more */
+    unsigned subscription_count;        /* that ever joined this reading */
+    struct store_snapshot snapshot;     /* where their links are held */
 };
 
 struct joins *joins_open(struct subscriptions *subscriptions, struct catch_up *catch_up,
@@ -52,6 +67,14 @@ void joins_set_mapping(struct joins *joins, struct mapping *mapping)
 {
     joins->mapping = mapping;
     joins->cached_topic = NULL;
+}
+
+void joins_set_broker(struct joins *joins, joins_ask_broker *ask, struct link *link,
+                      struct custom_streams *custom)
+{
+    joins->ask = ask;
+    joins->link = link;
+    joins->custom = custom;
 }
 
 /* Encode into joins->envelope; joins->json is the text behind the frame header. */
@@ -106,6 +129,32 @@ void joins_refuse(struct joins *joins, void *connection, const struct subscripti
     free((void *)(uintptr_t)item.data);
 }
 
+/* Encode the sync of a subscription: `data` as of `snapshot`. */
+static enum weir_status joins_encode_sync(struct joins *joins,
+                                          const struct subscription *subscription,
+                                          const struct store_snapshot *snapshot, struct span data)
+{
+    const struct topic *topic = subscription->link->topic;
+    bool failed = false;
+    struct span item_escaped = joins_escape(subscription_item(subscription), &failed);
+    if (failed)
+        return WEIR_NO_MEMORY;
+    struct envelope envelope = {
+        .event = ENVELOPE_SYNC,
+        .timestamp_ms = snapshot->timestamp_ms,
+        .seq = snapshot->seq,
+        .epoch = snapshot->epoch,
+        .stream_escaped = topic_stream_escaped(topic),
+        .group_escaped = topic_group_escaped(topic),
+        .id_escaped = item_escaped,
+        .data = data,
+        .reason = subscription->reason,
+    };
+    enum weir_status status = joins_encode(joins, &envelope);
+    free((void *)(uintptr_t)item_escaped.data);
+    return status;
+}
+
 /* Take the snapshot a subscription needs and encode its sync. */
 static enum weir_status joins_prepare(struct joins *joins, const struct subscription *subscription)
 {
@@ -120,23 +169,7 @@ static enum weir_status joins_prepare(struct joins *joins, const struct subscrip
                        is_whole ? NULL : &item, &snapshot, &joins->value);
     if (status != WEIR_OK)
         return status;
-    bool failed = false;
-    struct span item_escaped = joins_escape(item, &failed);
-    if (failed)
-        return WEIR_NO_MEMORY;
-    struct envelope envelope = {
-        .event = ENVELOPE_SYNC,
-        .timestamp_ms = snapshot.timestamp_ms,
-        .seq = snapshot.seq,
-        .epoch = snapshot.epoch,
-        .stream_escaped = topic_stream_escaped(topic),
-        .group_escaped = topic_group_escaped(topic),
-        .id_escaped = item_escaped,
-        .data = buffer_span(&joins->value),
-        .reason = subscription->reason,
-    };
-    status = joins_encode(joins, &envelope);
-    free((void *)(uintptr_t)item_escaped.data);
+    status = joins_encode_sync(joins, subscription, &snapshot, buffer_span(&joins->value));
     if (status != WEIR_OK)
         return status;
     joins->cached = snapshot;
@@ -193,14 +226,191 @@ static bool joins_must_wait(const struct subscription *subscription)
     return other != NULL;
 }
 
+/* ---- workers' own streams ---- */
+
+/* joins->json is its sync: send it, and let the link go on from where it was held. */
+static void joins_send_read(struct joins *joins, struct subscription *subscription,
+                            const struct store_snapshot *snapshot)
+{
+    void *connection = subscription->link->subscriber->connection;
+    enum weir_status status =
+        joins->outlet.send_text(joins->outlet.context, connection, joins->json);
+    if (status == WEIR_CLOSED)
+        return; /* the subscription goes with its socket, or has gone already */
+    subscriptions_release(joins->subscriptions, subscription);
+    if (status != WEIR_OK) { /* no room now: read again later */
+        subscriptions_push_sync(joins->subscriptions, subscription);
+        return;
+    }
+    if (snapshot->timestamp_ms > joins->newest_ms)
+        joins->newest_ms = snapshot->timestamp_ms;
+    joins_count(joins, subscription->reason);
+    subscriptions_activate(joins->subscriptions, subscription, snapshot->epoch, snapshot->seq);
+    subscriptions_set_behind(joins->subscriptions, subscription->link);
+}
+
+/* It cannot be read: no sync (PROTOCOL 6.5). */
+static void joins_fail_read(struct joins *joins, struct subscription *subscription,
+                            const struct store_snapshot *snapshot)
+{
+    void *connection = subscription->link->subscriber->connection;
+    bool has_lost = subscription->reason != NULL;
+    subscriptions_release(joins->subscriptions, subscription);
+    subscriptions_activate(joins->subscriptions, subscription, snapshot->epoch, snapshot->seq);
+    subscriptions_set_behind(joins->subscriptions, subscription->link);
+    if (has_lost)
+        joins->outlet.close(joins->outlet.context, connection, CLOSE_TRY_AGAIN,
+                            "the stream cannot be read at present");
+}
+
+static void joins_put_back(struct joins *joins, struct subscription *subscription)
+{
+    subscriptions_release(joins->subscriptions, subscription);
+    subscriptions_push_sync(joins->subscriptions, subscription);
+}
+
+/* Send `data` to everybody who has waited for it, up to a turn's bytes; the others read again. */
+static void joins_finish_read(struct join_read *read, struct span data)
+{
+    struct joins *joins = read->joins;
+    const char *reason = NULL; /* of what is encoded */
+    bool is_encoded = false;
+    size_t sent_bytes = 0;
+    struct subscription *subscription;
+    while ((subscription = read->subscriptions) != NULL) { /* each turn takes one off */
+        if (!is_encoded || reason != subscription->reason) {
+            reason = subscription->reason;
+            is_encoded = joins_encode_sync(joins, subscription, &read->snapshot, data) == WEIR_OK;
+        }
+        if (!is_encoded || sent_bytes >= JOINS_TURN_BYTES) {
+            joins_put_back(joins, subscription);
+            continue;
+        }
+        sent_bytes += joins->json.bytes;
+        joins_send_read(joins, subscription, &read->snapshot);
+        if (read->subscriptions == subscription) /* its socket closes: it does not wait for us */
+            subscriptions_release(joins->subscriptions, subscription);
+    }
+}
+
+static void on_read(struct link_request *request, enum link_fate fate,
+                    const struct wire_message *answer)
+{
+    struct join_read *read = (struct join_read *)(void *)request; /* its first member */
+    struct joins *joins = read->joins;
+    bool is_answered = fate == LINK_ANSWERED && answer != NULL;
+    joins->read_count--;
+    *read->link = read->next;
+    if (read->next != NULL)
+        read->next->link = read->link;
+    if (is_answered && answer->fields[0].span.data == NULL && answer->fields[3].span.data == NULL) {
+        struct span data = answer->fields[2].span;
+        joins_finish_read(read, data.data == NULL ? SPAN_LITERAL("null") : data);
+    }
+    while (read->subscriptions != NULL) { /* each turn takes one off */
+        if (is_answered)
+            joins_fail_read(joins, read->subscriptions, &read->snapshot);
+        else /* the broker is away: ask the next one */
+            joins_put_back(joins, read->subscriptions);
+    }
+    free(read);
+}
+
+static bool subscriptions_want_the_same(const struct subscription *a, const struct subscription *b)
+{
+    return a->link->topic == b->link->topic && a->item_bytes == b->item_bytes &&
+           (a->item_bytes == SUBSCRIPTION_WHOLE ||
+            span_equal(subscription_item(a), subscription_item(b)));
+}
+
+/* A reading of what `subscription` wants, as of joins->cached. */
+static struct join_read *joins_find_read(struct joins *joins,
+                                         const struct subscription *subscription)
+{
+    struct join_read *read = joins->reads;
+    while (read != NULL &&
+           !(read->subscriptions != NULL && read->subscription_count < JOINS_READ_SHARE_MAX &&
+             read->snapshot.seq == joins->cached.seq &&
+             read->snapshot.epoch == joins->cached.epoch &&
+             subscriptions_want_the_same(read->subscriptions, subscription)))
+        read = read->next;
+    return read;
+}
+
+/* Ask the broker; NULL: not now. */
+static struct join_read *joins_ask(struct joins *joins, const struct subscription *subscription)
+{
+    const struct topic *topic = subscription->link->topic;
+    bool is_whole = subscription->item_bytes == SUBSCRIPTION_WHOLE;
+    const struct wire_field fields[] = {
+        WIRE_NUMBER(is_whole ? WIRE_OP_LIST : WIRE_OP_GET),
+        WIRE_SPAN(topic_stream(topic)),
+        WIRE_SPAN(topic_group(topic)),
+        WIRE_SPAN(subscription_item(subscription)),
+        WIRE_NIL,
+        WIRE_NIL,
+        WIRE_NIL,
+        WIRE_NIL,
+    };
+    struct join_read *read = joins->read_count < JOINS_READS_MAX ? malloc(sizeof *read) : NULL;
+    if (read == NULL)
+        return NULL;
+    *read = (struct join_read){
+        .request = {.done = on_read, .is_patient = true},
+        .joins = joins,
+        .next = joins->reads,
+        .link = &joins->reads,
+        .snapshot = joins->cached,
+    };
+    if (joins->ask(joins->link, WIRE_STREAM, fields, &read->request) != WEIR_OK) {
+        free(read);
+        return NULL;
+    }
+    if (read->next != NULL)
+        read->next->link = &read->next;
+    joins->reads = read;
+    joins->read_count++;
+    return read;
+}
+
+/* Bring the link to the group's newest event, and wait there for the value. */
+static enum weir_status joins_start_read(struct joins *joins, struct subscription *subscription)
+{
+    struct subscriber_link *link = subscription->link;
+    const struct topic *topic = link->topic;
+    const struct span no_item = SPAN_LITERAL("");
+    /* The store has none of its items, but the group's order. */
+    joins->cached_topic = NULL;
+    buffer_clear(&joins->value);
+    enum weir_status status =
+        store_snapshot(joins->mapping->store, topic_stream(topic), topic_group(topic), &no_item,
+                       &joins->cached, &joins->value);
+    if (status == WEIR_OK)
+        status = joins_align(joins, link);
+    if (status == WEIR_CLOSED)
+        return WEIR_OK; /* the subscription goes with its socket, or has gone already */
+    if (status != WEIR_OK)
+        return status;
+    struct join_read *read = joins_find_read(joins, subscription);
+    if (read == NULL)
+        read = joins_ask(joins, subscription);
+    if (read == NULL)
+        return WEIR_AGAIN;
+    read->subscription_count++;
+    subscriptions_hold(subscription, &read->subscriptions);
+    return WEIR_OK;
+}
+
 /* OK: done with this subscription. Anything else: not now. */
 static enum weir_status joins_serve(struct joins *joins, struct subscription *subscription)
 {
     struct subscriber_link *link = subscription->link;
     void *connection = link->subscriber->connection;
-    if (joins_must_wait(subscription) ||
+    if (link->is_held || joins_must_wait(subscription) ||
         joins->outlet.backlog_bytes(joins->outlet.context, connection) > JOINS_BACKLOG_BYTES_MAX)
         return WEIR_AGAIN;
+    if (custom_streams_have(joins->custom, topic_stream(link->topic)))
+        return joins_start_read(joins, subscription);
     if (!joins_is_cached(joins, subscription)) {
         enum weir_status status = joins_prepare(joins, subscription);
         if (status == WEIR_FULL) {
@@ -236,8 +446,17 @@ uint64_t joins_newest_ms(const struct joins *joins)
     return joins->newest_ms;
 }
 
+static bool is_news(const void *custom, struct span stream)
+{
+    return custom_streams_is_news(custom, stream);
+}
+
 bool joins_run(struct joins *joins)
 {
+    if (custom_streams_have_news(joins->custom)) {
+        subscriptions_resync_streams(joins->subscriptions, is_news, joins->custom, "restarted");
+        custom_streams_settle(joins->custom);
+    }
     joins->turn_bytes = 0;
     joins->cached_topic = NULL;
     if (joins->mapping == NULL)

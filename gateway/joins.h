@@ -9,6 +9,17 @@
  * not published that far, socket's backlog not empty) goes back into the queue and is looked at
  * again in the next turn or tick.
  *
+ * A worker's own stream (custom_streams.h) is read through the broker, and that takes time:
+ *
+ *   DUE --> link brought to the group's newest event n, and held there --get, list--> broker --> worker
+ *       --answer--> sync sent with seq n, link let go; the next event it gets is n + 1
+ *
+ * What the worker answers may be newer than n: then events follow that it knows already, but none
+ * is missing. Those who wait for the same value at the same n share one reading. When that of a first sync fails nothing is sent, and the subscription gets
+ * events from n + 1 on; who was to be told of a loss is told by a close. A subscription that goes
+ * meanwhile, or is to start anew, does not wait for the answer. When the values of such a stream
+ * can be read anew (its worker has come, or come back) its subscriptions get a fresh sync.
+ *
  * Process:  gateway, loop thread only; never while a fan-out's batch is open.
  * Memory:   one buffer for the snapshot, one for the envelope. Consecutive syncs of one group in a
  *           pass share both.
@@ -17,11 +28,15 @@
 #define WEIR_GATEWAY_JOINS_H
 
 #include "gateway/catch_up.h"
+#include "gateway/custom_streams.h"
+#include "gateway/link.h"
 
 enum {
     JOINS_TURN_MAX = 512,
     JOINS_TURN_BYTES = 8 * 1024 * 1024,
     JOINS_BACKLOG_BYTES_MAX = 1024 * 1024, /* a socket with more waiting gets its sync later */
+    JOINS_READ_SHARE_MAX = 512,            /* subscriptions that share one reading */
+    JOINS_READS_MAX = 256, /* from workers at once; the other subscriptions wait in their queue */
 };
 
 struct joins;
@@ -29,6 +44,13 @@ struct joins *joins_open(struct subscriptions *subscriptions, struct catch_up *c
                          const struct outlet *outlet, struct counters *counters);
 void joins_close(struct joins *joins);
 void joins_set_mapping(struct joins *joins, struct mapping *mapping);
+/* link_ask(), or a test's stand-in. */
+typedef enum weir_status joins_ask_broker(struct link *link, enum wire_type type,
+                                          const struct wire_field *fields,
+                                          struct link_request *request);
+/* How workers' own streams are read; without, there are none. The link is closed before joins. */
+void joins_set_broker(struct joins *joins, joins_ask_broker *ask, struct link *link,
+                      struct custom_streams *custom);
 /* Serve the sync queue within a turn's budget. True: there is more that can be done at once. */
 bool joins_run(struct joins *joins);
 /* The highest stamp of a sync sent. */

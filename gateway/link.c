@@ -361,7 +361,7 @@ enum weir_status link_ask(struct link *link, enum wire_type type, const struct w
     request->deadline_ms = 0;
     request->is_waiting = false;
     request->is_unsent = false;
-    request->is_timed = type == WIRE_STREAM && !request->is_void;
+    request->is_timed = type == WIRE_STREAM && !request->is_void && !request->is_patient;
     request->link_in_flight = NULL;
     request->id = 0;
     enum weir_status status = link->closing ? WEIR_CLOSED : WEIR_OK;

@@ -37,7 +37,8 @@ enum link_fate {
 struct link_request {
     void (*done)(struct link_request *request, enum link_fate fate,
                  const struct wire_message *answer);
-    bool is_void; /* goes out with id 0 and is done as soon as it is on its way */
+    bool is_void;    /* goes out with id 0 and is done as soon as it is on its way */
+    bool is_patient; /* a stream question a worker has to answer: the broker times it */
     /* link.c's own */
     uint64_t id;
     uint64_t deadline_ms; /* of its waiting; 0: never waited */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "gateway/calls.h"
+#include "gateway/custom_streams.h"
 
 enum { SLOT_NONE = -1, SLOTS_FIRST = 64, NIL_BYTES = UINT32_MAX };
 
@@ -143,6 +144,7 @@ static void session_post_function(const struct session *session,
         WIRE_SPAN(function_part(function, 4)),
         WIRE_SPAN(function_part(function, 5)),
     };
+    custom_streams_note(session->sessions->custom, fields[1].span, fields[2].span);
     link_post(session->sessions->link, WIRE_FUNCTION_REGISTER, 0, fields);
 }
 

@@ -135,7 +135,8 @@ struct sessions_limits {
 
 struct sessions {
     struct link *link;
-    struct mapping *mapping; /* NULL until first attached */
+    struct mapping *mapping;       /* NULL until first attached */
+    struct custom_streams *custom; /* NULL: there are none */
     struct counters *counters;
     struct sessions_limits limits;
     struct session_slot *slots;

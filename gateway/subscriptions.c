@@ -349,12 +349,40 @@ void subscriptions_resync(struct subscriptions *subscriptions, struct subscriber
     link->whole_count = link->item_count = 0;
     struct subscription *subscription = link->subscriptions;
     for (; subscription != NULL; subscription = subscription->next) {
-        if (!subscription->is_active)
-            continue; /* waits for its first sync already, or for this one */
+        if (!subscription->is_active && subscription->holder == NULL)
+            continue;                       /* waits for its first sync already, or for this one */
+        if (subscription->holder != NULL) { /* what is being read is of no use any more */
+            subscriptions_release(subscriptions, subscription);
+            subscriptions_push_sync(subscriptions, subscription);
+            continue;
+        }
         subscription->is_active = 0;
         subscription->reason = reason;
         subscriptions_push_sync(subscriptions, subscription);
     }
+}
+
+void subscriptions_hold(struct subscription *subscription, struct subscription **list)
+{
+    weir_assert(!subscription->link->is_held);
+    subscription->link->is_held = 1;
+    subscription->held_next = *list;
+    if (*list != NULL)
+        (*list)->holder = &subscription->held_next;
+    subscription->holder = list;
+    *list = subscription;
+}
+
+void subscriptions_release(struct subscriptions *subscriptions, struct subscription *subscription)
+{
+    weir_assert(subscription->holder != NULL);
+    *subscription->holder = subscription->held_next;
+    if (subscription->held_next != NULL)
+        subscription->held_next->holder = subscription->holder;
+    subscription->held_next = NULL;
+    subscription->holder = NULL;
+    subscription->link->is_held = 0;
+    subscriptions_set_behind(subscriptions, subscription->link);
 }
 
 /* ---- subscriptions ---- */
@@ -364,6 +392,8 @@ static void subscriptions_drop(struct subscriptions *subscriptions,
 {
     struct subscriber_link *link = subscription->link;
     subscriptions_unqueue_sync(subscriptions, subscription);
+    if (subscription->holder != NULL)
+        subscriptions_release(subscriptions, subscription);
     if (subscription->is_active && subscription->item_bytes == SUBSCRIPTION_WHOLE)
         link->whole_count--;
     else if (subscription->is_active)
@@ -539,6 +569,19 @@ struct subscriber_link *subscriptions_walk_next(struct subscriptions *subscripti
             return topic->links[--subscriptions->walk_links];
         subscriptions->walk_topic = topic->bucket_next;
         subscriptions->walk_links = UINT32_MAX;
+    }
+}
+
+void subscriptions_resync_streams(struct subscriptions *subscriptions, subscriptions_wanted *wanted,
+                                  const void *context, const char *reason)
+{
+    for (size_t i = 0; i < subscriptions->bucket_count; i++) {
+        struct topic *topic = subscriptions->buckets[i];
+        for (; topic != NULL; topic = topic->bucket_next) {
+            uint32_t count = wanted(context, topic_stream(topic)) ? topic->link_count : 0;
+            for (uint32_t k = 0; k < count; k++)
+                subscriptions_resync(subscriptions, topic->links[k], reason);
+        }
     }
 }
 

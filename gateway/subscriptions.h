@@ -10,6 +10,7 @@
  *
  *   idle     no active subscription: nothing is delivered
  *   live     takes events from the feed as they come
+ *   (held)   stands still whatever its mode, while the sync of a worker's own stream is read (joins.h)
  *   behind   was busy, or the feed missed something: catches up from the ring (catch_up.h), the feed passes it over
  *
  * and a subscription waits in the sync queue until its snapshot has been sent (joins.h), then it is
@@ -66,7 +67,7 @@ struct subscriber_link {
     uint8_t mode;                     /* enum delivery_mode */
     uint8_t is_queued;                /* in the behind queue */
     uint8_t is_blocked;               /* behind, and the socket's writable notice is to come */
-    uint8_t spare;
+    uint8_t is_held;                  /* stands still: the sync of one of them is being read */
 };
 
 enum { SUBSCRIPTION_WHOLE = UINT32_MAX };
@@ -75,6 +76,8 @@ struct subscription {
     struct subscription *next; /* of the link */
     struct subscriber_link *link;
     struct subscription *queue_next, *queue_previous;
+    struct subscription **holder; /* what points to it in a list of held ones; NULL: not held */
+    struct subscription *held_next;
     const char *reason; /* of the sync that is due; NULL: a first one */
     uint64_t number;    /* the observer's; 0 at first */
     uint32_t id_bytes;
@@ -141,6 +144,10 @@ struct topic *subscriptions_find_record(const struct subscriptions *subscription
 /* A new segment: other hash seed, other epochs. Every subscription gets a fresh sync with `reason`. */
 void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_seed,
                            const char *reason);
+/* Subscriptions of the streams that are `wanted` get a fresh sync with `reason`. */
+typedef bool subscriptions_wanted(const void *context, struct span stream);
+void subscriptions_resync_streams(struct subscriptions *subscriptions, subscriptions_wanted *wanted,
+                                  const void *context, const char *reason);
 /* The feed has missed something: every live link has to catch up. */
 void subscriptions_all_behind(struct subscriptions *subscriptions);
 
@@ -168,6 +175,13 @@ void subscriptions_resync(struct subscriptions *subscriptions, struct subscriber
 /* The socket takes bytes again: its behind links go back into the behind queue. */
 void subscriptions_unblock(struct subscriptions *subscriptions, struct subscriber *subscriber);
 void subscriptions_block(struct subscriptions *subscriptions, struct subscriber_link *link);
+
+/* The subscription's sync is read elsewhere, as of where its link stands: the link stands still, and
+ * events wait in the ring. It is put at the head of `list`, and leaves it when it goes, or is to have
+ * another sync. */
+void subscriptions_hold(struct subscription *subscription, struct subscription **list);
+/* The reading is over; the link catches up. */
+void subscriptions_release(struct subscriptions *subscriptions, struct subscription *subscription);
 
 /* Queues. pop takes the first off; the caller puts it back or is done with it. */
 struct subscriber_link *subscriptions_pop_behind(struct subscriptions *subscriptions);

@@ -19,6 +19,15 @@
 /* One item's value as compact JSON text. Larger: the write is refused. */
 #define VALUE_BYTES_MAX (15u * 1024 * 1024)
 
+/* The operations of one stream::update may be this many times as large as the largest value. Larger:
+ * the call is refused. */
+#define UPDATE_OPS_VALUES 2u
+
+/* Streams whose items are a worker's functions (PROTOCOL 5), those whose worker is away included,
+ * and the bytes of their names. One more: its calls are answered with an error. */
+#define CUSTOM_STREAMS_MAX 16384u
+#define CUSTOM_STREAMS_BYTES_MAX (8u * 1024 * 1024)
+
 /* Everything of an event frame that is not the value: WebSocket header, envelope keys, three names,
  * numbers. */
 #define ENVELOPE_OVERHEAD_BYTES_MAX (3u * NAME_ESCAPED_BYTES_MAX + 512u)
@@ -61,5 +70,8 @@ static_assert(VALUE_BYTES_MAX + ENVELOPE_OVERHEAD_BYTES_MAX + 4096 <=
               "the largest value must fit a record of the default ring");
 static_assert(2ull * VALUE_BYTES_MAX + 4ull * NAME_ESCAPED_BYTES_MAX < WIRE_FRAME_BYTES_MAX,
               "a reply with the old and the new value must fit one frame");
+static_assert(UPDATE_OPS_VALUES * VALUE_BYTES_MAX + 4ull * NAME_ESCAPED_BYTES_MAX <
+                  WIRE_FRAME_BYTES_MAX,
+              "the operations of an update must fit one frame");
 
 #endif

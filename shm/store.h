@@ -73,8 +73,8 @@ enum weir_status store_open(struct store **store, struct segment *segment, struc
 void store_close(struct store *store);
 
 /* Each applies one write and advances the group's seq and stamp. store_delete() of a missing item
- * is EMPTY and changes nothing. store_touch() is for stream::send: seq and stamp only; `item` may
- * have data == NULL (no id). */
+ * is EMPTY and changes nothing. store_touch() is for what is not kept here (stream::send, items a
+ * worker keeps): seq and stamp only; `item` may have data == NULL (no id). */
 enum weir_status store_set(struct store *store, const struct store_key *key, struct span value,
                            uint64_t now_ms, struct store_change *change) WEIR_MUST_CHECK;
 enum weir_status store_delete(struct store *store, const struct store_key *key, uint64_t now_ms,

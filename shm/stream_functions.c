@@ -40,3 +40,19 @@ const struct stream_function *stream_function_by_op(uint64_t op)
     weir_assert((uint64_t)stream_functions[op - 1].op == op);
     return &stream_functions[op - 1];
 }
+
+const struct stream_function *stream_function_replaced_by(struct span id, struct span *stream)
+{
+    if (id.bytes < sizeof PREFIX || memcmp(id.data, PREFIX, sizeof PREFIX - 1) != 0 ||
+        id.data[id.bytes - 1] != ')')
+        return NULL;
+    const char *open = memchr(id.data, '(', id.bytes);
+    if (open == NULL)
+        return NULL;
+    const struct stream_function *function =
+        stream_function_by_name(span_of(id.data, (size_t)(open - id.data)));
+    if (function == NULL || function->op == WIRE_OP_SEND || function->op == WIRE_OP_LIST_ALL)
+        return NULL;
+    *stream = span_of(open + 1, (size_t)(id.data + id.bytes - 1 - (open + 1)));
+    return function;
+}

@@ -22,4 +22,8 @@ struct stream_function {
 const struct stream_function *stream_function_by_name(struct span name);
 const struct stream_function *stream_function_by_op(uint64_t op);
 
+/* `stream::set(chat)`: the function of a custom adapter (PROTOCOL 5) that stands for `stream::set`
+ * of the stream `chat`. NULL: `id` is no such name, or of an operation that is never replaced. */
+const struct stream_function *stream_function_replaced_by(struct span id, struct span *stream);
+
 #endif

@@ -52,8 +52,9 @@ enum {
     /* builtin stream functions: op (enum wire_op), stream, group, item (nil: none), event type (send), data JSON */   \
     /* (set, send; ops for update), traceparent, baggage */                                                            \
     X(STREAM, 10, "ubbbbbbb")                                                                                          \
-    /* the answer: error code (nil: success), error message, result JSON (nil: no result key) */                       \
-    X(STREAM_RESULT, 11, "bbb")                                                                                        \
+    /* the answer: error code (nil: success), error message, result JSON (nil: no result key), error JSON of a custom */ \
+    /* adapter's function (nil: code and message are the error) */                                                     \
+    X(STREAM_RESULT, 11, "bbbb")                                                                                       \
                                                                                                                        \
     /* a worker session lives on this gateway: session, worker id, ip address */                                       \
     X(SESSION_OPEN, 20, "ubb")                                                                                         \

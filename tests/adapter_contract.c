@@ -14,7 +14,9 @@ struct contract_completion {
     bool existed;
     uint64_t seq;
     uint64_t timestamp_ms;
-    char text[256]; /* old value, or the answer */
+    char text[256];  /* old value, or the answer */
+    char value[256]; /* new value */
+    char errors[256];
 };
 
 static struct adapter_environment environment;
@@ -33,8 +35,10 @@ static void contract_copy(char *out, struct span text)
 static void contract_published(const struct store_change *change);
 
 static void contract_written(void *context, uint64_t request, const struct adapter_write *write,
-                             enum weir_status status, const struct store_change *change)
+                             const struct adapter_outcome *outcome)
 {
+    const struct store_change *change = outcome->change;
+    enum weir_status status = outcome->status;
     (void)context;
     (void)write;
     cr_assert_lt(completion_count, CONTRACT_MAX);
@@ -48,25 +52,38 @@ static void contract_written(void *context, uint64_t request, const struct adapt
     completion->timestamp_ms = change->group.timestamp_ms;
     if (change->existed)
         contract_copy(completion->text, change->old_value);
+    contract_copy(completion->value, outcome->value);
+    contract_copy(completion->errors, outcome->errors);
     contract_published(change);
 }
 
-static void contract_answered(void *context, uint64_t request, enum weir_status status,
-                              struct span answer)
+static const char *contract_event_problem(void *context, const struct adapter_write *write,
+                                          size_t value_bytes)
 {
+    (void)context;
+    (void)write;
+    return value_bytes > 200 ? "too large for the contract" : NULL;
+}
+
+static void contract_answered(void *context, uint64_t request,
+                              const struct adapter_outcome *outcome)
+{
+    enum weir_status status = outcome->status;
     (void)context;
     cr_assert_lt(completion_count, CONTRACT_MAX);
     struct contract_completion *completion = &completions[completion_count++];
     *completion = (struct contract_completion){.request = request, .status = status};
     if (status == WEIR_OK)
-        contract_copy(completion->text, answer);
+        contract_copy(completion->text, outcome->value);
 }
 
 static void contract_open(void)
 {
     struct weir_error error = {0};
     contract_setup();
-    environment.done = (struct adapter_completions){contract_written, contract_answered, NULL};
+    environment.value_bytes_max = 100000;
+    environment.done = (struct adapter_completions){contract_written, contract_answered,
+                                                    contract_event_problem, NULL};
     cr_assert_eq(contract_kind()->open(&adapter, &environment, &error), WEIR_OK, "%s", error.text);
 }
 
@@ -155,6 +172,44 @@ Test(adapter_contract, an_event_takes_a_number_and_stores_nothing)
     cr_assert_eq(contract_write(ADAPTER_EVENT, "g", "i", "{}")->seq, 2);
     cr_assert_eq(contract_read(ADAPTER_GET, "g", "i")->status, WEIR_EMPTY);
     cr_assert_str_eq(contract_read(ADAPTER_LIST, "g", NULL)->text, "[]");
+}
+
+/* Counts as a write whatever its operations do; of a missing item it makes one. */
+Test(adapter_contract, an_update_applies_its_operations_to_what_is_there)
+{
+    const struct contract_completion *made = contract_write(ADAPTER_UPDATE, "g", "i", "[]");
+    cr_assert_eq(made->status, WEIR_OK);
+    cr_assert_not(made->existed);
+    cr_assert_str_eq(made->value, "{}");
+    cr_assert_eq(made->seq, 1);
+    const struct contract_completion *changed =
+        contract_write(ADAPTER_UPDATE, "g", "i",
+                       "[{\"type\":\"set\",\"path\":\"n\",\"value\":4},"
+                       "{\"type\":\"append\",\"path\":\"n\",\"value\":1},"
+                       "{\"type\":\"increment\",\"path\":\"n\",\"by\":3}]");
+    cr_assert(changed->existed);
+    cr_assert_str_eq(changed->text, "{}");
+    cr_assert_str_eq(changed->value, "{\"n\":7}");
+    cr_assert(strstr(changed->errors, "\"op_index\":1"), "%s", changed->errors);
+    cr_assert_eq(changed->seq, 2);
+    cr_assert_str_eq(contract_read(ADAPTER_GET, "g", "i")->text, "{\"n\":7}");
+}
+
+Test(adapter_contract, an_update_that_cannot_be_made_changes_nothing)
+{
+    static const char *const refused[] = {"[{\"type\":\"Set\",\"path\":\"n\"}]", "{}",
+                                          "[{\"type\":\"increment\",\"path\":\"n\",\"by\":1.5}]"};
+    char large[300] = "[{\"type\":\"set\",\"path\":\"\",\"value\":\"";
+    (void)contract_write(ADAPTER_SET, "g", "i", "1");
+    for (unsigned index = 0; index < 3; index++)
+        cr_assert_eq(contract_write(ADAPTER_UPDATE, "g", "i", refused[index])->status,
+                     WEIR_INVALID);
+    memset(large + strlen(large), 'x', 220);
+    strcat(large, "\"}]");
+    cr_assert_eq(contract_write(ADAPTER_UPDATE, "g", "i", large)->status, WEIR_TOO_LARGE,
+                 "its event could not be made");
+    cr_assert_str_eq(contract_read(ADAPTER_GET, "g", "i")->text, "1");
+    cr_assert_eq(contract_write(ADAPTER_SET, "g", "i", "2")->seq, 2);
 }
 
 Test(adapter_contract, lists_show_what_is_there)

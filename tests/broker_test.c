@@ -630,6 +630,72 @@ Test(broker, an_open_run_directory_is_refused, .timeout = 30)
     rmdir(broker.run_dir);
 }
 
+static void expect_custom(struct client *client)
+{
+    struct wire_message told = take(client, WIRE_STREAM_CUSTOM, 0);
+    cr_assert_eq(told.fields[0].number, 1);
+    expect_text(told.fields[1], "s");
+}
+
+/* A stream whose functions a worker registers: every peer is told, later ones too; its writes and
+ * reads become calls; when the worker goes, what is open ends and what comes fails. */
+BOTH(a_workers_own_stream_is_told_and_served)
+{
+    struct client worker, caller, later;
+    start(io);
+    attach(&worker);
+    attach(&caller);
+    put_session(&worker, 1, "worker");
+    put_function(&worker, 1, "stream::get(s)");
+    put_function(&worker, 1, "stream::set(s)");
+    cr_assert(client_flush(&worker));
+    expect_custom(&worker);
+    expect_custom(&caller);
+    attach(&later);
+    expect_custom(&later);
+
+    cr_assert(client_put_stream(&caller, 1, WIRE_OP_SET, "g", "i", span_text("5")));
+    cr_assert(client_put_stream(&caller, 2, WIRE_OP_SET, "g", "i", span_text("6")));
+    cr_assert(client_flush(&caller));
+    struct wire_message invoke;
+    cr_assert(client_take(&worker, &invoke));
+    cr_assert_eq(invoke.type, WIRE_INVOKE);
+    expect_text(invoke.fields[1], "stream::set(s)");
+    expect_text(invoke.fields[2],
+                "{\"stream_name\":\"s\",\"group_id\":\"g\",\"item_id\":\"i\",\"data\":5}");
+    const struct wire_field result[4] = {WIRE_SPAN(SPAN_LITERAL("{\"new_value\":5}"))};
+    cr_assert(client_put(&worker, WIRE_RESULT, invoke.id, result));
+    cr_assert(client_flush(&worker));
+    struct wire_message answer = take(&caller, WIRE_STREAM_RESULT, 1);
+    expect_text(answer.fields[2], "{\"old_value\":null,\"new_value\":5}");
+
+    cr_assert(client_take(&worker, &invoke)); /* of the second, which is never answered */
+    client_close(&worker);
+    answer = take(&caller, WIRE_STREAM_RESULT, 2);
+    expect_text(answer.fields[0], "STREAM_SET_ERROR");
+    cr_assert(client_put_stream(&caller, 3, WIRE_OP_GET, "g", "i", (struct span){0}));
+    cr_assert(client_flush(&caller));
+    answer = take(&caller, WIRE_STREAM_RESULT, 3);
+    expect_text(answer.fields[0], "STREAM_GET_ERROR");
+
+    /* Another worker; the broker stops while calls to it are open. */
+    put_session(&later, 1, "later");
+    put_function(&later, 1, "stream::get(s)");
+    put_function(&later, 1, "stream::set(s)");
+    cr_assert(client_flush(&later));
+    expect_custom(&later); /* it can be read again */
+    expect_custom(&caller);
+    for (uint64_t id = 4; id < 8; id++)
+        cr_assert(client_put_stream(&caller, id, WIRE_OP_SET, "g", "i", span_text("7")));
+    cr_assert(client_put_stream(&caller, 8, WIRE_OP_GET, "h", "i", (struct span){0}));
+    cr_assert(client_flush(&caller));
+    cr_assert(client_take(&later, &invoke));
+    cr_assert_eq(invoke.type, WIRE_INVOKE);
+    stop();
+    client_close(&caller);
+    client_close(&later);
+}
+
 /* Not a check: what one pipelined set costs the broker. Ends with all answered. */
 BOTH(cost_of_a_pipelined_set)
 {

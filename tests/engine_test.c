@@ -17,6 +17,7 @@ static struct broker_counters counters;
 static struct ring_reader ring;
 static uint64_t now_ms = 1700000000000;
 static const struct peer_handle peer = {3, 1};
+static const struct custom_options *custom; /* of the engine to be opened */
 
 static void open_engine_with(uint64_t ring_bytes, uint64_t value_bytes_max)
 {
@@ -29,6 +30,7 @@ static void open_engine_with(uint64_t ring_bytes, uint64_t value_bytes_max)
         .segment = &segment,
         .readers = readers,
         .adapter = &adapter_kv,
+        .custom = custom,
         .store = {.items_max = 1000, .groups_max = 100, .empty_groups_max = 100},
         .value_bytes_max = value_bytes_max,
         .output = {recorder_send, recorder_is_busy, &recorder},
@@ -144,6 +146,7 @@ static void expect_no_event(void)
 
 /* A first set creates, a second updates; results carry both values; seq counts; stamps rise
  * although the clock stands. */
+/* covers: 3#1 3.1#1 3.1#2 1.2#3 */
 Test(engine, set_answers_old_and_new_and_emits_create_then_update)
 {
     struct ring_record first, second;
@@ -169,6 +172,7 @@ Test(engine, set_answers_old_and_new_and_emits_create_then_update)
 }
 
 /* get: missing has no result at all, a stored null has "null". */
+/* covers: 3#2 1.2#1 */
 Test(engine, get_tells_missing_from_null)
 {
     expect_result(ask(WIRE_OP_GET, "s", "g", "i", NULL, NULL), "(nil)");
@@ -176,6 +180,7 @@ Test(engine, get_tells_missing_from_null)
     expect_result(ask(WIRE_OP_GET, "s", "g", "i", NULL, NULL), "null");
 }
 
+/* covers: 3#3 3.1#4 3.1#5 1.2#5 */
 Test(engine, delete_emits_the_old_value_once)
 {
     struct ring_record record;
@@ -192,6 +197,7 @@ Test(engine, delete_emits_the_old_value_once)
     expect_result(ask(WIRE_OP_LIST_GROUPS, "s", NULL, NULL, NULL, NULL), "[]");
 }
 
+/* covers: 3#7 3.1#6 */
 Test(engine, send_emits_an_event_with_or_without_id)
 {
     struct ring_record record;
@@ -210,7 +216,98 @@ Test(engine, send_emits_an_event_with_or_without_id)
     cr_assert_eq(record.seq, 2);
 }
 
+/* covers: 3#8 3.1#3 */
+Test(engine, update_answers_both_values_and_what_failed)
+{
+    struct ring_record record;
+    expect_result(ask(WIRE_OP_UPDATE, "s", "g", "i", NULL, "[]"),
+                  "{\"old_value\":null,\"new_value\":{}}");
+    cr_assert_str_eq(next_event(&record), "\"streamName\":\"s\",\"groupId\":\"g\",\"id\":\"i\","
+                                          "\"event\":{\"type\":\"create\",\"data\":{}}");
+    expect_result(ask(WIRE_OP_UPDATE, "s", "g", "i", NULL,
+                      "[{\"type\":\"set\",\"path\":\"n\",\"value\":1.50}]"),
+                  "{\"old_value\":{},\"new_value\":{\"n\":1.50}}");
+    cr_assert_str_eq(next_event(&record), "\"streamName\":\"s\",\"groupId\":\"g\",\"id\":\"i\","
+                                          "\"event\":{\"type\":\"update\",\"data\":{\"n\":1.50}}");
+    const struct recorded *answer = ask(WIRE_OP_UPDATE, "s", "g", "i", NULL,
+                                        "[{\"type\":\"append\",\"path\":\"n\",\"value\":1}]");
+    const char *start =
+        "{\"old_value\":{\"n\":1.50},\"new_value\":{\"n\":1.50},\"errors\":[{\"op_index\":0,"
+        "\"code\":\"append.type_mismatch\"";
+    cr_assert_eq(strncmp(recorded_text(answer, 2), start, strlen(start)), 0, "%s",
+                 recorded_text(answer, 2));
+    cr_assert_str_eq(next_event(&record), "\"streamName\":\"s\",\"groupId\":\"g\",\"id\":\"i\","
+                                          "\"event\":{\"type\":\"update\",\"data\":{\"n\":1.50}}");
+    cr_assert_eq(record.seq, 3);
+}
+
+/* covers: 2.9#2 3.1#8 */
+Test(engine, an_update_that_cannot_be_read_or_made_changes_nothing)
+{
+    static char large[200 * 1024];
+    static char ops[700 * 1024];
+    expect_error(ask(WIRE_OP_UPDATE, "s", "g", "i", NULL, "[{\"type\":\"what\"}]"),
+                 "deserialization_error", "stream::update: ");
+    expect_error(ask(WIRE_OP_UPDATE, "s", "g", "i", NULL, "{}"), "deserialization_error",
+                 "stream::update: ");
+    memset(large, 'x', sizeof large - 1);
+    snprintf(ops, sizeof ops, "[{\"type\":\"append\",\"path\":\"\",\"value\":\"%s\"}]", large);
+    cr_assert_str_eq(recorded_text(ask(WIRE_OP_UPDATE, "s", "g", "i", NULL, ops), 0), "(nil)");
+    ring_reader_seek_head(&ring);
+    expect_error(ask(WIRE_OP_UPDATE, "s", "g", "i", NULL, ops), "STREAM_UPDATE_ERROR", "larger");
+    snprintf(ops, sizeof ops, "[\"%s%s%s\"]", large, large, large);
+    expect_error(ask(WIRE_OP_UPDATE, "s", "g", "i", NULL, ops), "STREAM_UPDATE_ERROR",
+                 "twice value_bytes_max");
+    expect_no_event();
+}
+
+/* Reads the next record's trace; "-" where there is none. */
+static const char *next_trace(void)
+{
+    static char text[256];
+    struct ring_record record;
+    struct buffer bytes;
+    buffer_init(&bytes, 1 << 20);
+    cr_assert_eq(ring_read(&ring, &record, &bytes), WEIR_OK);
+    const char *at = bytes.data + ring_record_trace_offset(&record);
+    snprintf(text, sizeof text, "%.*s %.*s",
+             record.traceparent_bytes ? record.traceparent_bytes : 1,
+             record.traceparent_bytes ? at : "-", record.baggage_bytes ? record.baggage_bytes : 1,
+             record.baggage_bytes ? at + record.traceparent_bytes : "-");
+    buffer_fini(&bytes);
+    return text;
+}
+
+static void write_traced(const char *stream_name, const char *traceparent, const char *baggage)
+{
+    struct wire_message message = {.type = WIRE_STREAM, .id = 7};
+    message.fields[0].number = WIRE_OP_SET;
+    message.fields[1].span = span_text(stream_name);
+    message.fields[2].span = message.fields[3].span = span_text("g");
+    message.fields[5].span = span_text("1");
+    message.fields[6].span = text_or_nil(traceparent);
+    message.fields[7].span = text_or_nil(baggage);
+    cr_assert_eq(engine_stream(engine, peer, &message, now_ms), WEIR_OK);
+    engine_commit(engine);
+}
+
+/* An event's record carries its writer's context, but not that of the console's streams. */
+Test(engine, events_carry_the_writers_trace)
+{
+    write_traced("s", "00-1-2-01", "k=v");
+    cr_assert_str_eq(next_trace(), "00-1-2-01 k=v");
+    write_traced("s", NULL, NULL);
+    cr_assert_str_eq(next_trace(), "- -");
+    write_traced("iii:devtools:", "00-1-2-01", "k=v");
+    cr_assert_str_eq(next_trace(), "- -");
+    write_traced("iii:devtools:state", "00-1-2-01", "k=v");
+    cr_assert_str_eq(next_trace(), "- -");
+    write_traced("iii:devtools", "00-1-2-01", NULL);
+    cr_assert_str_eq(next_trace(), "00-1-2-01 -");
+}
+
 /* Insertion order; overwriting keeps the place, delete and set moves to the end. */
+/* covers: 3#4 3#5 3#6 */
 Test(engine, lists_answer_in_order)
 {
     expect_result(ask(WIRE_OP_LIST, "s", "g", NULL, NULL, NULL), "[]");
@@ -225,6 +322,19 @@ Test(engine, lists_answer_in_order)
     expect_result(ask(WIRE_OP_LIST_GROUPS, "s", NULL, NULL, NULL, NULL), "[\"f:/%\",\"g\"]");
     expect_result(ask(WIRE_OP_LIST_ALL, NULL, NULL, NULL, NULL, NULL),
                   "{\"stream\":[{\"id\":\"s\",\"groups\":[\"f:/%\",\"g\"]}],\"count\":1}");
+}
+
+/* covers: 3.1#7 */
+Test(engine, reads_emit_nothing)
+{
+    struct ring_record record;
+    (void)ask(WIRE_OP_SET, "s", "g", "i", NULL, "1");
+    next_event(&record);
+    (void)ask(WIRE_OP_GET, "s", "g", "i", NULL, NULL);
+    (void)ask(WIRE_OP_LIST, "s", "g", NULL, NULL, NULL);
+    (void)ask(WIRE_OP_LIST_GROUPS, "s", NULL, NULL, NULL, NULL);
+    (void)ask(WIRE_OP_LIST_ALL, NULL, NULL, NULL, NULL, NULL);
+    expect_no_event();
 }
 
 /* Nothing is answered or visible before the commit; answers keep the order of requests; a list
@@ -274,6 +384,7 @@ Test(engine, a_large_turn_commits_early)
     cr_assert_gt(counters.commits, 10);
 }
 
+/* covers: 2.9#2 3.1#8 */
 Test(engine, bad_input_is_answered_and_changes_nothing)
 {
     static char long_name[NAME_BYTES_MAX + 2];
@@ -290,8 +401,7 @@ Test(engine, bad_input_is_answered_and_changes_nothing)
                  "value_bytes_max");
     expect_error(ask(WIRE_OP_SEND, "s", "g", "i", "t", long_value), "STREAM_SEND_ERROR",
                  "value_bytes_max");
-    expect_error(ask(WIRE_OP_UPDATE, "s", "g", "i", NULL, "[]"), "STREAM_UPDATE_ERROR",
-                 "not supported");
+    expect_error(ask(WIRE_OP_UPDATE, "s", "g", "i", NULL, NULL), "deserialization_error", "ops");
     cr_assert_eq(stream(1, 99, "s", "g", "i", NULL, "1"), WEIR_INVALID);
     expect_no_event();
     expect_result(ask(WIRE_OP_LIST_ALL, NULL, NULL, NULL, NULL, NULL),
@@ -300,6 +410,7 @@ Test(engine, bad_input_is_answered_and_changes_nothing)
 }
 
 /* items_max is 1000 here: the next item is refused with a sentence, an update of an old one is not. */
+/* covers: 2.9#5 */
 Test(engine, a_full_store_is_an_error_answer)
 {
     char item[32];
@@ -333,6 +444,7 @@ Test(engine_small_ring, an_event_too_large_for_the_ring_is_refused, .fini = clos
 }
 
 /* An answer no frame holds becomes an error, not silence. */
+/* covers: 2.9#3 */
 Test(engine, an_answer_too_large_for_a_frame_is_an_error)
 {
     (void)ask(WIRE_OP_SET, "s", "g", "i", NULL, "1");
@@ -343,4 +455,89 @@ Test(engine, an_answer_too_large_for_a_frame_is_an_error)
     engine_commit(engine);
     cr_assert_eq(recorder.count, 0);
     cr_assert_eq(counters.replies_lost, 1, "the error was tried and counted");
+}
+
+/* ---- with a worker's own streams ---- */
+
+static uint64_t asked_tokens[8];
+static unsigned asked_count;
+
+static enum weir_status worker_call(void *context, const struct custom_call *call)
+{
+    (void)context;
+    cr_assert_lt(asked_count, 8);
+    asked_tokens[asked_count++] = call->token;
+    return WEIR_OK;
+}
+static bool worker_has(void *context, struct span id)
+{
+    (void)context;
+    (void)id;
+    return true;
+}
+static void worker_changed(void *context, struct span stream, bool is_custom)
+{
+    (void)context;
+    (void)stream;
+    (void)is_custom;
+}
+
+static void open_custom_engine(void)
+{
+    static const struct custom_options options = {
+        .seam = {worker_call, worker_has, worker_changed, NULL},
+        .timeout_ms = 1000,
+        .counters = &counters};
+    custom = &options;
+    open_engine();
+    custom_function_changed(engine_custom(engine), span_text("stream::set(s)"), true);
+    custom_function_changed(engine_custom(engine), span_text("stream::get(s)"), true);
+}
+
+TestSuite(engine_custom, .init = open_custom_engine, .fini = close_engine, .timeout = 30);
+
+static void worker_answers(unsigned call, const char *result)
+{
+    custom_answer(engine_custom(engine), asked_tokens[call], CUSTOM_RESULT, span_text(result),
+                  (struct span){0}, now_ms);
+}
+
+/* What a worker answers in a later turn becomes visible, and is answered, at that turn's commit;
+ * other streams do not wait. */
+Test(engine_custom, a_worker_may_answer_in_a_later_turn)
+{
+    struct ring_record record;
+    cr_assert_eq(stream(1, WIRE_OP_SET, "s", "g", "i", NULL, "1"), WEIR_OK);
+    cr_assert_eq(stream(2, WIRE_OP_SET, "t", "g", "i", NULL, "1"), WEIR_OK);
+    engine_commit(engine);
+    cr_assert_eq(recorder.count, 1);
+    cr_assert_eq(recorder.messages[0].id, 2);
+    next_event(&record);
+    cr_assert_not(engine_has_uncommitted(engine));
+    worker_answers(0, "{\"old_value\":0,\"new_value\":1}");
+    cr_assert(engine_has_uncommitted(engine));
+    expect_no_event();
+    engine_commit(engine);
+    cr_assert_eq(recorder.messages[1].id, 1);
+    expect_result(&recorder.messages[1], "{\"old_value\":0,\"new_value\":1}");
+    cr_assert_str_eq(next_event(&record), "\"streamName\":\"s\",\"groupId\":\"g\",\"id\":\"i\","
+                                          "\"event\":{\"type\":\"update\",\"data\":1}");
+}
+
+Test(engine_custom, errors_are_answered_as_they_are_meant)
+{
+    cr_assert_eq(stream(1, WIRE_OP_SET, "s", "g", "i", NULL, "1"), WEIR_OK);
+    cr_assert_eq(stream(2, WIRE_OP_GET, "s", "g", "i", NULL, NULL), WEIR_OK);
+    worker_answers(0, "7");
+    custom_answer(engine_custom(engine), asked_tokens[1], CUSTOM_ERROR, (struct span){0},
+                  span_text("{\"code\":\"X\",\"message\":\"y\",\"z\":1}"), now_ms);
+    engine_commit(engine);
+    cr_assert_eq(recorder.count, 2);
+    expect_error(&recorder.messages[0], "JSON_ERROR", "stream::set: ");
+    cr_assert_str_eq(recorded_text(&recorder.messages[1], 0), "(nil)");
+    cr_assert_str_eq(recorded_text(&recorder.messages[1], 3),
+                     "{\"code\":\"X\",\"message\":\"y\",\"z\":1}");
+    custom_function_changed(engine_custom(engine), span_text("stream::get(s)"), false);
+    expect_error(ask(WIRE_OP_GET, "s", "g", "i", NULL, NULL), "STREAM_GET_ERROR", "away");
+    cr_assert_eq(stream(3, WIRE_OP_SET, "s", "g", "i", NULL, "1"), WEIR_OK); /* open at the close */
 }

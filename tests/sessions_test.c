@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "gateway/calls.h"
+#include "gateway/custom_streams.h"
 #include "gateway/salvage.h"
 #include "shm/wire.h"
 
@@ -327,8 +328,8 @@ Test(sessions, set_goes_to_the_broker_and_its_answer_back, .timeout = 20)
     cr_assert_eq(message.fields[0].number, WIRE_OP_SET);
     cr_assert(span_equal(message.fields[3].span, SPAN_LITERAL("iA")));
     cr_assert(span_equal(message.fields[5].span, SPAN_LITERAL("{\"a\":1}")));
-    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL,
-                                        WIRE_SPAN(SPAN_LITERAL("{\"old_value\":null}"))};
+    const struct wire_field answer[4] = {WIRE_NIL, WIRE_NIL,
+                                         WIRE_SPAN(SPAN_LITERAL("{\"old_value\":null}"))};
     broker_send(WIRE_STREAM_RESULT, message.id, answer);
     pump();
     cr_assert_eq(notes.answers, 1);
@@ -354,7 +355,7 @@ Test(sessions, reads_are_local_unless_a_write_is_under_way, .timeout = 20)
     struct wire_message get = broker_expect(WIRE_STREAM);
     cr_assert_eq(get.fields[0].number, WIRE_OP_GET);
     uint64_t get_id = get.id;
-    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
+    const struct wire_field answer[4] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
     broker_send(WIRE_STREAM_RESULT, set, answer);
     broker_send(WIRE_STREAM_RESULT, get_id, answer);
     pump();
@@ -363,6 +364,69 @@ Test(sessions, reads_are_local_unless_a_write_is_under_way, .timeout = 20)
     call(session, "\"r3\"", "stream::list", "{\"stream_name\":\"s\",\"group_id\":\"g\"}");
     cr_assert_eq(notes.answers, 3, "local again");
     cr_assert_str_eq(notes.result, "[]");
+    world_close(session);
+}
+
+/* The operations travel as text, compact, in the place of a value. */
+Test(sessions, update_passes_its_operations_on, .timeout = 20)
+{
+    static const char *const wrong[] = {"{}", "null", "\"ops\"", "1"};
+    char data[4000];
+    struct session *session = world_open(100, 1000);
+    call(session, "\"t\"", "stream::update",
+         "{\"stream_name\":\"s\",\"group_id\":\"g\",\"item_id\":\"i\",\"ops\":[ { \"type\" : \"x\" "
+         "} ]}");
+    struct wire_message message = broker_expect(WIRE_STREAM);
+    cr_assert_eq(message.fields[0].number, WIRE_OP_UPDATE);
+    cr_assert(span_equal(message.fields[5].span, SPAN_LITERAL("[{\"type\":\"x\"}]")));
+    for (unsigned i = 0; i < 4; i++) {
+        (void)snprintf(data, sizeof data,
+                       "{\"stream_name\":\"s\",\"group_id\":\"g\",\"item_id\":\"i\",\"ops\":%s}",
+                       wrong[i]);
+        call(session, "\"t\"", "stream::update", data);
+        cr_assert_eq(notes.answers, i + 1);
+        cr_assert_not_null(strstr(notes.error, "\"deserialization_error\""));
+        cr_assert_not_null(strstr(notes.error, "stream::update: the field ops"), "%s", notes.error);
+    }
+    call(session, "\"t\"", "stream::update", SET_DATA);
+    cr_assert_not_null(strstr(notes.error, "the field ops is missing"), "%s", notes.error);
+    (void)snprintf(
+        data, sizeof data,
+        "{\"stream_name\":\"s\",\"group_id\":\"g\",\"item_id\":\"i\",\"ops\":[\"%03000d\"]}", 1);
+    call(session, "\"t\"", "stream::update", data);
+    cr_assert_not_null(strstr(notes.error, "\"STREAM_UPDATE_ERROR\""), "%s", notes.error);
+    world_close(session);
+}
+
+/* Whoever registers a stream's functions and then reads is answered by the broker; a worker's error
+ * object comes as it is; there is no time limit of the link's own. */
+Test(sessions, a_workers_own_stream_is_read_through_the_broker, .timeout = 20)
+{
+    struct session *session = world_open(100, 5000);
+    world.sessions.custom = custom_streams_open();
+    const struct session_registration function = {.function = SPAN_LITERAL("stream::list(s)")};
+    session_register_function(session, &function);
+    (void)broker_expect(WIRE_FUNCTION_REGISTER);
+    call(session, "\"r\"", "stream::get", GET_DATA);
+    cr_assert_eq(notes.answers, 0, "not from the store");
+    uint64_t get = broker_expect(WIRE_STREAM).id;
+    (void)usleep(1100000);
+    uv_update_time(&world.loop);
+    cr_assert(link_is_responsive(world.link), "it is a worker that takes its time");
+    const struct wire_field answer[4] = {
+        WIRE_NIL, WIRE_NIL, WIRE_NIL,
+        WIRE_SPAN(SPAN_LITERAL("{\"code\":\"X\",\"message\":\"\",\"z\":1}"))};
+    broker_send(WIRE_STREAM_RESULT, get, answer);
+    pump();
+    cr_assert_eq(notes.answers, 1);
+    cr_assert_str_eq(notes.error, "{\"code\":\"X\",\"message\":\"\",\"z\":1}");
+    call(session, "\"r\"", "stream::list_all", "{}");
+    cr_assert_eq(notes.answers, 2, "no stream's own");
+    call(session, "\"r\"", "stream::get",
+         "{\"stream_name\":\"t\",\"group_id\":\"g\",\"item_id\":\"i\"}");
+    cr_assert_eq(notes.answers, 3, "another stream is in the store");
+    custom_streams_close(world.sessions.custom);
+    world.sessions.custom = NULL;
     world_close(session);
 }
 
@@ -495,7 +559,7 @@ Test(sessions, broker_death, .timeout = 20)
     cr_assert(span_equal(message.fields[3].span, SPAN_LITERAL("d")));
     uint64_t late = broker_expect(WIRE_STREAM).id;
     (void)broker_expect(WIRE_CALL);
-    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
+    const struct wire_field answer[4] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
     broker_send(WIRE_STREAM_RESULT, late, answer);
     pump();
     cr_assert_eq(notes.answers, 2);
@@ -539,7 +603,7 @@ Test(sessions, unsent_calls_go_to_the_next_broker, .timeout = 20)
     message = broker_expect(WIRE_CALL);
     cr_assert(span_equal(message.fields[2].span, SPAN_LITERAL("app::h")));
     cr_assert_not(broker_receive(&message), "each once");
-    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
+    const struct wire_field answer[4] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
     broker_send(WIRE_STREAM_RESULT, first, answer);
     pump();
     cr_assert_eq(notes.answers, 2);
@@ -614,7 +678,7 @@ Test(sessions, a_silent_broker_is_not_waited_for_for_ever, .timeout = 20)
     cr_assert(link_is_responsive(world.link));
     pump();
     uint64_t late = broker_expect(WIRE_STREAM).id;
-    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
+    const struct wire_field answer[4] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
     broker_send(WIRE_STREAM_RESULT, late, answer);
     pump();
     cr_assert_eq(asked_silent, 1);
@@ -837,7 +901,7 @@ Test(sessions, reading_pauses_at_the_bound, .timeout = 20)
         ids[i] = broker_expect(WIRE_STREAM).id;
     }
     cr_assert_not(notes.is_reading);
-    const struct wire_field answer[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
+    const struct wire_field answer[4] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
     broker_send(WIRE_STREAM_RESULT, ids[0], answer);
     pump();
     cr_assert_not(notes.is_reading, "not at every single answer");

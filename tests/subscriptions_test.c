@@ -336,6 +336,48 @@ static void fake_close(void *context, void *connection, unsigned code, const cha
 static const struct outlet fake_outlet = {
     fake_add, fake_flush, fake_send_text, fake_backlog_bytes, fake_close, NULL, 16};
 
+/* ---- the worker that keeps the stream, if there is one ---- */
+
+static struct custom_streams *custom; /* NULL: the items are in the store */
+static struct link_request *reads[JOINS_READS_MAX];
+static unsigned read_count, reads_lost;
+
+static enum weir_status fake_ask(struct link *link, enum wire_type type,
+                                 const struct wire_field *fields, struct link_request *request)
+{
+    (void)link;
+    cr_assert_eq(type, WIRE_STREAM);
+    cr_assert_eq(fields[0].number, fields[3].span.data == NULL ? WIRE_OP_LIST : WIRE_OP_GET);
+    cr_assert(request->is_patient, "a worker may take its time");
+    if (!is_calm && random_below(10) == 0)
+        return WEIR_FULL;
+    cr_assert_lt(read_count, JOINS_READS_MAX);
+    reads[read_count++] = request;
+    return WEIR_OK;
+}
+
+static void read_end(unsigned index, enum link_fate fate, bool fails)
+{
+    struct link_request *request = reads[index];
+    reads[index] = reads[--read_count];
+    struct wire_message answer = {.type = WIRE_STREAM_RESULT};
+    if (fails)
+        answer.fields[0].span = answer.fields[1].span = SPAN_LITERAL("STREAM_GET_GROUP_ERROR");
+    else if (random_below(2) == 0)
+        answer.fields[2].span = SPAN_LITERAL("[]");
+    reads_lost += fate != LINK_ANSWERED;
+    request->done(request, fate, fate == LINK_ANSWERED ? &answer : NULL);
+}
+
+/* Answers in any order, some late, some lost. */
+static void worker_step(void)
+{
+    while (read_count > 0 && random_below(3) == 0)
+        read_end(random_below(read_count), random_below(4) == 0 ? LINK_LOST : LINK_ANSWERED, false);
+    if (custom != NULL && random_below(500) == 0)
+        custom_streams_set(custom, SPAN_LITERAL("s"), true); /* it was away and is back */
+}
+
 /* ---- the gateway's turn ---- */
 
 static void turn_once(bool reads_feed)
@@ -441,6 +483,7 @@ static void world_open(uint64_t ring_bytes)
     world.joins = joins_open(&world.subscriptions, world.catch_up, &fake_outlet, &world.counters);
     catch_up_set_mapping(world.catch_up, world.mapping);
     joins_set_mapping(world.joins, world.mapping);
+    joins_set_broker(world.joins, fake_ask, NULL, custom);
 }
 
 static void world_close(void)
@@ -476,8 +519,11 @@ static void world_settle(void)
         if (sockets[i].owes_writable)
             socket_make_writable(&sockets[i]);
     }
-    for (unsigned i = 0; i < 500; i++)
+    for (unsigned i = 0; i < 500; i++) {
         turn_once(true);
+        while (read_count > 0)
+            read_end(0, LINK_ANSWERED, false);
+    }
     is_calm = false;
 }
 
@@ -550,8 +596,10 @@ static void run_model(uint64_t ring_bytes, unsigned pad_max, unsigned busy_perce
         sockets[i].busy_percent = i % 3 == 0 ? busy_percent : 0;
     }
     for (unsigned round = 0; round < 20; round++) {
-        for (unsigned step = 0; step < 500; step++)
+        for (unsigned step = 0; step < 500; step++) {
             world_step(pad_max);
+            worker_step();
+        }
         world_settle();
         world_check_complete();
     }
@@ -576,6 +624,110 @@ Test(subscriptions, lapped_links_get_a_fresh_sync, .timeout = 60)
     run_model(64 * 1024, 2000, 70);
     cr_assert_gt(world.counters.values[COUNTER_SYNCS_LAGGED], 0, "the run did lap");
     world_close();
+}
+
+static void make_custom(void)
+{
+    custom = custom_streams_open();
+    cr_assert_not_null(custom);
+    custom_streams_set(custom, SPAN_LITERAL("s"), true);
+}
+
+/* The same exactness while every sync is read from a worker, who answers late, in any order, or not
+ * at all: the link stands still meanwhile, and nothing is skipped or repeated. */
+Test(subscriptions, syncs_read_from_a_worker_are_exact, .timeout = 60)
+{
+    make_custom();
+    run_model(4 * 1024 * 1024, 100, 30);
+    cr_assert_gt(reads_lost, 0);
+    world_close();
+    custom_streams_close(custom);
+}
+
+Test(subscriptions, syncs_read_from_a_worker_survive_a_small_ring, .timeout = 60)
+{
+    make_custom();
+    run_model(64 * 1024, 2000, 70);
+    cr_assert_gt(world.counters.values[COUNTER_SYNCS_LAGGED], 0, "the run did lap");
+    world_close();
+    custom_streams_close(custom);
+}
+
+/* No sync when the value cannot be read, but every event from where the link was held; a subscription
+ * that leaves meanwhile lets the others of its socket go on. */
+Test(subscriptions, a_sync_that_cannot_be_read_is_left_out, .timeout = 30)
+{
+    random_state = 11;
+    make_custom();
+    world_open(1024 * 1024);
+    is_calm = true;
+    struct fake_socket *socket = &sockets[0];
+    socket->subscriber.connection = socket;
+    struct subscription_wish whole = wish_of("0", 0, -1), item = wish_of("1", 0, 0);
+    cr_assert_eq(subscriptions_add(&world.subscriptions, &socket->subscriber, &whole), WEIR_OK);
+    turn_once(true);
+    cr_assert_eq(read_count, 1);
+    while (world.event_count[0] < 3)
+        world_write(0, 10);
+    turn_once(true);
+    cr_assert_eq(socket->received, 0, "events wait for the sync");
+    socket->topics[0] = (struct socket_topic){.wants_whole = true, .was_synced = true};
+    read_end(0, LINK_ANSWERED, true);
+    turn_once(true);
+    cr_assert_eq(socket->received, 3);
+    cr_assert_eq(socket->syncs, 0);
+
+    cr_assert_eq(subscriptions_add(&world.subscriptions, &socket->subscriber, &item), WEIR_OK);
+    turn_once(true);
+    cr_assert_eq(read_count, 1);
+    while (world.event_count[0] < 6)
+        world_write(0, 10);
+    subscriptions_all_behind(&world.subscriptions); /* as when the feed was lapped */
+    turn_once(true);
+    cr_assert_eq(socket->received, 3, "the link stands still");
+    cr_assert(subscriptions_remove(&world.subscriptions, &socket->subscriber, span_text("1")));
+    turn_once(true);
+    cr_assert_eq(socket->received, 6, "and goes on when nobody needs that any more");
+    read_end(0, LINK_ANSWERED, false);
+    cr_assert_eq(socket->syncs, 0, "the answer is for nobody");
+    is_calm = false;
+    world_close();
+    custom_streams_close(custom);
+}
+
+/* All who join a group at the same seq share one reading, whatever becomes of some of them; who comes
+ * after an event needs another. */
+Test(subscriptions, one_reading_serves_all_who_wait_for_it, .timeout = 30)
+{
+    random_state = 13;
+    make_custom();
+    world_open(1024 * 1024);
+    is_calm = true;
+    for (unsigned i = 0; i < SOCKETS; i++) {
+        struct subscription_wish wish = wish_of("0", 0, -1);
+        sockets[i].subscriber.connection = &sockets[i];
+        cr_assert_eq(subscriptions_add(&world.subscriptions, &sockets[i].subscriber, &wish),
+                     WEIR_OK);
+        if (i == SOCKETS / 2)
+            turn_once(true);
+        if (i == SOCKETS - 2)
+            while (world.event_count[0] == 0)
+                world_write(0, 10);
+    }
+    turn_once(true);
+    cr_assert_eq(read_count, 2, "of seq 0 and of seq 1");
+    cr_assert(subscriptions_remove(&world.subscriptions, &sockets[0].subscriber, span_text("0")));
+    cr_assert(subscriptions_remove(&world.subscriptions, &sockets[3].subscriber, span_text("0")));
+    subscriptions_remove_subscriber(&world.subscriptions, &sockets[6].subscriber);
+    read_end(1, LINK_ANSWERED, false);
+    read_end(0, LINK_ANSWERED, false);
+    turn_once(true);
+    for (unsigned i = 0; i < SOCKETS; i++)
+        cr_assert_eq(sockets[i].syncs, i == 0 || i == 3 || i == 6 ? 0 : 1, "socket %u", i);
+    cr_assert_eq(read_count, 0);
+    is_calm = false;
+    world_close();
+    custom_streams_close(custom);
 }
 
 /* A gateway that stood still finds the ring lapped; its links catch up or sync, and nothing is

@@ -180,8 +180,7 @@ Test(wire, every_width_round_trips)
     for (size_t index = 0; index < sizeof lengths / sizeof lengths[0]; index++) {
         struct wire_message message;
         size_t frame_bytes;
-        struct wire_field fields[] = {WIRE_NIL, WIRE_SPAN(span_of(payload, lengths[index])),
-                                      WIRE_NIL};
+        struct wire_field fields[4] = {WIRE_NIL, WIRE_SPAN(span_of(payload, lengths[index]))};
         buffer_clear(&out);
         cr_assert_eq(wire_append(&out, WIRE_STREAM_RESULT, 0, fields), WEIR_OK);
         cr_assert_eq(wire_read(reader, buffer_span(&out), &message, &frame_bytes), WEIR_OK);
@@ -441,9 +440,9 @@ Test(wire, a_full_buffer_is_left_as_it_was)
 Test(wire, a_frame_beyond_the_limit_is_not_made)
 {
     static char payload[WIRE_FRAME_BYTES_MAX];
-    size_t overhead = WIRE_HEADER_BYTES + 1 + 5 + 2; /* array, bin 32 head, two nils */
-    struct wire_field fields[] = {WIRE_NIL, WIRE_NIL,
-                                  WIRE_SPAN(span_of(payload, sizeof payload - overhead + 1))};
+    size_t overhead = WIRE_HEADER_BYTES + 1 + 5 + 3; /* array, bin 32 head, three nils */
+    struct wire_field fields[4] = {WIRE_NIL, WIRE_NIL,
+                                   WIRE_SPAN(span_of(payload, sizeof payload - overhead + 1))};
     cr_assert_eq(wire_append(&out, WIRE_STREAM_RESULT, 1, fields), WEIR_TOO_LARGE);
     cr_assert_eq(out.capacity_bytes, 0);
     fields[2].span.bytes = SIZE_MAX;
