@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "gateway/custom_streams.h"
+#include "gateway/printer.h"
 #include "shm/error_body.h"
 #include "shm/store.h"
 #include "shm/stream_functions.h"
@@ -18,7 +19,9 @@ struct call {
     uint32_t tag_bytes, function_bytes, traceparent_bytes, baggage_bytes;
     bool is_answered;
     bool has_traceparent, has_baggage;
-    char text[]; /* tag, function, traceparent, baggage */
+    bool is_enqueued;
+    uint8_t receipt[UUID_BYTES]; /* of what is enqueued */
+    char text[];                 /* tag, function, traceparent, baggage */
 };
 
 /* ---- the builtin stream functions (PROTOCOL 3) ---- */
@@ -141,7 +144,9 @@ static struct call *call_make(struct session *session, const struct call_request
         .is_answered = request->tag.data != NULL,
         .has_traceparent = request->traceparent.data != NULL,
         .has_baggage = request->baggage.data != NULL,
+        .is_enqueued = request->queue.data != NULL,
     };
+    memcpy(call->receipt, request->receipt, UUID_BYTES);
     const struct span parts[] = {request->tag, request->function_tag, request->traceparent,
                                  request->baggage};
     size_t offset = 0;
@@ -203,26 +208,63 @@ static struct call_request call_echo(const struct call *call)
     return request;
 }
 
+static const char *call_error_code(const struct call *call)
+{
+    if (call->is_enqueued)
+        return "enqueue_error";
+    return call->stream != NULL ? call->stream->error_code : "invocation_stopped";
+}
+
 static void call_fail(const struct call *call, struct session *session, enum link_fate fate)
 {
     struct call_request echo = call_echo(call);
+    const char *code = call_error_code(call);
     if (fate == LINK_EXPIRED) {
         session_answer_error(
-            session, &echo, call->stream != NULL ? call->stream->error_code : "invocation_stopped",
+            session, &echo, code,
             "the broker is not available: the call waited for it in vain and was not "
             "carried out");
         return;
     }
     if (call->stream != NULL)
-        session_answer_error(session, &echo, call->stream->error_code,
+        session_answer_error(session, &echo, code,
                              fate == LINK_SILENT
                                  ? "the broker has not answered in time (write_wait_ms): whether "
                                    "the call was applied, or will be, is not known"
                                  : "the broker restarted before it answered: whether the call was "
                                    "applied is not known");
     else
-        session_answer_error(session, &echo, "invocation_stopped",
+        session_answer_error(session, &echo, code,
                              "the broker restarted while the call was pending");
+}
+
+/* What the queue worker says goes on under one code, so that callers need to know only that. */
+static void call_deliver_receipt(const struct call *call, struct session *session,
+                                 struct span error_json)
+{
+    static const char *const names[] = {"code", "message"};
+    struct call_request echo = call_echo(call);
+    struct json_value values[2];
+    char receipt[64], uuid[UUID_TEXT_BYTES + 1];
+    if (error_json.data == NULL) {
+        uuid_print(uuid, call->receipt);
+        (void)snprintf(receipt, sizeof receipt, "{\"messageReceiptId\":\"%s\"}", uuid);
+        session_send(session, &echo, span_text(receipt), (struct span){0});
+        return;
+    }
+    struct span message = SPAN_LITERAL("the queue worker failed and gave no reason");
+    buffer_clear(&session->sessions->names);
+    if (json_scan_object(error_json, JSON_DEPTH_MAX, names, 2, values, NULL) == WEIR_OK &&
+        values[1].kind == JSON_STRING &&
+        buffer_reserve(&session->sessions->names, values[1].text.bytes) == WEIR_OK) {
+        message = json_decode(values[1], &session->sessions->names);
+        if (json_string_equals(values[0], SPAN_LITERAL("function_not_found")))
+            message = SPAN_LITERAL("enqueueing needs a queue worker (one that offers "
+                                   "engine::queue::enqueue), and none is connected");
+    }
+    counters_add(session->sessions->counters, COUNTER_CALLS_FAILED, 1);
+    session_send(session, &echo, (struct span){0},
+                 sessions_print_error(session->sessions, SPAN_LITERAL("enqueue_error"), message));
 }
 
 static void call_deliver(const struct call *call, struct session *session,
@@ -230,7 +272,9 @@ static void call_deliver(const struct call *call, struct session *session,
 {
     struct call_request echo = call_echo(call);
     if (answer->type == WIRE_RESULT) {
-        if (call->stream == NULL)
+        if (call->is_enqueued)
+            call_deliver_receipt(call, session, answer->fields[1].span);
+        else if (call->stream == NULL)
             session_send(session, &echo,
                          answer->fields[1].span.data != NULL ? (struct span){0}
                                                              : answer->fields[0].span,
@@ -271,7 +315,9 @@ static void session_ask(struct session *session, const struct call_request *requ
                         const struct stream_function *stream, bool is_custom, enum wire_type type,
                         const struct wire_field *fields, size_t data_bytes)
 {
-    const char *code = stream != NULL ? stream->error_code : "invocation_error";
+    const char *code = request->queue.data != NULL ? "enqueue_error"
+                       : stream != NULL            ? stream->error_code
+                                                   : "invocation_error";
     struct call *call = call_make(session, request, stream, data_bytes);
     if (call == NULL) {
         session_answer_error(session, request, code, "the gateway is out of memory");
@@ -506,6 +552,12 @@ static void session_call_stream(struct session *session, const struct call_reque
 
 /* ---- other functions ---- */
 
+static bool call_is_in_default(const struct call_request *request)
+{
+    return request->name_space.data == NULL ||
+           span_equal(request->name_space, SPAN_LITERAL("default"));
+}
+
 /* `{"a":1}` -> `{"a":1,"_caller_worker_id":"<id>"}`; a key of that name the caller sent is left out. */
 static enum weir_status call_append_caller(struct buffer *out, struct json_value data,
                                            const char *worker_id)
@@ -551,6 +603,7 @@ static struct span call_data(struct session *session, struct json_value data)
 static void session_call_register(struct session *session, const struct call_request *request)
 {
     static const char *const names[] = {"namespace"};
+    struct buffer *decoded = &session->sessions->names;
     struct json_value value = {0};
     if (request->data.kind != JSON_OBJECT ||
         json_scan_object(request->data.text, JSON_DEPTH_MAX, names, 1, &value, NULL) != WEIR_OK) {
@@ -558,24 +611,154 @@ static void session_call_register(struct session *session, const struct call_req
                              "engine::workers::register: the input must be an object");
         return;
     }
-    struct span name_space = {0};
-    buffer_clear(&session->sessions->names);
-    if (buffer_reserve(&session->sessions->names, value.text.bytes) == WEIR_OK)
-        name_space = json_decode(value, &session->sessions->names);
-    if (name_space.data != NULL && span_is_blank(name_space)) {
-        session_answer_error(session, request, "INVALID_NAMESPACE",
-                             "engine::workers::register: the namespace is blank");
+    if (value.kind != JSON_STRING && value.kind != JSON_NULL && value.kind != JSON_ABSENT) {
+        session_answer_error(session, request, "deserialization_error",
+                             "engine::workers::register: namespace must be a string, not %s",
+                             kind_name(value.kind));
         return;
     }
-    session_describe(session, sessions_compact(session->sessions, request->data), name_space);
-    session_send(session, request, SPAN_LITERAL("{\"success\":true}"), (struct span){0});
+    buffer_clear(decoded);
+    if (buffer_reserve(decoded, value.text.bytes) != WEIR_OK) {
+        session_answer_error(session, request, "invocation_error", "the gateway is out of memory");
+        return;
+    }
+    struct span name_space = json_decode(value, decoded);
+    enum weir_status status =
+        session_describe(session, sessions_compact(session->sessions, request->data), name_space);
+    if (status == WEIR_OK)
+        session_send(session, request, SPAN_LITERAL("{\"success\":true}"), (struct span){0});
+    else if (status == WEIR_INVALID)
+        session_answer_error(session, request, "INVALID_NAMESPACE",
+                             "engine::workers::register: a namespace is not blank and has at most "
+                             "%u bytes, none of them zero",
+                             NAME_BYTES_MAX);
+    else if (status == WEIR_TOO_LARGE)
+        session_answer_error(session, request, "deserialization_error",
+                             "engine::workers::register: the input is larger than %u bytes",
+                             (unsigned)SESSION_INFO_BYTES_MAX);
+    else
+        session_answer_error(session, request, "invocation_error", "the gateway is out of memory");
 }
+
+/* ---- engine::log ---- */
+
+/* NULL: none of the log functions. */
+static const char *log_level(struct span function)
+{
+    static const char *const levels[] = {"info", "warn", "error", "debug", "trace"};
+    static const char prefix[] = "engine::log::";
+    size_t prefix_bytes = sizeof prefix - 1;
+    if (function.bytes <= prefix_bytes || memcmp(function.data, prefix, prefix_bytes) != 0)
+        return NULL;
+    struct span rest = span_of(function.data + prefix_bytes, function.bytes - prefix_bytes);
+    for (unsigned i = 0; i < sizeof levels / sizeof levels[0]; i++) {
+        if (span_equal(rest, span_text(levels[i])))
+            return levels[i];
+    }
+    return NULL;
+}
+
+/* What it calls itself, or its id. Decoded to the end of sessions->names, where there is room. */
+static struct span session_log_name(struct session *session)
+{
+    static const char *const names[] = {"name"};
+    struct json_value name;
+    if (session->info.bytes > 0 &&
+        json_scan_object(buffer_span(&session->info), JSON_DEPTH_MAX, names, 1, &name, NULL) ==
+            WEIR_OK &&
+        name.kind == JSON_STRING && name.text.bytes > 2)
+        return json_decode(name, &session->sessions->names);
+    return span_text(session->worker_id);
+}
+
+static void session_call_log(struct session *session, const struct call_request *request,
+                             const char *level)
+{
+    static const char *const names[] = {"message"};
+    struct sessions *sessions = session->sessions;
+    struct json_value message = {0};
+    if (request->data.kind != JSON_OBJECT ||
+        json_scan_object(request->data.text, JSON_DEPTH_MAX, names, 1, &message, NULL) != WEIR_OK ||
+        message.kind != JSON_STRING) {
+        session_answer_error(session, request, "deserialization_error",
+                             "engine::log::%s: the field message must be a string", level);
+        return;
+    }
+    buffer_clear(&sessions->names);
+    if (buffer_reserve(&sessions->names, message.text.bytes + SESSION_INFO_BYTES_MAX) != WEIR_OK) {
+        session_answer_error(session, request, "invocation_error", "the gateway is out of memory");
+        return;
+    }
+    struct span name = session_log_name(session);
+    if (worker_log_message(&sessions->log, level, name, json_decode(message, &sessions->names)))
+        counters_add(sessions->counters, COUNTER_LOG_LINES, 1);
+    session_send(session, request, (struct span){0}, (struct span){0});
+}
+
+/* ---- enqueueing (PROTOCOL 2.8) ---- */
+
+static void print_string_or_null(struct printer *printer, struct span text)
+{
+    if (text.data == NULL)
+        print_literal(printer, "null");
+    else
+        print_string(printer, text);
+}
+
+/* The input of engine::queue::enqueue, in sessions->names. data NULL: no memory. */
+static struct span session_print_enqueue(struct session *session,
+                                         const struct call_request *request)
+{
+    struct sessions *sessions = session->sessions;
+    struct span data = sessions_compact(sessions, request->data);
+    char receipt[UUID_TEXT_BYTES + 1];
+    uuid_print(receipt, request->receipt);
+    buffer_clear(&sessions->names);
+    struct printer printer = {&sessions->names, data.data == NULL ? WEIR_NO_MEMORY : WEIR_OK};
+    print_literal(&printer, "{\"queue\":");
+    print_string(&printer, request->queue);
+    print_literal(&printer, ",\"function_id\":");
+    print_string(&printer, request->function);
+    print_literal(&printer, ",\"data\":");
+    print_span(&printer, data);
+    print_literal(&printer, ",\"messageReceiptId\":");
+    print_string(&printer, span_text(receipt));
+    print_literal(&printer, ",\"traceparent\":");
+    print_string_or_null(&printer, request->traceparent);
+    print_literal(&printer, ",\"baggage\":");
+    print_string_or_null(&printer, request->baggage);
+    if (!call_is_in_default(request))
+        print_string_member(&printer, SPAN_LITERAL(",\"namespace\":"), request->name_space);
+    print_literal(&printer, "}");
+    return printer.status == WEIR_OK ? buffer_span(&sessions->names) : (struct span){0};
+}
+
+static void session_call_enqueue(struct session *session, const struct call_request *request)
+{
+    struct call_request queued = *request;
+    uuid_make(queued.receipt);
+    struct span data = session_print_enqueue(session, &queued);
+    if (data.data == NULL) {
+        session_answer_error(session, request, "enqueue_error", "the gateway is out of memory");
+        return;
+    }
+    const struct wire_field fields[] = {WIRE_NUMBER(session->id),
+                                        WIRE_NIL,
+                                        WIRE_SPAN(SPAN_LITERAL("engine::queue::enqueue")),
+                                        WIRE_SPAN(data),
+                                        WIRE_NIL,
+                                        WIRE_SPAN(request->traceparent),
+                                        WIRE_SPAN(request->baggage)};
+    session_ask(session, &queued, NULL, false, WIRE_CALL, fields, data.bytes);
+}
+
+/* ---- calls of workers' functions ---- */
 
 static void session_call_function(struct session *session, const struct call_request *request)
 {
     struct span data = call_data(session, request->data);
     struct span metadata = {0};
-    if (request->metadata.kind != JSON_ABSENT)
+    if (request->metadata.kind != JSON_ABSENT && request->metadata.kind != JSON_NULL)
         metadata = request->metadata.text;
     if (data.data == NULL) {
         session_answer_error(session, request, "invocation_error", "the gateway is out of memory");
@@ -589,18 +772,35 @@ static void session_call_function(struct session *session, const struct call_req
     session_ask(session, request, NULL, false, WIRE_CALL, fields, data.bytes + metadata.bytes);
 }
 
+/* The engine's functions that a gateway carries out. False: it is none of them. */
+static bool session_call_own(struct session *session, const struct call_request *request)
+{
+    if (!call_is_in_default(request))
+        return false;
+    const char *level = log_level(request->function);
+    if (level != NULL)
+        session_call_log(session, request, level);
+    else if (span_equal(request->function, SPAN_LITERAL("engine::workers::register")))
+        session_call_register(session, request);
+    else
+        return false;
+    return true;
+}
+
 void session_call(struct session *session, const struct call_request *request)
 {
     counters_add(session->sessions->counters, COUNTER_CALLS, 1);
     const struct stream_function *stream = stream_function_by_name(request->function);
-    if (stream != NULL)
+    if (request->name_space.data != NULL && span_is_blank(request->name_space))
+        session_answer_error(session, request, "INVALID_NAMESPACE", "the namespace is blank");
+    else if (request->queue.data != NULL)
+        session_call_enqueue(session, request);
+    else if (stream != NULL)
         session_call_stream(session, request, stream);
-    else if (span_equal(request->function, SPAN_LITERAL("engine::workers::register")))
-        session_call_register(session, request);
     else if (request->function.bytes > NAME_BYTES_MAX)
         session_answer_error(session, request, "function_not_found",
                              "a function id of %zu bytes is longer than any that is registered",
                              request->function.bytes);
-    else
+    else if (!session_call_own(session, request))
         session_call_function(session, request);
 }

@@ -8,6 +8,8 @@
  *                           (custom_streams.h)
  *   stream::set, ...        checked here (names, shape), then STREAM to the broker
  *   engine::workers::register   SESSION_INFO to the broker
+ *   engine::log::*          a line of the gateway's log (worker_log.h)
+ *   action enqueue          CALL of engine::queue::enqueue, which a queue worker may offer
  *   anything else           CALL to the broker, which knows who has it
  *
  * Process:  gateway, loop thread only.
@@ -30,8 +32,11 @@ struct call_request {
     struct json_value metadata;
     struct span traceparent; /* decoded */
     struct span baggage;
+    struct span queue;           /* of action enqueue, decoded; data NULL: called, not enqueued */
+    uint8_t receipt[UUID_BYTES]; /* calls.c's, of what is enqueued */
 };
 
+/* The one door for both channels. */
 void session_call(struct session *session, const struct call_request *request);
 /* The calls of a session that goes lose it; their answers are dropped. */
 void calls_forget_session(struct session *session);

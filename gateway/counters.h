@@ -42,7 +42,7 @@
     X(RESULTS_IGNORED, counter, "results for calls unknown or not given to that worker")           \
     X(ANSWERS_HELD, counter, "answers kept back because a worker reads slowly")                    \
     X(WORKERS_DROPPED, counter, "workers closed because they did not read their answers")          \
-    X(REGISTRATIONS_REFUSED, counter, "functions beyond a session's bounds")                       \
+    X(REGISTRATIONS_REFUSED, counter, "functions, triggers and trigger types not taken")           \
     X(LINK_ATTACHED, counter, "times attached to a broker")                                        \
     X(LINK_LOST, counter, "times the broker went away")                                            \
     X(UPGRADES_REFUSED, counter, "WebSocket upgrades refused by path, origin or memory")           \

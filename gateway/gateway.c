@@ -425,6 +425,8 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
     if (gateway->link == NULL)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     gateway->sessions.link = gateway->link;
+    gateway->sessions.runner =
+        (struct session_trigger_runner){gateway->triggers, triggers_add, triggers_remove};
     channel_sockets_set_link(gateway->channels, gateway->link);
     server_calls_set_link(gateway->server_calls, gateway->link);
     joins_set_broker(gateway->joins, link_ask, gateway->link, gateway->custom);

@@ -8,6 +8,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "gateway/printer.h"
+
 enum {
     RECEIVE_BYTES = 64 * 1024,
     RECEIVES_PER_CALLBACK = 8,
@@ -42,6 +44,8 @@ struct local_connection {
     int events; /* being polled for */
     bool is_paused;
     bool is_slow;
+    bool is_held;      /* it waits for the end of its previous connection */
+    bool is_greeting;  /* the HELLO is at the front of the input, to be taken up again */
     bool has_leftover; /* whole frames may wait in the input: a pause came between */
     bool is_closing;   /* closed at the end of the turn */
 };
@@ -85,13 +89,19 @@ static void local_drop(struct local_connection *connection, const char *reason)
     (void)fprintf(stderr, "weir-gateway: event=local_connection_dropped reason=\"%s\"\n", reason);
 }
 
+static bool local_is_stopped(const struct local_connection *connection)
+{
+    return connection->is_closing || connection->is_paused || connection->is_slow ||
+           connection->is_held;
+}
+
 /* ---- sending ---- */
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 
 static void local_update_poll(struct local_connection *connection)
 {
-    int events = connection->is_paused || connection->is_slow ? 0 : UV_READABLE;
+    int events = local_is_stopped(connection) ? 0 : UV_READABLE;
     if (connection->output_sent < connection->output.bytes)
         events |= UV_WRITABLE;
     if (events == connection->events)
@@ -152,7 +162,7 @@ void local_flush(struct local *local)
         next = connection->next;
         if (connection->output_sent < connection->output.bytes)
             local_send(connection);
-        if (connection->has_leftover && !connection->is_paused && !connection->is_slow) {
+        if (connection->has_leftover && !local_is_stopped(connection)) {
             local_consume(connection);
             local_send(connection);
         }
@@ -160,6 +170,15 @@ void local_flush(struct local *local)
         if (connection->is_closing)
             local_end(connection);
     }
+}
+
+static void local_refuse(struct local_connection *connection, const char *code,
+                         const char *sentence)
+{
+    const struct wire_field fields[] = {WIRE_SPAN(span_text(code)), WIRE_SPAN(span_text(sentence))};
+    local_append(connection, WIRE_REFUSED, 0, fields);
+    local_send(connection);
+    local_drop(connection, sentence);
 }
 
 /* ---- transport ---- */
@@ -201,11 +220,71 @@ static void on_set_reading(void *peer, bool reading)
     local_update_poll(connection);
 }
 
+static void on_set_held(void *peer, bool held)
+{
+    struct local_connection *connection = peer;
+    connection->is_held = held; /* what was kept back is taken up at the end of the turn */
+    local_update_poll(connection);
+}
+
+static void on_retire(void *peer)
+{
+    struct local_connection *connection = peer;
+    connection->session = NULL;
+    connection->is_closing = true;
+}
+
+static void on_reject(void *peer, const struct session_rejection *rejection)
+{
+    struct local_connection *connection = peer;
+    char code[64];
+    (void)snprintf(code, sizeof code, "%.*s", (int)rejection->code.bytes, rejection->code.data);
+    connection->session = NULL;
+    local_refuse(connection, code, "the worker's name is taken by another worker");
+}
+
+static void on_bind(void *peer, const struct session_bind *bind)
+{
+    struct local_connection *connection = peer;
+    const struct wire_field fields[] = {WIRE_NUMBER(connection->session->id),
+                                        WIRE_SPAN(bind->id),
+                                        WIRE_SPAN(bind->type),
+                                        WIRE_SPAN(bind->function),
+                                        WIRE_SPAN(bind->config),
+                                        WIRE_SPAN(bind->metadata),
+                                        WIRE_SPAN(bind->name_space),
+                                        WIRE_SPAN(bind->provider_space)};
+    local_append(connection, WIRE_TRIGGER_BIND, 0, fields);
+}
+
+static void on_unbind(void *peer, struct span id, struct span type)
+{
+    struct local_connection *connection = peer;
+    const struct wire_field fields[] = {WIRE_NUMBER(connection->session->id), WIRE_SPAN(id),
+                                        WIRE_SPAN(type)};
+    local_append(connection, WIRE_TRIGGER_UNBIND, 0, fields);
+}
+
+static void on_bind_result(void *peer, const struct session_bind_result *result)
+{
+    struct local_connection *connection = peer;
+    const struct wire_field fields[] = {WIRE_NUMBER(connection->session->id), WIRE_SPAN(result->id),
+                                        WIRE_SPAN(result->type), WIRE_SPAN(result->function),
+                                        WIRE_SPAN(result->error_json)};
+    local_append(connection, WIRE_TRIGGER_RESULT, 0, fields);
+}
+
 static const struct session_transport local_transport = {
     .send_answer = on_answer,
     .send_invocation = on_invocation,
     .send_rejection = on_rejection,
     .set_reading = on_set_reading,
+    .set_held = on_set_held,
+    .retire = on_retire,
+    .reject = on_reject,
+    .send_bind = on_bind,
+    .send_unbind = on_unbind,
+    .send_bind_result = on_bind_result,
 };
 
 /* ---- messages ---- */
@@ -226,37 +305,102 @@ static bool text_is_sound(struct span text)
     return text.data == NULL || json_is_utf8(text);
 }
 
-static void local_refuse(struct local_connection *connection, const char *code,
-                         const char *sentence)
+/* Open the session and welcome it, as the first half of a HELLO. */
+static void local_welcome(struct local_connection *connection, const struct wire_message *message)
 {
-    const struct wire_field fields[] = {WIRE_SPAN(span_text(code)), WIRE_SPAN(span_text(sentence))};
-    local_append(connection, WIRE_REFUSED, 0, fields);
-    local_send(connection);
-    local_drop(connection, sentence);
-}
-
-static void take_hello(struct local_connection *connection, const struct wire_message *message)
-{
-    struct json_value info;
-    struct span name_space = message->fields[3].span;
-    if (connection->session != NULL || message->fields[0].number != WIRE_VERSION ||
-        !json_is_sound(message->fields[2].span, &info) || !text_is_sound(name_space)) {
-        local_refuse(connection, "INVALID_HELLO", "the hello does not fit this version");
-        return;
-    }
     connection->session =
         session_open(connection->local->sessions, &local_transport, connection, "local");
     if (connection->session == NULL) {
         local_refuse(connection, "FULL", "the gateway has no room for another worker");
         return;
     }
-    if (info.kind == JSON_OBJECT || name_space.data != NULL)
-        session_describe(connection->session,
-                         info.kind == JSON_OBJECT ? info.text : SPAN_LITERAL("{}"), name_space);
+    const struct session *session = connection->session;
     const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION),
-                                        WIRE_SPAN(span_text(connection->session->worker_id)),
-                                        WIRE_NIL};
+                                        WIRE_SPAN(span_text(session->worker_id)),
+                                        WIRE_SPAN(span_text(session->reattach_token))};
     local_append(connection, WIRE_WELCOME, message->id, fields);
+    session_reattach(connection->session, message->fields[4].span, message->fields[5].span);
+}
+
+/* `info` with the HELLO's namespace in it, which is where everybody else looks for it. */
+static enum weir_status local_print_info(struct buffer *out, struct json_value info,
+                                         struct span name_space)
+{
+    struct printer printer = {out, WEIR_OK};
+    struct json_value key, value;
+    size_t cursor = 0;
+    buffer_clear(out);
+    print_literal(&printer, "{\"namespace\":");
+    print_string(&printer, name_space);
+    while (info.kind == JSON_OBJECT && json_next(info, &cursor, &key, &value) == WEIR_OK) {
+        if (json_string_equals(key, SPAN_LITERAL("namespace")))
+            continue;
+        print_literal(&printer, ",");
+        print_span(&printer, key.text);
+        print_literal(&printer, ":");
+        print_span(&printer, value.text);
+    }
+    print_literal(&printer, "}");
+    return printer.status;
+}
+
+/* What a HELLO says of the worker, ready for session_describe(); info data NULL: nothing. */
+struct local_hello {
+    struct span info, name_space;
+};
+
+/* The namespace may be said in the metadata as well, as workers on the JSON channel do. Uses the
+ * sessions' scratch buffers. CORRUPT: the message is not sound. */
+static enum weir_status local_read_hello(struct sessions *sessions,
+                                         const struct wire_message *message,
+                                         struct local_hello *hello)
+{
+    static const char *const names[] = {"namespace"};
+    struct json_value info, said = {0};
+    struct span name_space = message->fields[3].span;
+    *hello = (struct local_hello){0};
+    if (message->fields[0].number != WIRE_VERSION ||
+        !json_is_sound(message->fields[2].span, &info) || !text_is_sound(name_space))
+        return WEIR_CORRUPT;
+    if (name_space.bytes > 0) {
+        enum weir_status status = local_print_info(&sessions->value, info, name_space);
+        *hello = (struct local_hello){buffer_span(&sessions->value), name_space};
+        return status == WEIR_OK ? session_check_description(hello->info, name_space) : status;
+    }
+    if (info.kind != JSON_OBJECT)
+        return WEIR_OK;
+    if (json_scan_object(info.text, JSON_DEPTH_MAX, names, 1, &said, NULL) != WEIR_OK)
+        return WEIR_CORRUPT;
+    buffer_clear(&sessions->names);
+    if (buffer_reserve(&sessions->names, said.text.bytes) != WEIR_OK)
+        return WEIR_NO_MEMORY;
+    *hello = (struct local_hello){info.text, json_decode(said, &sessions->names)};
+    return session_check_description(hello->info, hello->name_space);
+}
+
+/* What the worker says of itself counts only when its previous connection is gone, for that has the
+ * same name. */
+static void take_hello(struct local_connection *connection, const struct wire_message *message)
+{
+    struct local_hello hello;
+    enum weir_status status = local_read_hello(connection->local->sessions, message, &hello);
+    if (status == WEIR_INVALID) {
+        local_refuse(connection, "INVALID_NAMESPACE", "the namespace is blank, or too long");
+        return;
+    }
+    if (status != WEIR_OK || (connection->session != NULL && !connection->is_greeting)) {
+        local_refuse(connection, "INVALID_HELLO",
+                     status == WEIR_TOO_LARGE ? "the metadata is larger than 64 KiB"
+                                              : "the hello does not fit this version");
+        return;
+    }
+    if (connection->session == NULL)
+        local_welcome(connection, message);
+    connection->is_greeting = connection->is_held;
+    if (connection->is_held || connection->session == NULL || hello.info.data == NULL)
+        return;
+    if (session_describe(connection->session, hello.info, hello.name_space) != WEIR_OK)
+        local_refuse(connection, "FULL", "the gateway is out of memory");
 }
 
 /* The default namespace is what is meant by none. */
@@ -331,6 +475,80 @@ static bool take_result(struct local_connection *connection, const struct wire_m
     return true;
 }
 
+/* ---- triggers ---- */
+
+static bool take_register_trigger(struct local_connection *connection,
+                                  const struct wire_message *message)
+{
+    const struct wire_field *fields = message->fields;
+    struct json_value metadata;
+    struct session_trigger_registration trigger = {
+        .id = fields[1].span,
+        .type = fields[2].span,
+        .function = fields[3].span,
+        .name_space = local_name_space(fields[6].span),
+        .provider_space = local_name_space(fields[7].span),
+    };
+    if (!name_is_sound(trigger.id) || !name_is_sound(trigger.type) ||
+        !name_is_sound(trigger.function) || !json_is_sound(fields[4].span, &trigger.config) ||
+        !json_is_sound(fields[5].span, &metadata) || !text_is_sound(trigger.name_space) ||
+        !text_is_sound(trigger.provider_space))
+        return false;
+    if (metadata.kind != JSON_NULL)
+        trigger.metadata = metadata.text;
+    session_register_trigger(connection->session, &trigger);
+    return true;
+}
+
+static bool take_register_trigger_type(struct local_connection *connection,
+                                       const struct wire_message *message)
+{
+    const struct wire_field *fields = message->fields;
+    struct json_value value;
+    if (!text_is_sound(fields[1].span) || !name_is_sound(fields[2].span) ||
+        !text_is_sound(fields[3].span) || !json_is_sound(fields[4].span, &value) ||
+        !json_is_sound(fields[5].span, &value))
+        return false;
+    const struct session_trigger_type_registration type = {
+        .name_space = local_name_space(fields[1].span),
+        .type = fields[2].span,
+        .description = fields[3].span,
+        .trigger_request_format = fields[4].span,
+        .call_request_format = fields[5].span,
+    };
+    session_register_trigger_type(connection->session, &type);
+    return true;
+}
+
+static bool take_unregister_trigger_type(struct local_connection *connection,
+                                         const struct wire_message *message)
+{
+    const struct wire_field *fields = message->fields;
+    if (!text_is_sound(fields[1].span) || !name_is_sound(fields[2].span))
+        return false;
+    session_unregister_trigger_type(connection->session, local_name_space(fields[1].span),
+                                    fields[2].span);
+    return true;
+}
+
+static bool take_bind_result(struct local_connection *connection,
+                             const struct wire_message *message)
+{
+    const struct wire_field *fields = message->fields;
+    const struct session_bind_result result = {
+        .id = fields[1].span,
+        .type = fields[2].span,
+        .function = fields[3].span,
+        .error_json = fields[4].span,
+    };
+    if (!name_is_sound(result.id) || !name_is_sound(result.type) ||
+        !name_is_sound(result.function) || !error_is_sound(result.error_json))
+        return false;
+    if (!session_answer_bind(connection->session, &result))
+        counters_add(connection->local->counters, COUNTER_RESULTS_IGNORED, 1);
+    return true;
+}
+
 static void local_take(struct local_connection *connection, const struct wire_message *message)
 {
     bool is_sound = true;
@@ -359,6 +577,23 @@ static void local_take(struct local_connection *connection, const struct wire_me
     case WIRE_RESULT:
         is_sound = take_result(connection, message);
         break;
+    case WIRE_TRIGGER_REGISTER:
+        is_sound = take_register_trigger(connection, message);
+        break;
+    case WIRE_TRIGGER_UNREGISTER:
+        is_sound = name_is_sound(message->fields[1].span);
+        if (is_sound)
+            session_unregister_trigger(connection->session, message->fields[1].span);
+        break;
+    case WIRE_TRIGGER_TYPE_REGISTER:
+        is_sound = take_register_trigger_type(connection, message);
+        break;
+    case WIRE_TRIGGER_TYPE_UNREGISTER:
+        is_sound = take_unregister_trigger_type(connection, message);
+        break;
+    case WIRE_TRIGGER_RESULT:
+        is_sound = take_bind_result(connection, message);
+        break;
     default: /* a newer libweir's; it copes without */
         counters_add(connection->local->counters, COUNTER_WORKER_MESSAGES_IGNORED, 1);
         break;
@@ -372,7 +607,7 @@ static void local_consume(struct local_connection *connection)
 {
     size_t consumed = 0;
     connection->has_leftover = true;
-    while (!connection->is_closing && !connection->is_paused && !connection->is_slow) {
+    while (!local_is_stopped(connection)) {
         struct span rest =
             span_of(connection->input.data + consumed, connection->input.bytes - consumed);
         struct wire_message message;
@@ -387,6 +622,8 @@ static void local_consume(struct local_connection *connection)
             return;
         }
         local_take(connection, &message);
+        if (connection->is_greeting)
+            break;
         consumed += frame_bytes;
     }
     buffer_consume(&connection->input, consumed);
@@ -401,7 +638,7 @@ static void local_receive(struct local_connection *connection)
 {
     local_consume(connection); /* what a pause left over */
     for (unsigned i = 0; i < RECEIVES_PER_CALLBACK; i++) {
-        if (connection->is_closing || connection->is_paused || connection->is_slow)
+        if (local_is_stopped(connection))
             return;
         if (buffer_reserve(&connection->input, RECEIVE_BYTES) != WEIR_OK) {
             local_drop(connection, "no memory for a message");

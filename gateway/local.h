@@ -1,7 +1,12 @@
 /* gateway/local.h -- the binary worker channel: libweir on the gateway's unix socket (shm/wire.h).
  *
- *   HELLO --> WELCOME; then FUNCTION_REGISTER, FUNCTION_UNREGISTER, CALL, RESULT from the worker,
- *   RESULT, INVOKE, FUNCTION_REJECTED to it. What they mean is in sessions.h and calls.h.
+ *   HELLO --> WELCOME; then FUNCTION_REGISTER, FUNCTION_UNREGISTER, TRIGGER_*, CALL, RESULT from
+ *   the worker, RESULT, INVOKE, FUNCTION_REJECTED, TRIGGER_BIND, TRIGGER_UNBIND, TRIGGER_RESULT to
+ *   it.
+ *   What they mean is in sessions.h, session_triggers.h and calls.h.
+ *
+ * A HELLO that names the worker's previous connection and its token is a reattach: nothing behind
+ * it, and nothing of what it says of the worker, is taken up before that connection has ended.
  *
  * Process:  gateway, loop thread only.
  * Memory:   per connection an input of one frame and an output of at most LOCAL_OUTPUT_BYTES_MAX;

@@ -4,8 +4,9 @@
 
 #include "gateway/calls.h"
 #include "gateway/custom_streams.h"
+#include "gateway/parts.h"
 
-enum { SLOT_NONE = -1, SLOTS_FIRST = 64, NIL_BYTES = UINT32_MAX };
+enum { SLOT_NONE = -1, SLOTS_FIRST = 64 };
 
 /* A question to the broker, and who is held back until it is answered. */
 struct reattach {
@@ -117,12 +118,7 @@ static void session_post_info(const struct session *session)
 
 static struct span function_part(const struct session_function *function, unsigned part)
 {
-    size_t offset = 0;
-    for (unsigned i = 0; i < part; i++)
-        offset += function->bytes[i] == (uint32_t)NIL_BYTES ? 0 : function->bytes[i];
-    if (function->bytes[part] == (uint32_t)NIL_BYTES)
-        return (struct span){0};
-    return span_of(function->text + offset, function->bytes[part]);
+    return parts_find(function->bytes, function->text, part);
 }
 
 static struct span session_function_space(const struct session *session,
@@ -165,6 +161,7 @@ static void session_announce(const struct session *session)
     const struct session_function *function = session->functions;
     for (; function != NULL; function = function->next)
         session_post_function(session, function);
+    session_announce_triggers(session);
 }
 
 void sessions_announce(struct sessions *sessions)
@@ -293,7 +290,7 @@ static bool token_equals(const char expected[UUID_TEXT_BYTES + 1], struct span t
 /* False: the token is not its own, and nothing happened. */
 static bool session_retire(struct session *session, struct span token)
 {
-    if (session->transport->retire == NULL || !token_equals(session->reattach_token, token))
+    if (!token_equals(session->reattach_token, token))
         return false;
     counters_add(session->sessions->counters, COUNTER_WORKERS_RETIRED, 1);
     session->transport->retire(session->peer);
@@ -312,6 +309,7 @@ static void sessions_take_evict(struct sessions *sessions, const struct wire_mes
 
 void sessions_tick(struct sessions *sessions, uint64_t now_ms)
 {
+    worker_log_tick(&sessions->log, now_ms);
     for (struct reattach *reattach = sessions->reattaches, *next; reattach != NULL;
          reattach = next) {
         next = reattach->next;
@@ -347,6 +345,7 @@ void session_close(struct session *session)
         next = function->next;
         free(function);
     }
+    session_close_triggers(session);
     struct session_slot *slot = &sessions->slots[(uint32_t)session->id];
     slot->session = NULL;
     slot->generation++;
@@ -383,8 +382,8 @@ static void session_remove_function(struct session *session, struct session_func
     struct session_function *function = *at;
     *at = function->next;
     session->function_count--;
-    for (unsigned i = 0; i < 6; i++)
-        session->function_bytes -= function_part(function, i).bytes;
+    session->http_function_count -= function->is_http;
+    session->function_bytes -= parts_kept_bytes(function->bytes, SESSION_FUNCTION_PARTS);
     free(function);
 }
 
@@ -401,37 +400,42 @@ static void session_reject(struct session *session, const struct session_registr
     session->transport->send_rejection(session->peer, &rejection);
 }
 
+/* Said once: a worker may register many of them. */
+static void sessions_tell_http(struct sessions *sessions, struct span function)
+{
+    if (!sessions->has_told_http)
+        sessions->has_told_http =
+            worker_log_refusal(&sessions->log, "http_function_unsupported", function);
+}
+
 void session_register_function(struct session *session, const struct session_registration *function)
 {
-    const struct span parts[6] = {function->name_space,      function->function,
-                                  function->description,     function->request_format,
-                                  function->response_format, function->metadata};
-    size_t bytes = 0;
-    for (unsigned i = 0; i < 6; i++)
-        bytes += parts[i].bytes;
+    const struct span parts[SESSION_FUNCTION_PARTS] = {
+        function->name_space,     function->function,        function->description,
+        function->request_format, function->response_format, function->metadata};
+    size_t bytes = parts_bytes(parts, SESSION_FUNCTION_PARTS);
     struct session_function **old =
         session_find_function(session, function->name_space, function->function);
-    if (*old != NULL)
-        session_remove_function(session, old);
+    size_t old_bytes = *old == NULL ? 0 : parts_kept_bytes((*old)->bytes, SESSION_FUNCTION_PARTS);
     struct session_function *made = NULL;
-    if (session->function_count < SESSION_FUNCTIONS_MAX &&
+    if (session->function_count - (*old != NULL) < SESSION_FUNCTIONS_MAX &&
         function->function.bytes <= NAME_BYTES_MAX &&
-        bytes <= SESSION_FUNCTIONS_BYTES_MAX - session->function_bytes)
+        bytes <= SESSION_FUNCTIONS_BYTES_MAX - (session->function_bytes - old_bytes))
         made = malloc(sizeof *made + bytes);
     if (made == NULL) {
         session_reject(session, function);
         return;
     }
-    size_t offset = 0;
-    for (unsigned i = 0; i < 6; i++) {
-        made->bytes[i] = parts[i].data == NULL ? (uint32_t)NIL_BYTES : (uint32_t)parts[i].bytes;
-        if (parts[i].bytes > 0)
-            memcpy(made->text + offset, parts[i].data, parts[i].bytes);
-        offset += parts[i].bytes;
-    }
+    if (*old != NULL)
+        session_remove_function(session, old);
+    parts_keep(made->bytes, made->text, parts, SESSION_FUNCTION_PARTS);
+    made->is_http = function->is_http;
+    if (made->is_http)
+        sessions_tell_http(session->sessions, function->function);
     made->next = session->functions;
     session->functions = made;
     session->function_count++;
+    session->http_function_count += made->is_http;
     session->function_bytes += bytes;
     session_post_function(session, made);
 }
@@ -447,16 +451,17 @@ void session_unregister_function(struct session *session, struct span name_space
 }
 
 /* Move what was registered without a namespace of its own. */
-static void session_move(struct session *session, struct span name_space)
+static enum weir_status session_move(struct session *session, struct span name_space)
 {
     if (span_equal(name_space, session->name_space == NULL ? SPAN_LITERAL("default")
                                                            : session_name_space(session)))
-        return;
+        return WEIR_OK;
     char *copy = malloc(name_space.bytes + 1);
     if (copy == NULL)
-        return;
+        return WEIR_NO_MEMORY;
     memcpy(copy, name_space.data, name_space.bytes);
     copy[name_space.bytes] = '\0';
+    session_withdraw_triggers(session);
     struct session_function *function = session->functions;
     for (; function != NULL; function = function->next) {
         if (function_part(function, 0).data == NULL)
@@ -468,16 +473,33 @@ static void session_move(struct session *session, struct span name_space)
         if (function_part(function, 0).data == NULL)
             session_post_function(session, function);
     }
+    session_move_triggers(session);
+    return WEIR_OK;
 }
 
-void session_describe(struct session *session, struct span info, struct span name_space)
+enum weir_status session_check_description(struct span info, struct span name_space)
 {
+    if (name_space.data != NULL &&
+        (name_space.bytes > NAME_BYTES_MAX || span_is_blank(name_space) ||
+         memchr(name_space.data, '\0', name_space.bytes) != NULL))
+        return WEIR_INVALID;
+    return info.bytes > SESSION_INFO_BYTES_MAX ? WEIR_TOO_LARGE : WEIR_OK;
+}
+
+enum weir_status session_describe(struct session *session, struct span info, struct span name_space)
+{
+    enum weir_status status = session_check_description(info, name_space);
+    if (status == WEIR_OK && info.data == NULL)
+        status = WEIR_NO_MEMORY; /* it could not be printed */
+    if (status != WEIR_OK)
+        return status;
     buffer_clear(&session->info);
-    if (buffer_append(&session->info, info) == WEIR_OK && info.bytes > 0)
+    status = buffer_append(&session->info, info);
+    if (status == WEIR_OK && info.bytes > 0)
         session_post_info(session);
-    if (name_space.data != NULL && name_space.bytes > 0 && name_space.bytes <= NAME_BYTES_MAX &&
-        memchr(name_space.data, '\0', name_space.bytes) == NULL)
-        session_move(session, name_space);
+    if (status == WEIR_OK && name_space.data != NULL)
+        status = session_move(session, name_space);
+    return status;
 }
 
 /* ---- calls made to the worker ---- */
@@ -489,6 +511,17 @@ static void sessions_refuse_invocation(struct sessions *sessions, uint64_t broke
     link_post(sessions->link, WIRE_RESULT, broker_id, fields);
 }
 
+/* Registered as one the engine calls by HTTP (PROTOCOL 2.16), under whatever namespace. */
+static bool session_has_http_function(const struct session *session, struct span id)
+{
+    const struct session_function *function = session->functions;
+    if (session->http_function_count == 0)
+        return false;
+    while (function != NULL && !(function->is_http && span_equal(function_part(function, 1), id)))
+        function = function->next;
+    return function != NULL;
+}
+
 static void sessions_take_invoke(struct sessions *sessions, const struct wire_message *message)
 {
     struct session *session = sessions_find(sessions, message->fields[0].number);
@@ -496,6 +529,14 @@ static void sessions_take_invoke(struct sessions *sessions, const struct wire_me
         sessions_refuse_invocation(sessions, message->id,
                                    SPAN_LITERAL("{\"code\":\"channel_send_failed\",\"message\":"
                                                 "\"the worker has disconnected\"}"));
+        return;
+    }
+    if (session_has_http_function(session, message->fields[1].span)) {
+        sessions_refuse_invocation(
+            sessions, message->id,
+            SPAN_LITERAL("{\"code\":\"function_not_invokable\",\"message\":"
+                         "\"the function was registered to be called by HTTP, which this "
+                         "server does not do\"}"));
         return;
     }
     if (session->invocation_count >= SESSION_INVOCATIONS_MAX ||
@@ -577,6 +618,33 @@ bool session_answer_number(struct session *session, uint64_t number,
     return true;
 }
 
+static void session_take_rejection(struct session *session, const struct wire_message *message)
+{
+    const struct session_rejection rejection = {
+        .code = message->fields[1].span,
+        .name_space = message->fields[2].span.data == NULL ? SPAN_LITERAL("default")
+                                                           : message->fields[2].span,
+        .function = message->fields[3].span,
+        .owner_worker_id = message->fields[4].span,
+    };
+    session->transport->send_rejection(session->peer, &rejection);
+}
+
+/* Another worker has its name, and names are to be unique. */
+static void session_take_end(struct session *session, const struct wire_message *message)
+{
+    const struct session_rejection rejection = {
+        .code = message->fields[1].span,
+        .name_space = message->fields[2].span.data == NULL ? SPAN_LITERAL("default")
+                                                           : message->fields[2].span,
+        .worker_name =
+            message->fields[3].span.data == NULL ? SPAN_LITERAL("") : message->fields[3].span,
+        .owner_worker_id = message->fields[4].span,
+    };
+    session->transport->reject(session->peer, &rejection);
+    session_close(session);
+}
+
 void sessions_take_message(struct sessions *sessions, const struct wire_message *message)
 {
     if (message->type == WIRE_INVOKE) {
@@ -587,17 +655,22 @@ void sessions_take_message(struct sessions *sessions, const struct wire_message 
         sessions_take_evict(sessions, message);
         return;
     }
-    if (message->type != WIRE_FUNCTION_REJECTED)
-        return; /* a newer broker's notice */
     struct session *session = sessions_find(sessions, message->fields[0].number);
     if (session == NULL)
+        return; /* it crosses a close */
+    switch (message->type) {
+    case WIRE_FUNCTION_REJECTED:
+        session_take_rejection(session, message);
         return;
-    const struct session_rejection rejection = {
-        .code = message->fields[1].span,
-        .name_space = message->fields[2].span.data == NULL ? SPAN_LITERAL("default")
-                                                           : message->fields[2].span,
-        .function = message->fields[3].span,
-        .owner_worker_id = message->fields[4].span,
-    };
-    session->transport->send_rejection(session->peer, &rejection);
+    case WIRE_SESSION_REJECTED:
+        session_take_end(session, message);
+        return;
+    case WIRE_TRIGGER_BIND:
+    case WIRE_TRIGGER_UNBIND:
+    case WIRE_TRIGGER_RESULT:
+        session_take_trigger_message(session, message);
+        return;
+    default:
+        return; /* a newer broker's notice */
+    }
 }

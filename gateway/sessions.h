@@ -2,7 +2,8 @@
  *
  *   worker_channel.c (iii-sdk, JSON) --+                      +-- calls.c: calls the worker makes
  *                                      +--> struct session ---+-- sessions.c: functions it offers, calls made to it
- *   local.c (libweir, msgpack) --------+                      +-- link.h: the broker
+ *   local.c (libweir, msgpack) --------+                      +-- session_triggers.c: triggers and trigger types
+ *                                                             +-- link.h: the broker
  *
  * A channel parses and prints; everything else is here, so that both channels have the same order,
  * bounds and answers. What a session has registered is kept, bounded, and announced again to a
@@ -16,14 +17,16 @@
  *           transport are valid during its function only.
  * Lifetime: session_close() ends everything; a transport is not called after it. Transport
  *           functions must not close the session from inside (they may ask their socket to close);
- *           retire() gives it up, and only forgets it.
+ *           retire() and reject() give it up, and only forget it.
  * Errors:   limits are answered as PROTOCOL 2.7 and 2.9 say, and counted.
  */
 #ifndef WEIR_GATEWAY_SESSIONS_H
 #define WEIR_GATEWAY_SESSIONS_H
 
 #include "gateway/link.h"
+#include "gateway/session_triggers.h"
 #include "gateway/uuid.h"
+#include "gateway/worker_log.h"
 
 enum {
     SESSIONS_MAX = 1 << 20,
@@ -63,6 +66,7 @@ struct session_invocation {
 
 struct session_rejection {
     struct span code, name_space, function, owner_worker_id;
+    struct span worker_name; /* of a session that is refused; data NULL: a function is */
 };
 
 struct session_transport {
@@ -74,21 +78,30 @@ struct session_transport {
     /* Keep back whatever the worker says after the message at hand, or go on with it. */
     void (*set_held)(void *peer, bool held);
     /* The worker has come back on another connection: close this one without a word and take
-     * nothing more from it. The session is closed by the caller. NULL: sessions of this channel
-     * stay. */
+     * nothing more from it. The session is closed by the caller. */
     void (*retire)(void *peer);
+    /* The session itself is refused (unique_worker_names): say so, then as retire(). */
+    void (*reject)(void *peer, const struct session_rejection *rejection);
+    /* The worker provides a trigger type: a trigger of it comes or goes. */
+    void (*send_bind)(void *peer, const struct session_bind *bind);
+    void (*send_unbind)(void *peer, struct span id, struct span type);
+    /* A trigger of this worker was not registered. */
+    void (*send_bind_result)(void *peer, const struct session_bind_result *result);
 };
 
+enum { SESSION_FUNCTION_PARTS = 6 };
 struct session_function {
     struct session_function *next;
-    uint32_t bytes
-        [6]; /* of namespace (UINT32_MAX: the session's), id, then description, formats, metadata (or nil) */
+    bool is_http; /* called by HTTP, which is not supported: calls are refused here */
+    /* parts.h: namespace (nil: the session's), id, description, formats, metadata */
+    uint32_t bytes[SESSION_FUNCTION_PARTS];
     char text[];
 };
 
 /* A function as a channel hands it in; data NULL where nothing is given. */
 struct session_registration {
     struct span name_space, function, description, request_format, response_format, metadata;
+    bool is_http; /* PROTOCOL 2.16 */
 };
 
 struct session {
@@ -103,7 +116,9 @@ struct session {
     struct buffer info; /* data of engine::workers::register */
     struct session_function *functions;
     uint32_t function_count;
-    size_t function_bytes;
+    uint32_t http_function_count;
+    size_t function_bytes; /* of functions, triggers and trigger types */
+    struct session_triggers triggers;
     struct reattach *reattach; /* being waited for, or NULL */
     struct call *calls;        /* in flight */
     uint32_t call_count;
@@ -149,6 +164,10 @@ struct sessions {
     struct buffer names;         /* decoded names of the call at hand */
     struct buffer value;         /* its compacted data, or the answer read for it */
     struct buffer error;         /* the error object being made */
+
+    struct session_trigger_runner runner; /* set by whoever composes the parts */
+    struct worker_log log;
+    bool has_told_http; /* that functions called by HTTP are not supported */
 };
 
 void sessions_init(struct sessions *sessions, const struct sessions_limits *limits,
@@ -167,8 +186,14 @@ void session_unregister_function(struct session *session, struct span name_space
  * Whatever is wrong with id or token, nothing happens and nobody is told. set_held() may be called
  * from inside. */
 void session_reattach(struct session *session, struct span previous_worker_id, struct span token);
-/* engine::workers::register: `info` is its data; `name_space` data NULL: not said. */
-void session_describe(struct session *session, struct span info, struct span name_space);
+/* engine::workers::register: `info` is its data, with the namespace in it; `name_space` the same
+ * decoded, data NULL: not said. TOO_LARGE: info has more than SESSION_INFO_BYTES_MAX; INVALID: no
+ * such namespace can be; NO_MEMORY. */
+enum weir_status session_describe(struct session *session, struct span info,
+                                  struct span name_space) WEIR_MUST_CHECK;
+/* What session_describe() will say of it, but NO_MEMORY. */
+enum weir_status session_check_description(struct span info,
+                                           struct span name_space) WEIR_MUST_CHECK;
 
 /* The worker answers a call; false: not a call given to this session. result data NULL: none;
  * error_json likewise. */

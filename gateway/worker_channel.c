@@ -243,18 +243,78 @@ static void on_invocation(void *peer, const struct session_invocation *invocatio
     worker_send_printed(worker, &printer);
 }
 
-static void on_rejection(void *peer, const struct session_rejection *rejection)
+static void worker_send_rejection(struct worker *worker, const struct session_rejection *rejection)
 {
-    struct worker *worker = peer;
     struct printer printer = worker_printer(worker);
     print_literal(&printer, "{\"type\":\"registrationrejected\",\"code\":");
     print_string(&printer, rejection->code);
     print_literal(&printer, ",\"namespace\":");
     print_string(&printer, rejection->name_space);
-    print_literal(&printer, ",\"function_id\":");
-    print_string(&printer, rejection->function);
+    if (rejection->worker_name.data != NULL)
+        print_string_member(&printer, SPAN_LITERAL(",\"worker_name\":"), rejection->worker_name);
+    else
+        print_string_member(&printer, SPAN_LITERAL(",\"function_id\":"), rejection->function);
     print_literal(&printer, ",\"owner_worker_id\":");
     print_string(&printer, rejection->owner_worker_id);
+    print_literal(&printer, "}");
+    worker_send_printed(worker, &printer);
+}
+
+static void on_rejection(void *peer, const struct session_rejection *rejection)
+{
+    worker_send_rejection(peer, rejection);
+}
+
+static void on_reject(void *peer, const struct session_rejection *rejection)
+{
+    struct worker *worker = peer;
+    worker_send_rejection(worker, rejection);
+    worker->session = NULL;
+    worker_drop(worker, WS_NORMAL, "the worker's name is taken");
+}
+
+static void on_bind(void *peer, const struct session_bind *bind)
+{
+    struct worker *worker = peer;
+    struct printer printer = worker_printer(worker);
+    print_literal(&printer, "{\"type\":\"registertrigger\",\"id\":");
+    print_string(&printer, bind->id);
+    print_literal(&printer, ",\"trigger_type\":");
+    print_string(&printer, bind->type);
+    print_literal(&printer, ",\"function_id\":");
+    print_string(&printer, bind->function);
+    print_literal(&printer, ",\"config\":");
+    print_span(&printer, bind->config);
+    print_member(&printer, SPAN_LITERAL(",\"metadata\":"), bind->metadata);
+    print_string_member(&printer, SPAN_LITERAL(",\"namespace\":"), bind->name_space);
+    print_string_member(&printer, SPAN_LITERAL(",\"trigger_namespace\":"), bind->provider_space);
+    print_literal(&printer, "}");
+    worker_send_printed(worker, &printer);
+}
+
+static void on_unbind(void *peer, struct span id, struct span type)
+{
+    struct worker *worker = peer;
+    struct printer printer = worker_printer(worker);
+    print_literal(&printer, "{\"type\":\"unregistertrigger\",\"id\":");
+    print_string(&printer, id);
+    print_literal(&printer, ",\"trigger_type\":");
+    print_string(&printer, type);
+    print_literal(&printer, "}");
+    worker_send_printed(worker, &printer);
+}
+
+static void on_bind_result(void *peer, const struct session_bind_result *result)
+{
+    struct worker *worker = peer;
+    struct printer printer = worker_printer(worker);
+    print_literal(&printer, "{\"type\":\"triggerregistrationresult\",\"id\":");
+    print_string(&printer, result->id);
+    print_literal(&printer, ",\"trigger_type\":");
+    print_string(&printer, result->type);
+    print_literal(&printer, ",\"function_id\":");
+    print_string(&printer, result->function);
+    print_member(&printer, SPAN_LITERAL(",\"error\":"), result->error_json);
     print_literal(&printer, "}");
     worker_send_printed(worker, &printer);
 }
@@ -287,6 +347,10 @@ static const struct session_transport worker_transport = {
     .set_reading = on_set_reading,
     .set_held = on_set_held,
     .retire = on_retire,
+    .reject = on_reject,
+    .send_bind = on_bind,
+    .send_unbind = on_unbind,
+    .send_bind_result = on_bind_result,
 };
 
 /* ---- life ---- */
@@ -399,16 +463,26 @@ static void worker_ignore(struct worker *worker)
     counters_add(worker->channel->counters, COUNTER_WORKER_MESSAGES_IGNORED, 1);
 }
 
-/* Room for every string among `values` that needs decoding, so that decoded ones do not move. */
-static bool channel_prepare_decoding(struct worker_channel *channel,
-                                     const struct json_value *values, unsigned count)
+static size_t values_decoded_bytes(const struct json_value *values, unsigned count)
 {
-    size_t bytes = 1;
+    size_t bytes = 0;
     for (unsigned i = 0; i < count; i++) {
         if (values[i].kind == JSON_STRING && values[i].has_escape)
             bytes += values[i].text.bytes;
     }
-    return buffer_reserve(&channel->decoded, bytes) == WEIR_OK;
+    return bytes;
+}
+
+/* The members of one type of message beyond those of every type, and room for every string of both
+ * that needs decoding, so that decoded ones do not move. False: not as the type wants it. */
+static bool incoming_scan_more(struct incoming *incoming, const char *const *names, unsigned count,
+                               struct json_value *more)
+{
+    size_t bytes = 1 + values_decoded_bytes(incoming->values, FIELD_COUNT);
+    if (json_scan_object(incoming->text, JSON_DEPTH_MAX, names, count, more, NULL) != WEIR_OK)
+        return false;
+    bytes += values_decoded_bytes(more, count);
+    return buffer_reserve(&incoming->worker->channel->decoded, bytes) == WEIR_OK;
 }
 
 static bool value_is_missing(struct json_value value)
@@ -421,10 +495,20 @@ static bool value_is_optional_string(struct json_value value)
     return value_is_missing(value) || value.kind == JSON_STRING;
 }
 
+/* 1 to WORKER_INVOCATION_ID_BYTES_MAX bytes, whatever of it is escaped. */
 static bool value_is_usable_id(struct json_value value)
 {
-    return value.kind == JSON_STRING && value.text.bytes > 2 &&
-           value.text.bytes <= WORKER_INVOCATION_ID_BYTES_MAX + 2;
+    char decoded[6 * WORKER_INVOCATION_ID_BYTES_MAX + 2];
+    if (value.kind != JSON_STRING || value.text.bytes <= 2 || value.text.bytes > sizeof decoded)
+        return false;
+    size_t bytes = value.has_escape ? json_unescape(decoded, value) : value.text.bytes - 2;
+    return bytes <= WORKER_INVOCATION_ID_BYTES_MAX;
+}
+
+/* JSON as it is passed on; absent and null are the same. */
+static struct span value_json(struct json_value value)
+{
+    return value_is_missing(value) ? (struct span){0} : value.text;
 }
 
 /* The echo fields of a call; tag data NULL when there is no usable id. */
@@ -439,19 +523,9 @@ static struct call_request incoming_echo(const struct json_value *values)
     return request;
 }
 
-static void worker_reject_call(struct worker *worker, const struct json_value *values,
-                               const char *problem)
-{
-    worker_ignore(worker);
-    struct call_request request = incoming_echo(values);
-    if (request.tag.data != NULL)
-        session_answer_error(worker->session, &request, "invalid_message", "invokefunction: %s",
-                             problem);
-}
-
 enum action { ACTION_NONE, ACTION_VOID, ACTION_ENQUEUE, ACTION_INVALID };
 
-static enum action read_action(struct json_value value)
+static enum action read_action(struct json_value value, struct json_value *queue)
 {
     static const char *const names[] = {"type", "queue"};
     struct json_value values[2];
@@ -461,15 +535,28 @@ static enum action read_action(struct json_value value)
         json_scan_object(value.text, JSON_DEPTH_MAX, names, 2, values, NULL) != WEIR_OK ||
         values[0].kind != JSON_STRING)
         return ACTION_INVALID;
+    *queue = values[1];
     if (json_string_equals(values[0], SPAN_LITERAL("void")))
         return ACTION_VOID;
-    if (json_string_equals(values[0], SPAN_LITERAL("enqueue")) && values[1].kind == JSON_STRING)
+    if (json_string_equals(values[0], SPAN_LITERAL("enqueue")) && queue->kind == JSON_STRING)
         return ACTION_ENQUEUE;
     return ACTION_INVALID;
 }
 
+/* A void call is never answered. */
+static void worker_reject_call(struct worker *worker, const struct json_value *values,
+                               const char *problem)
+{
+    struct json_value queue;
+    worker_ignore(worker);
+    struct call_request request = incoming_echo(values);
+    if (request.tag.data != NULL && read_action(values[FIELD_ACTION], &queue) != ACTION_VOID)
+        session_answer_error(worker->session, &request, "invalid_message", "invokefunction: %s",
+                             problem);
+}
+
 /* The first thing wrong with an invokefunction, or NULL. */
-static const char *incoming_call_problem(const struct json_value *values)
+static const char *incoming_call_problem(const struct json_value *values, enum action action)
 {
     if (values[FIELD_FUNCTION_ID].kind != JSON_STRING)
         return "function_id must be a string";
@@ -481,7 +568,7 @@ static const char *incoming_call_problem(const struct json_value *values)
     if (!value_is_optional_string(values[FIELD_TRACEPARENT]) ||
         !value_is_optional_string(values[FIELD_BAGGAGE]))
         return "traceparent and baggage must be strings";
-    if (read_action(values[FIELD_ACTION]) == ACTION_INVALID)
+    if (action == ACTION_INVALID)
         return "action must be void, or enqueue with a queue";
     return NULL;
 }
@@ -489,49 +576,51 @@ static const char *incoming_call_problem(const struct json_value *values)
 static void take_call(struct incoming *incoming)
 {
     struct worker *worker = incoming->worker;
-    struct worker_channel *channel = worker->channel;
+    struct buffer *decoded = &worker->channel->decoded;
     const struct json_value *values = incoming->values;
-    const char *problem = incoming_call_problem(values);
+    struct json_value queue = {0};
+    enum action action = read_action(values[FIELD_ACTION], &queue);
+    const char *problem = incoming_call_problem(values, action);
+    if (problem == NULL && queue.kind == JSON_STRING &&
+        buffer_reserve(decoded, values_decoded_bytes(values, FIELD_COUNT) + queue.text.bytes) !=
+            WEIR_OK)
+        problem = "the gateway is out of memory";
     if (problem != NULL) {
         worker_reject_call(worker, values, problem);
         return;
     }
     struct call_request request = incoming_echo(values);
-    request.name_space = json_decode(values[FIELD_NAMESPACE], &channel->decoded);
-    request.function = json_decode(values[FIELD_FUNCTION_ID], &channel->decoded);
-    request.traceparent = json_decode(values[FIELD_TRACEPARENT], &channel->decoded);
-    request.baggage = json_decode(values[FIELD_BAGGAGE], &channel->decoded);
+    request.name_space = json_decode(values[FIELD_NAMESPACE], decoded);
+    request.function = json_decode(values[FIELD_FUNCTION_ID], decoded);
+    request.traceparent = json_decode(values[FIELD_TRACEPARENT], decoded);
+    request.baggage = json_decode(values[FIELD_BAGGAGE], decoded);
     request.data = values[FIELD_DATA];
     request.metadata = values[FIELD_METADATA];
-    if (request.name_space.data != NULL && span_is_blank(request.name_space)) {
-        session_answer_error(worker->session, &request, "INVALID_NAMESPACE",
-                             "the namespace is blank");
-        return;
-    }
-    enum action action = read_action(values[FIELD_ACTION]);
-    if (action == ACTION_ENQUEUE) {
-        session_answer_error(worker->session, &request, "enqueue_error",
-                             "enqueueing needs a queue worker, and none is connected");
-        return;
-    }
     if (action == ACTION_VOID)
         request.tag = (struct span){0};
+    if (action == ACTION_ENQUEUE)
+        request.queue = json_decode(queue, decoded);
     session_call(worker->session, &request);
 }
 
-/* The error as it is passed on; one without code or message is replaced (PROTOCOL 2.6). */
-static struct span incoming_error(struct json_value error)
+#define ILL_FORMED_ERROR(code)                                                                     \
+    SPAN_LITERAL("{\"code\":\"" code "\",\"message\":"                                             \
+                 "\"the worker answered with an error that has no code or message\"}")
+
+/* The error as it is passed on; one that is not {code, message, stacktrace?} is replaced (PROTOCOL
+ * 2.6). */
+static struct span incoming_error(struct json_value error, struct span ill_formed)
 {
-    static const char *const names[] = {"code", "message"};
-    struct json_value values[2];
+    static const char *const names[] = {"code", "message", "stacktrace"};
+    struct json_value values[3];
     if (value_is_missing(error))
         return (struct span){0};
     if (error.kind == JSON_OBJECT &&
-        json_scan_object(error.text, JSON_DEPTH_MAX, names, 2, values, NULL) == WEIR_OK &&
-        values[0].kind == JSON_STRING && values[1].kind == JSON_STRING)
+        json_scan_object(error.text, JSON_DEPTH_MAX, names, 3, values, NULL) == WEIR_OK &&
+        values[0].kind == JSON_STRING && values[1].kind == JSON_STRING &&
+        value_is_optional_string(values[2]))
         return error.text;
-    return SPAN_LITERAL("{\"code\":\"invocation_failed\",\"message\":"
-                        "\"the worker answered with an error that has no code or message\"}");
+    return ill_formed;
 }
 
 static void take_result(struct incoming *incoming)
@@ -544,7 +633,7 @@ static void take_result(struct incoming *incoming)
         return;
     }
     struct session_answer answer = {
-        .error_json = incoming_error(values[FIELD_ERROR]),
+        .error_json = incoming_error(values[FIELD_ERROR], ILL_FORMED_ERROR("invocation_failed")),
         .traceparent = json_decode(values[FIELD_TRACEPARENT], &worker->channel->decoded),
         .baggage = json_decode(values[FIELD_BAGGAGE], &worker->channel->decoded),
     };
@@ -556,48 +645,27 @@ static void take_result(struct incoming *incoming)
 
 static void take_register_function(struct incoming *incoming)
 {
-    enum {
-        MORE_DESCRIPTION,
-        MORE_REQUEST,
-        MORE_RESPONSE,
-        MORE_METADATA,
-        MORE_INVOCATION,
-        MORE_COUNT
-    };
+    enum { MORE_DESCRIPTION, MORE_REQUEST, MORE_RESPONSE, MORE_INVOCATION, MORE_COUNT };
     static const char *const names[MORE_COUNT] = {"description", "request_format",
-                                                  "response_format", "metadata", "invocation"};
+                                                  "response_format", "invocation"};
     struct worker *worker = incoming->worker;
-    struct worker_channel *channel = worker->channel;
+    struct buffer *decoded = &worker->channel->decoded;
     struct json_value more[MORE_COUNT];
-    if (json_scan_object(incoming->text, JSON_DEPTH_MAX, names, MORE_COUNT, more, NULL) !=
-            WEIR_OK ||
+    if (!incoming_scan_more(incoming, names, MORE_COUNT, more) ||
         incoming->values[FIELD_ID].kind != JSON_STRING ||
         !value_is_optional_string(more[MORE_DESCRIPTION]) ||
-        !value_is_missing(more[MORE_INVOCATION])) { /* HTTP-invoked functions are not supported */
+        !(value_is_missing(more[MORE_INVOCATION]) || more[MORE_INVOCATION].kind == JSON_OBJECT)) {
         worker_ignore(worker);
         return;
     }
-    struct session_registration function = {
-        .function = json_decode(incoming->values[FIELD_ID], &channel->decoded)};
-    /* Behind what is decoded already; nothing decoded so far is used after a move but the id. */
-    if (more[MORE_DESCRIPTION].kind == JSON_STRING && more[MORE_DESCRIPTION].has_escape) {
-        size_t offset = incoming->values[FIELD_ID].has_escape
-                            ? (size_t)(function.function.data - channel->decoded.data)
-                            : 0;
-        if (buffer_reserve(&channel->decoded, more[MORE_DESCRIPTION].text.bytes) != WEIR_OK) {
-            worker_ignore(worker);
-            return;
-        }
-        if (incoming->values[FIELD_ID].has_escape)
-            function.function.data = channel->decoded.data + offset;
-    }
-    function.description = json_decode(more[MORE_DESCRIPTION], &channel->decoded);
-    if (!value_is_missing(more[MORE_REQUEST]))
-        function.request_format = more[MORE_REQUEST].text;
-    if (!value_is_missing(more[MORE_RESPONSE]))
-        function.response_format = more[MORE_RESPONSE].text;
-    if (!value_is_missing(more[MORE_METADATA]))
-        function.metadata = more[MORE_METADATA].text;
+    const struct session_registration function = {
+        .function = json_decode(incoming->values[FIELD_ID], decoded),
+        .description = json_decode(more[MORE_DESCRIPTION], decoded),
+        .request_format = value_json(more[MORE_REQUEST]),
+        .response_format = value_json(more[MORE_RESPONSE]),
+        .metadata = value_json(incoming->values[FIELD_METADATA]),
+        .is_http = more[MORE_INVOCATION].kind == JSON_OBJECT,
+    };
     session_register_function(worker->session, &function);
 }
 
@@ -611,33 +679,106 @@ static void take_unregister_function(struct incoming *incoming)
         session_unregister_function(worker->session, (struct span){0}, id);
 }
 
-/* Stream triggers come with a later version; saying so is better than a trigger that never fires.
- * Other types are parked in silence, as any type without a provider is (PROTOCOL 2.11). */
+/* ---- triggers and trigger types ---- */
+
 static void take_register_trigger(struct incoming *incoming)
 {
-    static const char *const names[] = {"trigger_type"};
+    enum { MORE_TYPE, MORE_CONFIG, MORE_PROVIDER_SPACE, MORE_COUNT };
+    static const char *const names[MORE_COUNT] = {"trigger_type", "config", "trigger_namespace"};
     struct worker *worker = incoming->worker;
-    struct json_value type;
-    if (json_scan_object(incoming->text, JSON_DEPTH_MAX, names, 1, &type, NULL) != WEIR_OK ||
-        type.kind != JSON_STRING || incoming->values[FIELD_ID].kind != JSON_STRING ||
-        incoming->values[FIELD_FUNCTION_ID].kind != JSON_STRING) {
+    struct buffer *decoded = &worker->channel->decoded;
+    const struct json_value *values = incoming->values;
+    struct json_value more[MORE_COUNT];
+    if (!incoming_scan_more(incoming, names, MORE_COUNT, more) ||
+        values[FIELD_ID].kind != JSON_STRING || more[MORE_TYPE].kind != JSON_STRING ||
+        values[FIELD_FUNCTION_ID].kind != JSON_STRING ||
+        !value_is_optional_string(values[FIELD_NAMESPACE]) ||
+        !value_is_optional_string(more[MORE_PROVIDER_SPACE])) {
         worker_ignore(worker);
         return;
     }
-    if (!json_string_equals(type, SPAN_LITERAL("stream")) &&
-        !json_string_equals(type, SPAN_LITERAL("stream:join")) &&
-        !json_string_equals(type, SPAN_LITERAL("stream:leave")))
+    const struct session_trigger_registration trigger = {
+        .id = json_decode(values[FIELD_ID], decoded),
+        .type = json_decode(more[MORE_TYPE], decoded),
+        .function = json_decode(values[FIELD_FUNCTION_ID], decoded),
+        .config = more[MORE_CONFIG],
+        .metadata = value_json(values[FIELD_METADATA]),
+        .name_space = json_decode(values[FIELD_NAMESPACE], decoded),
+        .provider_space = json_decode(more[MORE_PROVIDER_SPACE], decoded),
+    };
+    session_register_trigger(worker->session, &trigger);
+}
+
+static void take_unregister_trigger(struct incoming *incoming)
+{
+    struct worker *worker = incoming->worker;
+    struct span id = json_decode(incoming->values[FIELD_ID], &worker->channel->decoded);
+    if (id.data == NULL)
+        worker_ignore(worker);
+    else
+        session_unregister_trigger(worker->session, id);
+}
+
+static void take_register_trigger_type(struct incoming *incoming)
+{
+    enum { MORE_DESCRIPTION, MORE_TRIGGER_FORMAT, MORE_CALL_FORMAT, MORE_COUNT };
+    static const char *const names[MORE_COUNT] = {"description", "trigger_request_format",
+                                                  "call_request_format"};
+    struct worker *worker = incoming->worker;
+    struct buffer *decoded = &worker->channel->decoded;
+    const struct json_value *values = incoming->values;
+    struct json_value more[MORE_COUNT];
+    if (!incoming_scan_more(incoming, names, MORE_COUNT, more) ||
+        values[FIELD_ID].kind != JSON_STRING || more[MORE_DESCRIPTION].kind != JSON_STRING ||
+        !value_is_optional_string(values[FIELD_NAMESPACE])) {
+        worker_ignore(worker);
         return;
-    struct printer printer = worker_printer(worker);
-    print_literal(&printer, "{\"type\":\"triggerregistrationresult\",\"id\":");
-    print_span(&printer, incoming->values[FIELD_ID].text);
-    print_literal(&printer, ",\"trigger_type\":");
-    print_span(&printer, type.text);
-    print_literal(&printer, ",\"function_id\":");
-    print_span(&printer, incoming->values[FIELD_FUNCTION_ID].text);
-    print_literal(&printer, ",\"error\":{\"code\":\"trigger_registration_failed\",\"message\":"
-                            "\"stream triggers are not supported by this version\"}}");
-    worker_send_printed(worker, &printer);
+    }
+    const struct session_trigger_type_registration type = {
+        .name_space = json_decode(values[FIELD_NAMESPACE], decoded),
+        .type = json_decode(values[FIELD_ID], decoded),
+        .description = json_decode(more[MORE_DESCRIPTION], decoded),
+        .trigger_request_format = value_json(more[MORE_TRIGGER_FORMAT]),
+        .call_request_format = value_json(more[MORE_CALL_FORMAT]),
+    };
+    session_register_trigger_type(worker->session, &type);
+}
+
+static void take_unregister_trigger_type(struct incoming *incoming)
+{
+    struct worker *worker = incoming->worker;
+    const struct json_value *values = incoming->values;
+    if (values[FIELD_ID].kind != JSON_STRING ||
+        !value_is_optional_string(values[FIELD_NAMESPACE])) {
+        worker_ignore(worker);
+        return;
+    }
+    struct span id = json_decode(values[FIELD_ID], &worker->channel->decoded);
+    struct span name_space = json_decode(values[FIELD_NAMESPACE], &worker->channel->decoded);
+    session_unregister_trigger_type(worker->session, name_space, id);
+}
+
+static void take_bind_result(struct incoming *incoming)
+{
+    static const char *const names[] = {"trigger_type"};
+    struct worker *worker = incoming->worker;
+    struct buffer *decoded = &worker->channel->decoded;
+    const struct json_value *values = incoming->values;
+    struct json_value type;
+    if (!incoming_scan_more(incoming, names, 1, &type) || type.kind != JSON_STRING ||
+        values[FIELD_ID].kind != JSON_STRING || values[FIELD_FUNCTION_ID].kind != JSON_STRING) {
+        worker_ignore(worker);
+        return;
+    }
+    const struct session_bind_result result = {
+        .id = json_decode(values[FIELD_ID], decoded),
+        .type = json_decode(type, decoded),
+        .function = json_decode(values[FIELD_FUNCTION_ID], decoded),
+        .error_json =
+            incoming_error(values[FIELD_ERROR], ILL_FORMED_ERROR("trigger_registration_failed")),
+    };
+    if (!session_answer_bind(worker->session, &result))
+        counters_add(worker->channel->counters, COUNTER_RESULTS_IGNORED, 1);
 }
 
 /* Retire the worker's previous connection, if the token is its own (PROTOCOL 2.5). */
@@ -646,12 +787,8 @@ static void take_reattach(struct incoming *incoming)
     static const char *const names[] = {"previous_worker_id", "reattach_token"};
     struct worker *worker = incoming->worker;
     struct json_value values[2];
-    if (json_scan_object(incoming->text, JSON_DEPTH_MAX, names, 2, values, NULL) != WEIR_OK ||
-        values[0].kind != JSON_STRING || values[1].kind != JSON_STRING) {
-        worker_ignore(worker);
-        return;
-    }
-    if (!channel_prepare_decoding(worker->channel, values, 2)) {
+    if (!incoming_scan_more(incoming, names, 2, values) || values[0].kind != JSON_STRING ||
+        !value_is_optional_string(values[1])) {
         worker_ignore(worker);
         return;
     }
@@ -679,14 +816,14 @@ static const struct {
     {"registerfunction", take_register_function},
     {"unregisterfunction", take_unregister_function},
     {"registertrigger", take_register_trigger},
+    {"unregistertrigger", take_unregister_trigger},
+    {"registertriggertype", take_register_trigger_type},
+    {"unregistertriggertype", take_unregister_trigger_type},
+    {"triggerregistrationresult", take_bind_result},
     {"reattach", take_reattach},
     {"ping", take_ping},
     {"pong", take_nothing},
     {"registerservice", take_nothing},
-    {"unregistertrigger", take_nothing},
-    {"registertriggertype", take_nothing},
-    {"unregistertriggertype", take_nothing},
-    {"triggerregistrationresult", take_nothing},
 };
 
 static bool is_telemetry(struct span message)
@@ -696,17 +833,35 @@ static bool is_telemetry(struct span message)
             memcmp(message.data, "LOGS", 4) == 0);
 }
 
-/* Undecodable. A call whose id can still be read is told so (PROTOCOL 2.6). */
+/* Its caller waits for an answer; this worker will hardly send another one. */
+static void worker_fail_result(struct worker *worker, const struct json_value *values)
+{
+    const struct session_answer answer = {
+        .error_json = SPAN_LITERAL("{\"code\":\"invocation_failed\",\"message\":"
+                                   "\"the worker's answer is not acceptable JSON\"}")};
+    struct buffer *decoded = &worker->channel->decoded;
+    worker_ignore(worker);
+    buffer_clear(decoded);
+    if (value_is_usable_id(values[FIELD_INVOCATION_ID]) &&
+        buffer_reserve(decoded, values[FIELD_INVOCATION_ID].text.bytes) == WEIR_OK)
+        (void)session_answer_uuid(worker->session,
+                                  json_decode(values[FIELD_INVOCATION_ID], decoded), &answer);
+}
+
+/* Undecodable. A call whose id can still be read is told so (PROTOCOL 2.6), and so is the caller
+ * this was to be the answer for. */
 static void worker_take_undecodable(struct worker *worker, struct span message,
                                     enum weir_status status, const char *reason)
 {
     struct json_value values[FIELD_COUNT];
     salvage_strings(message, field_names, FIELD_COUNT, values);
-    if (values[FIELD_TYPE].kind == JSON_STRING &&
-        json_string_equals(values[FIELD_TYPE], SPAN_LITERAL("invokefunction")))
+    struct json_value type = values[FIELD_TYPE];
+    if (type.kind == JSON_STRING && json_string_equals(type, SPAN_LITERAL("invokefunction")))
         worker_reject_call(worker, values,
                            status == WEIR_TOO_LARGE ? "the message is nested more than 128 deep"
                                                     : reason);
+    else if (type.kind == JSON_STRING && json_string_equals(type, SPAN_LITERAL("invocationresult")))
+        worker_fail_result(worker, values);
     else
         worker_ignore(worker);
 }
@@ -726,7 +881,8 @@ static void worker_take(struct worker *worker, struct span message)
     }
     buffer_clear(&channel->decoded);
     if (incoming.values[FIELD_TYPE].kind != JSON_STRING ||
-        !channel_prepare_decoding(channel, incoming.values, FIELD_COUNT)) {
+        buffer_reserve(&channel->decoded, 1 + values_decoded_bytes(incoming.values, FIELD_COUNT)) !=
+            WEIR_OK) {
         worker_ignore(worker);
         return;
     }

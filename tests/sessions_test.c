@@ -230,8 +230,14 @@ static void on_retire(void *peer)
 {
     ((struct notes *)peer)->retired++;
 }
-static const struct session_transport transport = {on_answer,      on_invocation, on_rejection,
-                                                   on_set_reading, on_set_held,   on_retire};
+static const struct session_transport transport = {
+    .send_answer = on_answer,
+    .send_invocation = on_invocation,
+    .send_rejection = on_rejection,
+    .set_reading = on_set_reading,
+    .set_held = on_set_held,
+    .retire = on_retire,
+};
 
 static void call(struct session *session, const char *tag, const char *function, const char *data)
 {
