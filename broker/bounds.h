@@ -43,6 +43,15 @@ enum {
     SESSION_INFO_BYTES_MAX = 64 * 1024,
     FUNCTION_DETAIL_BYTES_MAX = 1024 * 1024, /* description, formats and metadata of one function */
     ROUTES_DETAIL_BYTES_MAX = 256 * 1024 * 1024, /* of all functions and sessions */
+    /* Trigger types and triggers. Beyond: refused with trigger_registration_failed. All binds of a
+     * type may have to go to its next provider at once. */
+    SESSION_TRIGGER_TYPES_MAX = 10000,
+    SESSION_TRIGGERS_MAX = 10000,
+    /* Of each of weir's own types but `stream`, all sessions together: every gateway keeps every
+     * gate, and one event goes to all triggers of its type at once. */
+    OWN_TRIGGERS_MAX = 4000,
+    TRIGGER_BYTES_MAX = 1024 * 1024,       /* one trigger or type: names, JSON, bookkeeping */
+    TRIGGERS_BYTES_MAX = 64 * 1024 * 1024, /* of all */
     CALLS_PENDING_MAX = 262144,
     CALLS_PENDING_PER_EXECUTOR_MAX = 65536,
 
@@ -54,6 +63,8 @@ enum {
 static_assert(2 * PEERS_MAX + 8 <= LOOP_OPERATIONS_MAX,
               "a receive and a send per peer, signals and listener");
 static_assert(PEER_OUTPUT_SOFT_BYTES < PEER_OUTPUT_HARD_BYTES, "soft comes first");
+static_assert(PEER_OUTPUT_SOFT_BYTES + TRIGGERS_BYTES_MAX < PEER_OUTPUT_HARD_BYTES,
+              "a replay of all triggers drops no gateway");
 static_assert(TURN_BYTES_PER_PEER >= PEER_RECEIVE_BYTES, "a turn takes what one receive brought");
 
 #endif

@@ -17,6 +17,7 @@
 #include "broker/peers.h"
 #include "broker/presence.h"
 #include "broker/routes.h"
+#include "broker/registry.h"
 
 enum {
     TICK_MS = 1000,     /* counters are collected, deadlines looked at */
@@ -34,6 +35,8 @@ struct broker {
     struct routes *routes;
     struct channels *channels;
     struct presence *presence;
+    struct deliveries *deliveries;
+    struct registry *registry;
     struct loop *loop;
     struct peers *peers;
     struct listen_socket listener;
@@ -172,6 +175,7 @@ static void broker_attach(struct broker *broker, struct peer_handle peer,
     presence_peer_attached(broker->presence, peer);
     log_line("event=peer_attached pid=%u gateway=%llu slot=%u", pid,
              (unsigned long long)message->fields[2].number, slot);
+    registry_peer_attached(broker->registry, peer);
 }
 
 /* ---- frames ---- */
@@ -198,6 +202,8 @@ static enum weir_status broker_message(void *context, struct peer_handle peer, b
         channels_session_gone(broker->channels, peer, message->fields[0].number);
     if (message->type == WIRE_PRESENCE_JOINED || message->type == WIRE_PRESENCE_LEFT)
         return presence_take(broker->presence, peer, message);
+    if (message->type >= WIRE_TRIGGER_TYPE_REGISTER && message->type <= WIRE_GATE_UNBIND)
+        return registry_take(broker->registry, peer, message);
     return routes_take(broker->routes, peer, message);
 }
 
@@ -211,6 +217,7 @@ static void broker_peer_gone(void *context, struct peer_handle peer, uint32_t re
         presence_peer_gone(broker->presence, peer);
     routes_peer_gone(broker->routes, peer);
     channels_peer_gone(broker->channels, peer);
+    registry_peer_gone(broker->registry, peer);
 }
 
 /* ---- loop callbacks ---- */
@@ -281,6 +288,53 @@ static enum weir_status broker_open_segment(struct broker *broker, struct weir_e
     return WEIR_OK;
 }
 
+static enum weir_status broker_open_registry(struct broker *broker,
+                                             const struct broker_output *output,
+                                             struct weir_error *error)
+{
+    const struct registry_options options = {
+        .routes = broker->routes,
+        .deliveries = broker->deliveries,
+        .output = *output,
+        .counters = &broker->counters,
+        .hash_seed = segment_hash_seed(&broker->segment),
+    };
+    return registry_open(&broker->registry, &options, error);
+}
+
+static void broker_leave(void *context, struct span stream_name, struct span payload)
+{
+    struct broker *broker = context;
+    registry_leave(broker->registry, stream_name, payload);
+}
+
+static bool broker_has_room_for_leaves(void *context)
+{
+    const struct broker *broker = context;
+    return deliveries_have_room(broker->deliveries);
+}
+
+static void broker_leaves_wanted(void *context, bool wanted)
+{
+    struct broker *broker = context;
+    presence_set_wanted(broker->presence, wanted);
+}
+
+static enum weir_status broker_open_presence(struct broker *broker,
+                                             const struct broker_output *output,
+                                             struct weir_error *error)
+{
+    const struct presence_listener listener = {broker_leave, broker_has_room_for_leaves, broker};
+    const struct registry_leave_observer observer = {broker_leaves_wanted, broker};
+    enum weir_status status = presence_open(&broker->presence, output, &broker->counters,
+                                            segment_hash_seed(&broker->segment), NULL, error);
+    if (status != WEIR_OK)
+        return status;
+    presence_listen(broker->presence, &listener);
+    registry_observe_leave(broker->registry, &observer);
+    return WEIR_OK;
+}
+
 static enum weir_status broker_open_rooms(struct broker *broker, struct weir_error *error)
 {
     const struct broker_output output = {broker_output_send, broker_output_is_busy, broker};
@@ -303,11 +357,13 @@ static enum weir_status broker_open_rooms(struct broker *broker, struct weir_err
         .counters = &broker->counters,
     };
     const struct peers_handler handler = {broker_message, broker_peer_gone, broker};
+    struct routes_limits limits = routes_limits_default;
+    limits.unique_worker_names = broker->settings.unique_worker_names;
 
     enum weir_status status = engine_open(&broker->engine, &engine, error);
     if (status == WEIR_OK)
         status = routes_open(&broker->routes, &output, &broker->counters,
-                             segment_hash_seed(&broker->segment), NULL, error);
+                             segment_hash_seed(&broker->segment), &limits, error);
     const struct routes_observer observer = {broker_function_changed, broker};
     if (status == WEIR_OK)
         routes_observe(broker->routes, &observer);
@@ -315,8 +371,12 @@ static enum weir_status broker_open_rooms(struct broker *broker, struct weir_err
         status = channels_open(&broker->channels, &output, &broker->counters,
                                segment_hash_seed(&broker->segment), error);
     if (status == WEIR_OK)
-        status = presence_open(&broker->presence, &output, &broker->counters,
-                               segment_hash_seed(&broker->segment), NULL, error);
+        status = deliveries_open(&broker->deliveries, broker->routes, &broker->counters,
+                                 broker->settings.trigger_timeout_ms, error);
+    if (status == WEIR_OK)
+        status = broker_open_registry(broker, &output, error);
+    if (status == WEIR_OK)
+        status = broker_open_presence(broker, &output, error);
     if (status == WEIR_OK)
         status = loop_open(&broker->loop, broker->settings.io, error);
     if (status == WEIR_OK)
@@ -374,8 +434,10 @@ void broker_close(struct broker *broker)
         return;
     loop_close(broker->loop); /* first: nothing of ours is written to afterwards */
     peers_close(broker->peers);
-    channels_close(broker->channels);
+    registry_close(broker->registry);
+    deliveries_close(broker->deliveries);
     presence_close(broker->presence);
+    channels_close(broker->channels);
     if (broker->routes)
         routes_cancel_own(broker->routes, broker);
     routes_close(broker->routes);
@@ -428,6 +490,7 @@ static void broker_tick(struct broker *broker)
     peers_tick(broker->peers, broker->now_ms);
     routes_tick(broker->routes, broker->now_ms);
     channels_tick(broker->channels, broker->now_ms);
+    registry_tick(broker->registry, broker->now_ms);
 }
 
 static enum weir_status broker_turn(struct broker *broker, bool *busy, struct weir_error *error)
@@ -437,14 +500,17 @@ static enum weir_status broker_turn(struct broker *broker, bool *busy, struct we
         return status;
     broker->now_ms = clock_unix_ms();
     broker->counters.turns++;
+    routes_set_time(broker->routes, broker->now_ms);
     loop_run(broker->loop);
     *busy = peers_take(broker->peers);
     *busy |= presence_run(broker->presence, broker->now_ms);
     broker_tick(broker); /* what it ends is answered in this turn */
+    *busy |= deliveries_run(broker->deliveries, broker->now_ms);
     engine_commit(broker->engine);
     *busy |= peers_flush(broker->peers);
     *busy |= presence_is_due(broker->presence);
     *busy |= engine_has_uncommitted(broker->engine); /* by calls that ended with their peer */
+    *busy |= deliveries_are_due(broker->deliveries); /* what ended in the flush is told as well */
     return WEIR_OK;
 }
 
@@ -474,6 +540,7 @@ enum weir_status broker_run(struct broker *broker, struct weir_error *error)
     bool busy = false;
     broker->now_ms = clock_unix_ms();
     presence_hold(broker->presence, broker->now_ms);
+    routes_set_time(broker->routes, broker->now_ms);
     loop_poll(broker->loop, &broker->accept_ready, broker->listener.fd);
     loop_poll(broker->loop, &broker->signal_ready, broker->signal_fd);
     log_line("event=serving socket=%s io=%s", broker->listener.path,

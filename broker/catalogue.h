@@ -1,9 +1,13 @@
-/* broker/catalogue.h -- the builtin functions, which ids are reserved, and the answer of
- * engine::functions::list (PROTOCOL 2.7, 2.15).
+/* broker/catalogue.h -- the builtin functions, which ids are reserved, and the answers of the
+ * engine::*::list and ::info functions (PROTOCOL 2.7, 2.15).
+ *
+ *   catalogue.c            ids, names as they are shown, which function answers what
+ *   catalogue_input.c      filters and other input
+ *   catalogue_print.c      JSON text under construction
+ *   catalogue_functions.c, catalogue_workers.c, catalogue_triggers.c    one noun each
  *
  * Process and thread: the broker's loop thread.
- * Memory:   a catalogue lives for one listing; entries point into their owners until
- *           catalogue_close(). The input given to catalogue_open() is not kept.
+ * Memory:   an answer's entries point into their owners and live for the one call.
  */
 #ifndef WEIR_BROKER_CATALOGUE_H
 #define WEIR_BROKER_CATALOGUE_H
@@ -11,41 +15,43 @@
 #include "shm/json.h"
 
 enum catalogue_builtin {
-    CATALOGUE_NOT_BUILTIN = 0, /* stream::* too: the engine answers those before routes are asked */
-    CATALOGUE_FUNCTIONS_LIST,
+    /* stream::* and engine::log::* too: engine and gateways answer those before routes are asked */
+    CATALOGUE_NOT_BUILTIN = 0,
     CATALOGUE_WORKERS_REGISTER,
+    CATALOGUE_FUNCTIONS_LIST,
+    CATALOGUE_FUNCTIONS_INFO,
+    CATALOGUE_WORKERS_LIST,
+    CATALOGUE_WORKERS_INFO,
+    CATALOGUE_TRIGGERS_LIST,
+    CATALOGUE_TRIGGERS_INFO,
+    CATALOGUE_REGISTERED_LIST,
+    CATALOGUE_REGISTERED_INFO,
 };
 
 enum catalogue_builtin catalogue_builtin_find(struct span space, struct span id);
 /* No worker may register it. `engine::queue::*` in the default namespace is a worker's to provide. */
 bool catalogue_is_reserved(struct span space, struct span id);
 
-struct catalogue_entry {
-    struct span space;
-    struct span id;
-    struct span worker_name; /* empty: the part of the id before the first "::" */
-    struct span description; /* data == NULL: none */
-    struct span metadata;    /* JSON text, or data == NULL */
+struct routes;
+struct registry;
+struct catalogue_sources {
+    const struct routes *routes;
+    const struct registry *registry; /* NULL: none are shown but weir's own types */
+};
+struct catalogue_problem {
+    const char *code;
+    char sentence[192];
 };
 
-struct catalogue;
-
-/* Reads the filters; builtin functions that pass are in from the start. INVALID: `*problem` says
- * what is wrong. */
-enum weir_status catalogue_open(struct catalogue **catalogue, struct span input,
-                                const char **problem) WEIR_MUST_CHECK;
-/* Added only when it passes the filters. */
-enum weir_status catalogue_add(struct catalogue *catalogue,
-                               const struct catalogue_entry *entry) WEIR_MUST_CHECK;
-/* Append {"functions":[...]}, sorted by id, then namespace. */
-enum weir_status catalogue_print(struct catalogue *catalogue, struct buffer *out) WEIR_MUST_CHECK;
-void catalogue_close(struct catalogue *catalogue); /* NULL is fine */
+/* The answer of `builtin` (not of WORKERS_REGISTER) to `input` (JSON; empty for nothing); `out` is
+ * empty. INVALID: `problem` (may be NULL) is the error. NO_MEMORY, FULL: the buffer's. */
+enum weir_status catalogue_answer(const struct catalogue_sources *sources,
+                                  enum catalogue_builtin builtin, struct span input,
+                                  struct buffer *out,
+                                  struct catalogue_problem *problem) WEIR_MUST_CHECK;
 
 /* A name as it is shown: without control characters, bidirectional overrides and line separators,
- * at most 280 characters, trimmed. Malloc'd; NULL when nothing is left, `name` is no string, or
- * memory is short. */
-char *catalogue_clean_name(struct json_value name);
-/* The same on decoded text; `out` holds text.bytes. Returns bytes written. */
+ * at most 280 characters, trimmed. `out` holds text.bytes. Returns bytes written. */
 size_t catalogue_clean(char *out, struct span text);
 
 #endif

@@ -7,13 +7,15 @@
 #include "broker/bounds.h"
 #include "broker/catalogue.h"
 #include "broker/engine.h"
-#include "broker/table.h"
+#include "broker/routes_inside.h"
 #include "shm/error_body.h"
+#include "shm/hash.h"
 #include "shm/json.h"
 #include "shm/store.h"
 
 enum {
     WORKER_ID_BYTES_MAX = 128,
+    IP_ADDRESS_BYTES_MAX = 64,
     ERROR_NAME_BYTES_MAX = 160, /* of a name quoted in an error */
     ERROR_NAMESPACES_MAX = 8,   /* other namespaces named in an error */
     SLOT_BITS = 24,
@@ -23,49 +25,6 @@ static_assert(CALLS_PENDING_MAX < 1 << SLOT_BITS, "a pending call's slot fits it
 #define NO_SLOT UINT32_MAX
 /* Ids of calls nobody waits for; never a pending call's, whose generation stays far below. */
 #define VOID_ID_BIT (1ull << 63)
-
-struct session {
-    struct table_node node;        /* by (peer, number) */
-    struct table_node worker_node; /* by worker_id */
-    struct session *next_of_peer;
-    struct session **link_of_peer;
-    struct peer_handle peer;
-    uint64_t number;
-    char *worker_id;
-    char *info; /* JSON of engine::workers::register, or NULL */
-    size_t info_bytes;
-    char *name; /* cleaned worker name, or NULL */
-    struct registration *registrations;
-    uint32_t registration_count;
-    uint32_t executing_count;
-    uint32_t executing; /* pending calls it has to answer; NO_SLOT ends */
-    uint32_t calling;   /* pending calls it waits for */
-};
-
-/* One session's wish to be the owner of a function. */
-struct registration {
-    struct session *session;
-    struct function *function;
-    struct registration *next_of_function;
-    struct registration **link_of_function;
-    struct registration *next_of_session;
-    struct registration **link_of_session;
-    char
-        *details; /* description, request format, response format, metadata, one behind the other */
-    struct span description, request_format, response_format,
-        metadata; /* into details; data == NULL: none */
-    size_t detail_bytes;
-};
-
-struct function {
-    struct table_node node; /* by id alone: the namespaces of one id share a chain */
-    struct registration
-        *owner; /* head of the line; who was refused waits behind it, first come first served */
-    struct registration **line_end;
-    size_t space_bytes;
-    size_t id_bytes;
-    char names[]; /* namespace, then id */
-};
 
 struct pending {
     uint64_t generation; /* counts uses of the slot, from 1 */
@@ -94,6 +53,7 @@ struct routes {
     uint64_t hash_seed;
     struct table sessions;
     struct table workers; /* the same sessions by worker id */
+    struct table names;   /* those that have said one, by name */
     struct table functions;
     struct session *peer_sessions[PEERS_MAX];
     struct pending *pending;
@@ -101,6 +61,11 @@ struct routes {
     uint32_t pending_count;
     uint32_t own_first, own_last; /* own calls, oldest first; NO_SLOT ends */
     struct routes_observer observer;
+    struct routes_session_observer session_observer;
+    const struct registry *registry; /* for the listings; NULL: none */
+    uint64_t opened_at_ms;
+    uint64_t now_ms;
+    uint64_t function_sum;
     uint64_t void_id;
     uint64_t detail_bytes;
     struct buffer error; /* one error body */
@@ -133,7 +98,8 @@ enum weir_status routes_open(struct routes **routes, const struct broker_output 
     /* Untouched pages cost nothing: the table is as large as its bound from the start. */
     opened->pending = calloc(opened->limits.pending_max, sizeof *opened->pending);
     if (!opened->pending || table_init(&opened->sessions) != WEIR_OK ||
-        table_init(&opened->workers) != WEIR_OK || table_init(&opened->functions) != WEIR_OK) {
+        table_init(&opened->workers) != WEIR_OK || table_init(&opened->names) != WEIR_OK ||
+        table_init(&opened->functions) != WEIR_OK) {
         routes_close(opened);
         return weir_fail(error, WEIR_NO_MEMORY, "no memory for routes");
     }
@@ -151,11 +117,13 @@ void routes_close(struct routes *routes)
     if (!routes)
         return;
     routes->observer = (struct routes_observer){0};
+    routes->session_observer = (struct routes_session_observer){0};
     for (uint32_t slot = 0; slot < PEERS_MAX; slot++)
         while (routes->peer_sessions[slot])
             session_close(routes, routes->peer_sessions[slot]);
     table_fini(&routes->sessions);
     table_fini(&routes->workers);
+    table_fini(&routes->names);
     table_fini(&routes->functions);
     buffer_fini(&routes->error);
     buffer_fini(&routes->answer);
@@ -166,6 +134,23 @@ void routes_close(struct routes *routes)
 void routes_observe(struct routes *routes, const struct routes_observer *observer)
 {
     routes->observer = *observer;
+}
+
+void routes_observe_sessions(struct routes *routes, const struct routes_session_observer *observer)
+{
+    routes->session_observer = *observer;
+}
+
+void routes_use_registry(struct routes *routes, const struct registry *registry)
+{
+    routes->registry = registry;
+}
+
+void routes_set_time(struct routes *routes, uint64_t now_ms)
+{
+    if (routes->opened_at_ms == 0)
+        routes->opened_at_ms = now_ms;
+    routes->now_ms = now_ms;
 }
 
 void routes_figures(const struct routes *routes, struct routes_figures *figures)
@@ -289,9 +274,14 @@ static enum weir_status session_open(struct routes *routes, struct peer_handle p
         free(session);
         return WEIR_OK;
     }
+    struct span ip_address = message->fields[2].span;
     session->peer = peer;
     session->number = number;
     session->worker_id = copy;
+    if (ip_address.bytes > 0 && ip_address.bytes <= IP_ADDRESS_BYTES_MAX &&
+        json_is_utf8(ip_address))
+        session->ip_address = copy_text(ip_address);
+    session->connected_at_ms = routes->now_ms;
     session->executing = NO_SLOT;
     session->calling = NO_SLOT;
     session->link_of_peer = &routes->peer_sessions[peer.slot];
@@ -302,47 +292,94 @@ static enum weir_status session_open(struct routes *routes, struct peer_handle p
     table_insert(&routes->sessions, &session->node, session_hash(peer, number));
     table_insert(&routes->workers, &session->worker_node,
                  worker_hash(routes, span_text(session->worker_id)));
+    if (routes->session_observer.opened)
+        routes->session_observer.opened(routes->session_observer.context, session);
     return WEIR_OK;
 }
 
-static void session_set_info(struct routes *routes, struct session *session, struct span info)
+/* ---- what a session says of itself ---- */
+
+static uint64_t name_hash(const struct routes *routes, struct span name)
 {
-    if (info.bytes == 0 || info.bytes > SESSION_INFO_BYTES_MAX ||
-        routes->detail_bytes + info.bytes > routes->limits.detail_bytes_max)
-        return;
-    static const char *const names[] = {"name"};
-    struct json_value name;
-    if (json_scan_object(info, JSON_DEPTH_MAX, names, 1, &name, NULL) != WEIR_OK)
-        return;
-    char *copy = copy_text(info);
-    char *cleaned = catalogue_clean_name(name);
-    if (!copy) {
-        free(cleaned);
-        return;
+    return hash_bytes(routes->hash_seed, name);
+}
+
+const struct session *routes_session_named(const struct routes *routes, struct span space,
+                                           struct span name)
+{
+    const struct session *first = NULL;
+    struct table_node *node = table_first(&routes->names, name_hash(routes, name));
+    for (; node; node = table_next(node)) {
+        const struct session *session = TABLE_OWNER(node, struct session, name_node);
+        if (!span_equal(session->facts.name, name) || !span_equal(session_space(session), space))
+            continue;
+        if (!first || session->connected_at_ms < first->connected_at_ms)
+            first = session;
     }
-    routes->detail_bytes += info.bytes - session->info_bytes;
-    free(session->info);
-    free(session->name);
-    session->info = copy;
-    session->info_bytes = info.bytes;
-    session->name = cleaned;
+    return first;
+}
+
+static void session_forget_facts(struct routes *routes, struct session *session)
+{
+    if (session->facts.name.data)
+        table_remove(&routes->names, &session->name_node);
+    routes->detail_bytes -= session->facts.bytes;
+    facts_fini(&session->facts);
+}
+
+/* True: another session has the name, and only one may (PROTOCOL 2.7); the gateway closes this
+ * one. */
+static bool session_reject_name(struct routes *routes, const struct session *session,
+                                const struct facts *facts)
+{
+    struct span space = space_or_default(facts->space);
+    if (!routes->limits.unique_worker_names || !facts->name.data)
+        return false;
+    const struct session *owner = routes_session_named(routes, space, facts->name);
+    if (!owner || owner == session)
+        return false;
+    const struct wire_field fields[] = {
+        WIRE_NUMBER(session->number), WIRE_SPAN(SPAN_LITERAL(ROUTES_CODE_NAME_CONFLICT)),
+        WIRE_SPAN(space), WIRE_SPAN(facts->name), WIRE_SPAN(span_text(owner->worker_id))};
+    routes->counters->registrations_refused++;
+    routes_send(routes, session->peer, WIRE_SESSION_REJECTED, 0, fields);
+    return true;
+}
+
+/* False: the name is another's. */
+static bool session_set_info(struct routes *routes, struct session *session, struct span info)
+{
+    struct facts facts = {0};
+    if (info.bytes == 0 || info.bytes > SESSION_INFO_BYTES_MAX ||
+        routes->detail_bytes - session->facts.bytes + info.bytes >
+            routes->limits.detail_bytes_max ||
+        facts_read(&facts, info) != WEIR_OK)
+        return true;
+    if (session_reject_name(routes, session, &facts)) {
+        facts_fini(&facts);
+        return false;
+    }
+    session_forget_facts(routes, session);
+    session->facts = facts;
+    routes->detail_bytes += facts.bytes;
+    if (facts.name.data)
+        table_insert(&routes->names, &session->name_node, name_hash(routes, facts.name));
+    if (routes->session_observer.described)
+        routes->session_observer.described(routes->session_observer.context, session);
+    return true;
 }
 
 /* ---- functions ---- */
 
-static struct span function_space(const struct function *function)
-{
-    return span_of(function->names, function->space_bytes);
-}
-
-static struct span function_id(const struct function *function)
-{
-    return span_of(function->names + function->space_bytes, function->id_bytes);
-}
-
 static uint64_t function_hash(const struct routes *routes, struct span id)
 {
     return store_item_hash(routes->hash_seed, id);
+}
+
+/* A share of routes_function_sum(). */
+static uint64_t function_sum(const struct routes *routes, const struct function *function)
+{
+    return hash_pair(function->node.hash, hash_bytes(~routes->hash_seed, function_space(function)));
 }
 
 static struct function *function_find(const struct routes *routes, struct span space,
@@ -368,6 +405,7 @@ static struct function *function_make(struct routes *routes, struct span space, 
     memcpy(function->names, space.data, space.bytes);
     memcpy(function->names + space.bytes, id.data, id.bytes);
     table_insert(&routes->functions, &function->node, function_hash(routes, id));
+    routes->function_sum += function_sum(routes, function);
     return function;
 }
 
@@ -441,6 +479,7 @@ static void registration_remove(struct routes *routes, struct registration *regi
     if (routes->observer.function_changed)
         routes->observer.function_changed(routes->observer.context, function_space(function),
                                           function_id(function), false);
+    routes->function_sum -= function_sum(routes, function);
     table_remove(&routes->functions, &function->node);
     free(function);
 }
@@ -461,11 +500,6 @@ static void routes_reject(struct routes *routes, struct peer_handle peer, uint64
                                         WIRE_SPAN(space), WIRE_SPAN(id), WIRE_SPAN(owner)};
     routes->counters->registrations_refused++;
     routes_send(routes, peer, WIRE_FUNCTION_REJECTED, 0, fields);
-}
-
-static struct span space_or_default(struct span space)
-{
-    return space.bytes > 0 ? space : SPAN_LITERAL("default");
 }
 
 static bool name_is_acceptable(struct span name)
@@ -710,7 +744,6 @@ static uint32_t session_find_call(const struct routes *routes, const struct sess
     return slot;
 }
 
-/* Whoever asks for an eviction is told last, when all else of the session is over. */
 static void session_end_calls(struct routes *routes, struct session *session)
 {
     while (session->calling != NO_SLOT)
@@ -721,6 +754,10 @@ static void session_end_calls(struct routes *routes, struct session *session)
         pending_free(routes, slot);
         pending_stop(routes, &call);
     }
+}
+
+static void session_end_evictions(struct routes *routes, struct session *session)
+{
     while (session->executing != NO_SLOT) {
         const struct pending eviction = *pending_at(routes, session->executing);
         pending_free(routes, session->executing);
@@ -728,22 +765,25 @@ static void session_end_calls(struct routes *routes, struct session *session)
     }
 }
 
-/* PROTOCOL 2.12: functions first, then the calls. */
+/* PROTOCOL 2.12: functions first, then the calls, then the triggers. Whoever asks for an eviction is
+ * told last, when all else of the session is over. */
 static void session_close(struct routes *routes, struct session *session)
 {
     while (session->registrations)
         /* Each takes the head off the list. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
         registration_remove(routes, session->registrations);
     session_end_calls(routes, session);
+    if (routes->session_observer.gone)
+        routes->session_observer.gone(routes->session_observer.context, session);
+    session_forget_facts(routes, session);
+    session_end_evictions(routes, session);
     *session->link_of_peer = session->next_of_peer;
     if (session->next_of_peer)
         session->next_of_peer->link_of_peer = session->link_of_peer;
     table_remove(&routes->sessions, &session->node);
     table_remove(&routes->workers, &session->worker_node);
-    routes->detail_bytes -= session->info_bytes;
     free(session->worker_id);
-    free(session->info);
-    free(session->name);
+    free(session->ip_address);
     free(session);
 }
 
@@ -904,6 +944,40 @@ static void routes_result(struct routes *routes, struct peer_handle peer,
                       (struct span){0});
 }
 
+/* ---- what others read ---- */
+
+struct session *routes_session(const struct routes *routes, struct peer_handle peer,
+                               uint64_t number)
+{
+    return session_find(routes, peer, number);
+}
+
+const struct function *routes_function(const struct routes *routes, struct span space,
+                                       struct span id)
+{
+    return function_find(routes, space, id);
+}
+
+const struct table *routes_sessions(const struct routes *routes)
+{
+    return &routes->sessions;
+}
+
+const struct table *routes_functions(const struct routes *routes)
+{
+    return &routes->functions;
+}
+
+uint64_t routes_opened_at(const struct routes *routes)
+{
+    return routes->opened_at_ms;
+}
+
+uint64_t routes_function_sum(const struct routes *routes)
+{
+    return routes->function_sum;
+}
+
 /* ---- calls of the broker's own ---- */
 
 bool routes_has_function(const struct routes *routes, struct span space, struct span id)
@@ -996,46 +1070,25 @@ static enum weir_status routes_reattach(struct routes *routes, struct peer_handl
 
 /* ---- builtin functions ---- */
 
-/* Visit every function in the catalogue's terms. */
-static enum weir_status routes_list(struct routes *routes, struct catalogue *catalogue)
+static void call_builtin(struct routes *routes, struct peer_handle peer,
+                         const struct wire_message *message, enum catalogue_builtin builtin)
 {
-    size_t bucket = 0;
-    struct table_node *node = NULL;
-    while ((node = table_walk(&routes->functions, &bucket, node))) {
-        const struct function *function = TABLE_OWNER(node, struct function, node);
-        const struct registration *owner = function->owner;
-        const struct catalogue_entry entry = {
-            .space = function_space(function),
-            .id = function_id(function),
-            .worker_name =
-                owner->session->name ? span_text(owner->session->name) : (struct span){0},
-            .description = owner->description,
-            .metadata = owner->metadata,
-        };
-        enum weir_status status = catalogue_add(catalogue, &entry);
-        if (status != WEIR_OK)
-            return status;
-    }
-    return WEIR_OK;
-}
-
-static void call_functions_list(struct routes *routes, struct peer_handle peer,
-                                const struct wire_message *message)
-{
-    struct catalogue *catalogue = NULL;
-    const char *problem = NULL;
-    enum weir_status status = catalogue_open(&catalogue, message->fields[3].span, &problem);
-    if (status == WEIR_INVALID) {
-        routes_answer_error(routes, peer, message->id, "deserialization_error", span_text(problem));
+    struct span input = message->fields[3].span;
+    if (builtin == CATALOGUE_WORKERS_REGISTER) {
+        struct session *session = session_find(routes, peer, message->fields[0].number);
+        bool taken = !session || session_set_info(routes, session, input);
+        routes_answer_result(routes, peer, message->id,
+                             taken ? SPAN_LITERAL("{\"success\":true}")
+                                   : SPAN_LITERAL("{\"success\":false}"));
         return;
     }
+    const struct catalogue_sources sources = {routes, routes->registry};
+    struct catalogue_problem problem = {0};
     buffer_clear(&routes->answer);
-    if (status == WEIR_OK)
-        status = routes_list(routes, catalogue);
-    if (status == WEIR_OK)
-        status = catalogue_print(catalogue, &routes->answer);
-    catalogue_close(catalogue);
-    if (status == WEIR_OK && routes->answer.bytes < WIRE_FRAME_BYTES_MAX - 1024)
+    enum weir_status status = catalogue_answer(&sources, builtin, input, &routes->answer, &problem);
+    if (status == WEIR_INVALID)
+        routes_answer_error(routes, peer, message->id, problem.code, span_text(problem.sentence));
+    else if (status == WEIR_OK && routes->answer.bytes < WIRE_FRAME_BYTES_MAX - 1024)
         routes_answer_result(routes, peer, message->id, buffer_span(&routes->answer));
     else
         routes_answer_error(
@@ -1043,19 +1096,6 @@ static void call_functions_list(struct routes *routes, struct peer_handle peer,
             SPAN_LITERAL("the list is larger than a message may be, or memory is short"));
     buffer_fini(&routes->answer);
     buffer_init(&routes->answer, ANSWER_BYTES_MAX);
-}
-
-static void call_builtin(struct routes *routes, struct peer_handle peer,
-                         const struct wire_message *message, enum catalogue_builtin builtin)
-{
-    if (builtin == CATALOGUE_FUNCTIONS_LIST) {
-        call_functions_list(routes, peer, message);
-        return;
-    }
-    struct session *session = session_find(routes, peer, message->fields[0].number);
-    if (session)
-        session_set_info(routes, session, message->fields[3].span);
-    routes_answer_result(routes, peer, message->id, SPAN_LITERAL("{\"success\":true}"));
 }
 
 /* ---- messages ---- */
@@ -1071,7 +1111,7 @@ enum weir_status routes_take(struct routes *routes, struct peer_handle peer,
     case WIRE_SESSION_INFO:
         session = session_find(routes, peer, message->fields[0].number);
         if (session)
-            session_set_info(routes, session, message->fields[1].span);
+            (void)session_set_info(routes, session, message->fields[1].span);
         return WEIR_OK;
     case WIRE_SESSION_CLOSED:
         session = session_find(routes, peer, message->fields[0].number);

@@ -36,6 +36,8 @@
 #define ROUTES_CODE_CONFLICT "FUNCTION_NAMESPACE_CONFLICT"
 #define ROUTES_CODE_LIMIT "FUNCTION_LIMIT_EXCEEDED"
 #define ROUTES_CODE_INVALID "INVALID_ARGUMENTS"
+/* Said to a session whose name another one has, when names are to be unique. */
+#define ROUTES_CODE_NAME_CONFLICT "WORKER_NAMESPACE_CONFLICT"
 
 struct routes;
 
@@ -45,6 +47,7 @@ struct routes_limits {
     uint32_t pending_max;
     uint32_t pending_per_executor_max;
     uint64_t detail_bytes_max;
+    bool unique_worker_names; /* one live session per (namespace, name); the next is rejected */
 };
 extern const struct routes_limits routes_limits_default;
 
@@ -58,6 +61,8 @@ void routes_close(struct routes *routes);
 /* SESSION_*, FUNCTION_*, CALL and RESULT. INVALID: a message no gateway of ours sends. */
 enum weir_status routes_take(struct routes *routes, struct peer_handle peer,
                              const struct wire_message *message) WEIR_MUST_CHECK;
+/* Unix time in ms, once a turn: when sessions that open now have connected. */
+void routes_set_time(struct routes *routes, uint64_t now_ms);
 /* The peer is gone: its sessions are closed, its calls forgotten. */
 void routes_peer_gone(struct routes *routes, struct peer_handle peer);
 
@@ -78,9 +83,9 @@ void routes_observe(struct routes *routes, const struct routes_observer *observe
 struct routes_own_call {
     struct span space; /* empty: default */
     struct span function;
-    struct span data;                  /* JSON */
-    struct span metadata;              /* JSON; data NULL: none */
-    struct span traceparent, baggage;  /* data NULL: none */
+    struct span data;                 /* JSON */
+    struct span metadata;             /* JSON; data NULL: none */
+    struct span traceparent, baggage; /* data NULL: none */
     uint64_t timeout_ms;
 };
 enum routes_own_fate {

@@ -27,7 +27,7 @@
     X(call_errors, counter, "calls answered with an error by the broker")                          \
     X(results, counter, "results passed on")                                                       \
     X(results_unknown, counter, "results nobody waits for, or from a peer that was not asked")     \
-    X(registrations_refused, counter, "function registrations refused")                            \
+    X(registrations_refused, counter, "functions, triggers and names refused")                     \
     X(replies_lost, counter, "answers to peers that were gone")                                    \
     X(streams, gauge, "streams with items")                                                        \
     X(groups, gauge, "groups with items")                                                          \

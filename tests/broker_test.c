@@ -311,6 +311,90 @@ BOTH(calls_are_routed_between_peers)
     stop();
 }
 
+static void put_trigger(struct client *client, uint64_t number, const char *id, const char *type)
+{
+    const struct wire_field fields[8] = {WIRE_NUMBER(number), WIRE_SPAN(span_text(id)),
+                                         WIRE_SPAN(span_text(type)), WIRE_SPAN(SPAN_LITERAL("f")),
+                                         WIRE_SPAN(SPAN_LITERAL("{}"))};
+    cr_assert(client_put(client, WIRE_TRIGGER_REGISTER, 0, fields));
+}
+
+/* A trigger's owner and its provider on two peers; a gate is told to who is there and to who comes;
+ * a peer's death is the end of what its sessions registered. */
+BOTH(registry_are_bound_between_peers)
+{
+    struct client a, b, c;
+    const struct wire_field type[6] = {WIRE_NUMBER(2), WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("cron"))};
+    start(io);
+    attach(&a);
+    attach(&b);
+    put_session(&a, 1, "owner");
+    put_trigger(&a, 1, "t", "cron");
+    sync_with_broker(&a);
+    put_session(&b, 2, "provider");
+    cr_assert(client_put(&b, WIRE_TRIGGER_TYPE_REGISTER, 0, type));
+    cr_assert(client_flush(&b));
+    struct wire_message told = take(&b, WIRE_TRIGGER_BIND, 0);
+    cr_assert_eq(told.fields[0].number, 2);
+    expect_text(told.fields[1], "t");
+    expect_text(told.fields[2], "cron");
+    const struct wire_field refusal[5] = {
+        WIRE_NUMBER(2), WIRE_SPAN(SPAN_LITERAL("t")), WIRE_SPAN(SPAN_LITERAL("cron")),
+        WIRE_SPAN(SPAN_LITERAL("f")), WIRE_SPAN(SPAN_LITERAL("{}"))};
+    cr_assert(client_put(&b, WIRE_TRIGGER_RESULT, 0, refusal));
+    cr_assert(client_flush(&b));
+    told = take(&a, WIRE_TRIGGER_RESULT, 0);
+    cr_assert_eq(told.fields[0].number, 1);
+    expect_text(told.fields[1], "t");
+
+    put_trigger(&a, 1, "gate", "stream:join");
+    cr_assert(client_flush(&a));
+    uint64_t handle = take(&a, WIRE_GATE_BIND, 0).fields[0].number;
+    cr_assert_eq(take(&b, WIRE_GATE_BIND, 0).fields[0].number, handle);
+    attach(&c);
+    cr_assert_eq(take(&c, WIRE_GATE_BIND, 0).fields[0].number, handle);
+    put_trigger(&a, 1, "t2", "cron");
+    cr_assert(client_flush(&a));
+    (void)take(&b, WIRE_TRIGGER_BIND, 0);
+    client_close(&a);
+    cr_assert(client_take(&b, &told));
+    cr_assert(told.type == WIRE_TRIGGER_UNBIND || told.type == WIRE_GATE_UNBIND);
+    cr_assert(client_take(&b, &told));
+    cr_assert(told.type == WIRE_TRIGGER_UNBIND || told.type == WIRE_GATE_UNBIND);
+    cr_assert_eq(take(&c, WIRE_GATE_UNBIND, 0).fields[0].number, handle);
+    client_close(&b);
+    client_close(&c);
+    stop();
+}
+
+/* With unique_worker_names a second worker of a name is told to go; without, it is not. */
+BOTH(worker_names_can_be_made_unique)
+{
+    static const char *const settings[] = {"unique_worker_names=false", "unique_worker_names=true"};
+    for (unsigned round = 0; round < 2; round++) {
+        struct client client;
+        const struct wire_field first[] = {WIRE_NUMBER(1),
+                                           WIRE_SPAN(SPAN_LITERAL("{\"name\":\"shop\"}"))};
+        const struct wire_field second[] = {WIRE_NUMBER(2), first[1]};
+        cr_assert(test_broker_start(&broker, io, settings[round]));
+        attach(&client);
+        put_session(&client, 1, "worker-1");
+        put_session(&client, 2, "worker-2");
+        cr_assert(client_put(&client, WIRE_SESSION_INFO, 0, first));
+        cr_assert(client_put(&client, WIRE_SESSION_INFO, 0, second));
+        if (round == 1) {
+            cr_assert(client_flush(&client));
+            struct wire_message told = take(&client, WIRE_SESSION_REJECTED, 0);
+            cr_assert_eq(told.fields[0].number, 2);
+            expect_text(told.fields[1], "WORKER_NAMESPACE_CONFLICT");
+            expect_text(told.fields[4], "worker-1");
+        }
+        sync_with_broker(&client);
+        client_close(&client);
+        stop();
+    }
+}
+
 /* Peers that die in the middle of a frame, more of them than there are slots: whole frames count,
  * halves do not, slots return. */
 BOTH(killed_peers_leave_nothing_behind)
@@ -540,7 +624,12 @@ BOTH(random_messages_do_not_end_the_broker)
                                         "{\"name\":\"\\ud800\"}",
                                         "f",
                                         "\x01:/",
-                                        "engine::workers::register"};
+                                        "engine::workers::register",
+                                        "engine::workers::list",
+                                        "engine::triggers::list",
+                                        "engine::registered-triggers::list",
+                                        "engine::workers-available",
+                                        "stream"};
     static const enum wire_type types[] = {WIRE_STREAM,
                                            WIRE_STREAM,
                                            WIRE_SESSION_OPEN,
@@ -549,7 +638,12 @@ BOTH(random_messages_do_not_end_the_broker)
                                            WIRE_FUNCTION_REGISTER,
                                            WIRE_FUNCTION_UNREGISTER,
                                            WIRE_CALL,
-                                           WIRE_RESULT};
+                                           WIRE_RESULT,
+                                           WIRE_TRIGGER_TYPE_REGISTER,
+                                           WIRE_TRIGGER_TYPE_UNREGISTER,
+                                           WIRE_TRIGGER_REGISTER,
+                                           WIRE_TRIGGER_UNREGISTER,
+                                           WIRE_TRIGGER_RESULT};
     enum { TEXTS = sizeof texts / sizeof texts[0], TYPES = sizeof types / sizeof types[0] };
     const char *seed_text = getenv("WEIR_SEED");
     unsigned seed = seed_text ? (unsigned)strtoul(seed_text, NULL, 10) : 20240612;

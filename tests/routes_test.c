@@ -599,6 +599,43 @@ Test(routes, workers_register_stores_the_metadata)
     cr_assert(strstr(recorded_text(last(WIRE_RESULT, a), 0), "\"f\""));
 }
 
+static void describe(struct peer_handle peer, uint64_t number, const char *info)
+{
+    take(peer, WIRE_SESSION_INFO, 0, number, info, NULL, NULL, NULL, NULL, NULL);
+}
+
+/* One live session per (namespace, name): the next is told to go, and shown without the name; the
+ * name is free again when its owner leaves or takes another. */
+Test(routes_limits, names_can_be_made_unique, .fini = close_all, .timeout = 30)
+{
+    struct routes_limits limits = routes_limits_default;
+    limits.unique_worker_names = true;
+    open_with(&limits);
+    session(a, 1, "w1");
+    session(b, 2, "w2");
+    describe(a, 1, "{\"name\":\"shop\"}");
+    describe(a, 1, "{\"name\":\"sh\\u0007op\"}");
+    describe(b, 2, "{}");
+    describe(b, 2, "{\"name\":\"shop\",\"namespace\":\"blue\"}");
+    cr_assert_eq(recorder.count, 0);
+    describe(b, 2, "{\"name\":\" shop\"}");
+    const struct recorded *rejected = last(WIRE_SESSION_REJECTED, b);
+    cr_assert_eq(rejected->fields[0].number, 2);
+    cr_assert_str_eq(recorded_text(rejected, 1), "WORKER_NAMESPACE_CONFLICT");
+    cr_assert_str_eq(recorded_text(rejected, 2), "default");
+    cr_assert_str_eq(recorded_text(rejected, 3), "shop");
+    cr_assert_str_eq(recorded_text(rejected, 4), "w1");
+    call(b, 7, 2, NULL, "engine::workers::register", "{\"name\":\"shop\"}");
+    cr_assert_str_eq(recorded_text(last(WIRE_RESULT, b), 0), "{\"success\":false}");
+    recorder_clear(&recorder);
+    describe(a, 1, "{\"name\":\"store\"}");
+    describe(b, 2, "{\"name\":\"shop\"}");
+    cr_assert_eq(recorder.count, 0);
+    take(b, WIRE_SESSION_CLOSED, 0, 2, NULL, NULL, NULL, NULL, NULL, NULL);
+    describe(a, 1, "{\"name\":\"shop\"}");
+    cr_assert_eq(recorder.count, 0);
+}
+
 /* Random sessions, registrations, calls, answers and disconnects: at the end every call was
  * answered exactly once or its caller is gone, and nothing is left. */
 Test(routes, random_life_leaves_nothing_behind)

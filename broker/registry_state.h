@@ -1,0 +1,68 @@
+/* broker/registry_state.h -- the registry's own state, for the files it is made of:
+ *
+ *   registry.c       what is registered, and by whom; messages in
+ *   registry_binds.c  which provider a worker's type's trigger belongs to, and telling it
+ *   registry_own.c    weir's own types: gates, and what is delivered from here
+ */
+#ifndef WEIR_BROKER_REGISTRY_STATE_H
+#define WEIR_BROKER_REGISTRY_STATE_H
+
+#include "broker/bounds.h"
+#include "broker/registry_inside.h"
+
+enum { KIND_COUNT = TRIGGER_WORKERS_AVAILABLE + 1 };
+
+struct registry {
+    struct routes *routes;
+    struct deliveries *deliveries;
+    struct broker_output output;
+    struct broker_counters *counters;
+    struct registry_limits limits;
+    uint64_t hash_seed;
+    struct table all;       /* triggers by id */
+    struct table groups;    /* of workers' types, by name */
+    struct table providers; /* by name of the type */
+    struct trigger_group *own_groups[KIND_COUNT];
+    struct peer_handle gates[PEERS_MAX]; /* who is told of stream:join triggers */
+    bool is_gate[PEERS_MAX];
+    struct registry_leave_observer leave_observer;
+    uint64_t serial;
+    uint64_t bytes;
+    uint64_t waiting_count;
+    uint64_t function_sum; /* at the last check */
+    uint64_t next_check_ms;
+    struct buffer scratch; /* one config, decoded */
+    struct buffer text;    /* one error body or payload */
+};
+
+void registry_send(const struct registry *registry, struct peer_handle peer, enum wire_type type,
+                   const struct wire_field *fields);
+
+/* ---- registry_binds.c ---- */
+
+/* NULL: nobody provides it there. */
+struct trigger_provider *group_provider(const struct trigger_group *group, struct span space);
+void trigger_set_state(struct registry *registry, struct trigger *trigger,
+                       enum trigger_state state);
+void trigger_set_waits(struct registry *registry, struct trigger *trigger, bool waits);
+/* The trigger is its provider's no more; who is still there is told. */
+void trigger_park(struct registry *registry, struct trigger *trigger);
+/* Bring a trigger of a worker's type to the provider it belongs to. */
+void trigger_settle(struct registry *registry, struct trigger *trigger);
+/* A provider has let go of the trigger: another of the same id may have its place. */
+void trigger_settle_siblings(struct registry *registry, const struct trigger *trigger);
+void group_settle(struct registry *registry, struct trigger_group *group);
+
+/* ---- registry_own.c ---- */
+
+/* The trigger is in its group. False: no memory. */
+bool own_start(struct registry *registry, struct trigger *trigger);
+/* It has left its group. */
+void own_stop(struct registry *registry, const struct trigger *trigger);
+/* `event`: of engine::workers-available. */
+void registry_tell_worker(struct registry *registry, const struct session *session,
+                          const char *event);
+/* Every five seconds: has the set of functions changed? */
+void registry_check_functions(struct registry *registry, uint64_t now_ms);
+
+#endif
