@@ -49,6 +49,7 @@ static enum weir_status trigger_find_socket(struct trigger *trigger, const char 
     if (status == WEIR_OK)
         (void)snprintf(trigger->socket_path, sizeof trigger->socket_path, "%s/%s",
                        run_dir != NULL ? run_dir : settings.run_dir, RUNDIR_SOCKET_NAME);
+    settings_fini(&settings);
     return status;
 }
 

@@ -361,6 +361,10 @@ enum weir_status settings_set(struct settings *settings, const char *assignment,
         key = settings_find(name);
         nearest = settings_nearest(name);
     }
+    if (span_equal(span_of(assignment, name_bytes), SPAN_LITERAL("auth_tokens")))
+        return weir_fail(error, WEIR_INVALID,
+                         "--set: `auth_tokens` can only stand in the file, where not everybody "
+                         "reads it; write it below `weir:`");
     if (key == SETTINGS_KEY_COUNT)
         return weir_fail(error, WEIR_INVALID, "--set: key `%.*s` is not known; %s%s%s",
                          (int)(name_bytes < 60 ? name_bytes : 60), assignment,
@@ -570,9 +574,23 @@ static enum weir_status settings_resolve_value_bytes(struct settings *settings,
 static_assert(RING_BYTES_MIN / RING_RECORD_SHARE > ENVELOPE_OVERHEAD_BYTES_MAX + 4096 + 1024,
               "the smallest ring must take the smallest value_bytes_max");
 
+static enum weir_status settings_check_choice(const char *text, const char *key, const char *first,
+                                              const char *second, struct weir_error *error)
+{
+    if (strcmp(text, first) == 0 || strcmp(text, second) == 0)
+        return WEIR_OK;
+    return weir_fail(error, WEIR_INVALID, "setting `%s` cannot be `%.40s`; use %s or %s", key, text,
+                     first, second);
+}
+
 enum weir_status settings_resolve(struct settings *settings, struct weir_error *error)
 {
     enum weir_status status = settings_check_ports(settings, error);
+    if (status == WEIR_OK)
+        status =
+            settings_check_choice(settings->auth_failure, "auth_failure", "deny", "allow", error);
+    if (status == WEIR_OK)
+        status = settings_check_choice(settings->join_gate, "join_gate", "open", "closed", error);
     if (status != WEIR_OK)
         return status;
     if (settings->gateways == 0)

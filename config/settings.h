@@ -5,10 +5,13 @@
  * plus a `weir:` mapping with the keys of the table; `--set KEY=VALUE` on any command overrides
  * both. Sizes take KiB, MiB, GiB; times are ms.
  *
+ * The one thing that is not in the table is `auth_tokens`, a mapping that stands in the file only:
+ * a token on a command line could be read by anybody on the machine. No error names a token.
+ *
  * Files:    settings.c is the table, values and relations; settings_file.c is YAML, the only file
- *           that knows libyaml.
+ *           that knows libyaml; settings_tokens.c keeps auth_tokens.
  * Process:  any, before its loop runs.
- * Memory:   plain values, no ownership.
+ * Memory:   plain values; auth_tokens is owned, and given back by settings_fini().
  * Errors:   INVALID with one sentence that names file and line (or --set), what is wrong, and the
  *           remedy; SYSTEM when the file cannot be read; TOO_LARGE beyond the bounds below. What
  *           was set before the error stays set.
@@ -27,6 +30,14 @@ enum {
         1 << 20, /* the file, before and after ${NAME} is replaced; larger is refused */
     SETTINGS_FILE_DEPTH_MAX = 32,    /* nesting of the file; deeper is refused */
     SETTINGS_RUN_DIR_BYTES_MAX = 88, /* a socket's path in it must fit sockaddr_un */
+};
+
+/* auth_tokens. More, or larger: the file is refused. */
+enum {
+    SETTINGS_TOKENS_MAX = 1024,
+    SETTINGS_TOKEN_BYTES_MAX = 512,
+    SETTINGS_CONTEXT_BYTES_MAX = 64 * 1024, /* one token's context as JSON */
+    SETTINGS_TOKENS_BYTES_MAX = 4 * 1024 * 1024,
 };
 
 enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
@@ -116,6 +127,7 @@ struct settings {
     char join_gate[SETTINGS_TEXT_BYTES];
     uint64_t gate_timeout_ms, trigger_timeout_ms, trigger_queue_max, custom_timeout_ms;
     bool custom_fallback, unique_worker_names;
+    struct settings_tokens *auth_tokens; /* NULL: none */
     uint64_t given; /* bit i: entry i of SETTINGS_MAP was set by a file or by settings_set() */
 };
 
@@ -130,6 +142,7 @@ static_assert(SETTINGS_KEY_COUNT <= 64, "`given` has one bit per key");
 
 /* Defaults; run_dir, gateways and store_bytes are still "choose for me" until settings_resolve(). */
 void settings_init(struct settings *settings);
+void settings_fini(struct settings *settings);
 /* Read a YAML file over what is there. Workers that are not part of weir are passed over with a
  * note on stderr, which the environment variable WEIR_SUPERVISED silences (the supervisor has said
  * it already). */
@@ -146,6 +159,12 @@ enum weir_status settings_resolve(struct settings *settings,
 /* Split "HOST:PORT" or "[IPv6]:PORT". */
 enum weir_status settings_host_port(const char *text, char host[SETTINGS_TEXT_BYTES],
                                     uint16_t *port, struct weir_error *error) WEIR_MUST_CHECK;
+/* Literal tokens a stream socket may show, each with the context it gets (compact JSON). */
+struct settings_token {
+    struct span token, context;
+};
+size_t settings_token_count(const struct settings *settings);
+struct settings_token settings_token_at(const struct settings *settings, size_t index);
 /* The table as `--help` text, and as the Markdown table of docs/configuration.md. */
 void settings_print_help(FILE *out);
 void settings_print_markdown(FILE *out);

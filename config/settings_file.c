@@ -11,6 +11,7 @@
 #include <yaml.h>
 
 #include "config/settings_value.h"
+#include "shm/json.h"
 
 enum { SETTINGS_PLACE_BYTES = 112 };
 
@@ -22,6 +23,7 @@ struct settings_file {
     size_t lines[SETTINGS_KEY_COUNT]; /* where each key was set in this file; 0: not yet */
     size_t stream_line;               /* of the iii-stream entry; 0: none yet */
     size_t manager_line;              /* of the iii-worker-manager entry */
+    size_t tokens_line;               /* of auth_tokens */
     bool is_quiet;
 };
 
@@ -309,9 +311,8 @@ static enum weir_status settings_read_stream(struct settings_file *file, const y
             status = settings_take(file, SETTINGS_KEY_stream_host, &pair);
             break;
         case AUTH_FUNCTION:
-            status = settings_refuse_feature(
-                file, &pair,
-                "remove it and keep the stream port behind something that authenticates");
+            if (!settings_node_is_null(pair.value))
+                status = settings_take(file, SETTINGS_KEY_auth_function, &pair);
             break;
         default:
             if (settings_node_is_null(pair.value))
@@ -437,6 +438,182 @@ static enum weir_status settings_read_workers(struct settings_file *file,
     return WEIR_OK;
 }
 
+/* ---- auth_tokens: a mapping from token to context ---- */
+
+static enum weir_status settings_append_json(const struct settings_file *file,
+                                             const yaml_node_t *node, unsigned depth,
+                                             struct buffer *out);
+
+static enum weir_status settings_append_text(const yaml_node_t *node, struct buffer *out)
+{
+    struct span text = span_of(node->data.scalar.value, node->data.scalar.length);
+    return json_is_utf8(text) ? json_append_string(out, text) : WEIR_INVALID;
+}
+
+/* Plain true, false, null and numbers are what they say; everything else, and all that is quoted,
+ * is a string. */
+static enum weir_status settings_append_scalar(const yaml_node_t *node, struct buffer *out)
+{
+    struct span text = span_of(node->data.scalar.value, node->data.scalar.length);
+    struct json_value value;
+    if (settings_node_is_null(node))
+        return buffer_append(out, SPAN_LITERAL("null"));
+    if (settings_node_is_plain(node) && json_scan(text, 1, &value, NULL) == WEIR_OK &&
+        (value.kind == JSON_TRUE || value.kind == JSON_FALSE || value.kind == JSON_NUMBER))
+        return buffer_append(out, text);
+    return settings_append_text(node, out);
+}
+
+static enum weir_status settings_append_list(const struct settings_file *file,
+                                             const yaml_node_t *node, unsigned depth,
+                                             struct buffer *out)
+{
+    enum weir_status status = buffer_append(out, SPAN_LITERAL("["));
+    const yaml_node_item_t *first = node->data.sequence.items.start;
+    for (const yaml_node_item_t *item = first;
+         status == WEIR_OK && item < node->data.sequence.items.top; item++) {
+        if (item > first)
+            status = buffer_append(out, SPAN_LITERAL(","));
+        if (status == WEIR_OK)
+            status = settings_append_json(file, yaml_document_get_node(file->document, *item),
+                                          depth, out);
+    }
+    return status == WEIR_OK ? buffer_append(out, SPAN_LITERAL("]")) : status;
+}
+
+static enum weir_status settings_append_mapping(const struct settings_file *file,
+                                                const yaml_node_t *node, unsigned depth,
+                                                struct buffer *out)
+{
+    enum weir_status status = buffer_append(out, SPAN_LITERAL("{"));
+    const yaml_node_pair_t *first = node->data.mapping.pairs.start;
+    for (const yaml_node_pair_t *pair = first;
+         status == WEIR_OK && pair < node->data.mapping.pairs.top; pair++) {
+        const yaml_node_t *key = yaml_document_get_node(file->document, pair->key);
+        if (key->type != YAML_SCALAR_NODE)
+            return WEIR_INVALID;
+        if (pair > first)
+            status = buffer_append(out, SPAN_LITERAL(","));
+        if (status == WEIR_OK)
+            status = settings_append_text(key, out);
+        if (status == WEIR_OK)
+            status = buffer_append(out, SPAN_LITERAL(":"));
+        if (status == WEIR_OK)
+            status = settings_append_json(file, yaml_document_get_node(file->document, pair->value),
+                                          depth, out);
+    }
+    return status == WEIR_OK ? buffer_append(out, SPAN_LITERAL("}")) : status;
+}
+
+/* Aliases can make this longer than the file, even endless: it is bounded by the depth and by the
+ * buffer's limit, because every node appends something. */
+static enum weir_status settings_append_json(const struct settings_file *file,
+                                             const yaml_node_t *node, unsigned depth,
+                                             struct buffer *out)
+{
+    if (depth == 0)
+        return WEIR_TOO_LARGE;
+    switch (node->type) {
+    case YAML_SCALAR_NODE:
+        return settings_append_scalar(node, out);
+    case YAML_SEQUENCE_NODE:
+        return settings_append_list(file, node, depth - 1, out);
+    case YAML_MAPPING_NODE:
+        return settings_append_mapping(file, node, depth - 1, out);
+    case YAML_NO_NODE:
+        break;
+    }
+    return WEIR_INVALID;
+}
+
+/* What a header, a list of subprotocols or a query can carry as it is. */
+static bool settings_is_token(struct span token)
+{
+    for (size_t i = 0; i < token.bytes; i++) {
+        if (token.data[i] <= ' ' || token.data[i] > '~')
+            return false;
+    }
+    return token.bytes > 0 && token.bytes <= SETTINGS_TOKEN_BYTES_MAX;
+}
+
+/* No message quotes what stands here. */
+static enum weir_status settings_read_token(struct settings_file *file,
+                                            const yaml_node_pair_t *pair,
+                                            struct settings_tokens *tokens, struct buffer *json)
+{
+    const yaml_node_t *key = yaml_document_get_node(file->document, pair->key);
+    const yaml_node_t *value = yaml_document_get_node(file->document, pair->value);
+    struct span token = {0};
+    if (key->type == YAML_SCALAR_NODE)
+        token = span_of(key->data.scalar.value, key->data.scalar.length);
+    if (!settings_is_token(token))
+        return settings_fail_at(file, key,
+                                "key `auth_tokens`: a token must be 1 to %d visible ASCII "
+                                "characters without space; choose another",
+                                SETTINGS_TOKEN_BYTES_MAX);
+    buffer_clear(json);
+    enum weir_status status = settings_append_json(file, value, SETTINGS_FILE_DEPTH_MAX, json);
+    if (status == WEIR_NO_MEMORY)
+        return settings_fail_at(file, key, "key `auth_tokens`: no memory for it; free some");
+    if (status == WEIR_FULL || status == WEIR_TOO_LARGE)
+        return settings_fail_at(file, key,
+                                "key `auth_tokens`: this context exceeds %d bytes as JSON, or %d "
+                                "levels; shorten it",
+                                SETTINGS_CONTEXT_BYTES_MAX, SETTINGS_FILE_DEPTH_MAX);
+    if (status != WEIR_OK)
+        return settings_fail_at(file, key,
+                                "key `auth_tokens`: this context cannot be JSON; use text as keys");
+    status = settings_tokens_add(tokens, token, buffer_span(json));
+    if (status == WEIR_INVALID)
+        return settings_fail_at(file, key,
+                                "key `auth_tokens`: this token stands twice; remove one of them");
+    if (status != WEIR_OK)
+        return settings_fail_at(file, key,
+                                "key `auth_tokens`: more than %d tokens, or %d bytes in all; "
+                                "use `auth_function`",
+                                SETTINGS_TOKENS_MAX, SETTINGS_TOKENS_BYTES_MAX);
+    return WEIR_OK;
+}
+
+static enum weir_status settings_read_tokens(struct settings_file *file,
+                                             const struct settings_pair *pair)
+{
+    if (file->tokens_line != 0)
+        return settings_fail_at(file, pair->key_node,
+                                "key `%s` was set on line %zu already; remove one of them",
+                                pair->key, file->tokens_line);
+    file->tokens_line = settings_node_line(pair->key_node);
+    if (settings_node_is_null(pair->value))
+        return WEIR_OK;
+    if (pair->value->type != YAML_MAPPING_NODE)
+        return settings_fail_at(file, pair->key_node,
+                                "key `%s` needs a mapping; write `\"token\": context` lines below "
+                                "it",
+                                pair->key);
+    struct buffer json;
+    buffer_init(&json, SETTINGS_CONTEXT_BYTES_MAX);
+    struct settings_tokens *tokens = settings_tokens_open();
+    enum weir_status status = WEIR_OK;
+    if (tokens == NULL)
+        status = settings_fail_at(file, pair->key_node, "no memory for `auth_tokens`; free some");
+    const yaml_node_t *mapping = pair->value;
+    for (const yaml_node_pair_t *next = mapping->data.mapping.pairs.start;
+         status == WEIR_OK && next < mapping->data.mapping.pairs.top; next++)
+        status = settings_read_token(file, next, tokens, &json);
+    buffer_fini(&json);
+    if (status == WEIR_OK && mapping->data.mapping.pairs.start == mapping->data.mapping.pairs.top)
+        status = settings_fail_at(file, pair->key_node,
+                                  "key `%s` has no token, so nobody could connect; remove it",
+                                  pair->key);
+    if (status != WEIR_OK) {
+        settings_tokens_close(tokens);
+        return status;
+    }
+    settings_fini(file->settings);
+    file->settings->auth_tokens = tokens;
+    return WEIR_OK;
+}
+
 /* ---- weir's own keys and the top ---- */
 
 static enum weir_status settings_read_weir(struct settings_file *file, const yaml_node_t *mapping)
@@ -446,6 +623,12 @@ static enum weir_status settings_read_weir(struct settings_file *file, const yam
     enum weir_status status;
     while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
         enum settings_key key = settings_find(pair.key);
+        if (strcmp(pair.key, "auth_tokens") == 0) {
+            status = settings_read_tokens(file, &pair);
+            if (status != WEIR_OK)
+                return status;
+            continue;
+        }
         if (key == SETTINGS_KEY_COUNT) {
             const char *nearest = settings_nearest(pair.key);
             if (nearest != NULL)

@@ -30,4 +30,12 @@ enum weir_status settings_assign(struct settings *settings, enum settings_key ke
 /* A whole decimal number without sign; false when `text` is anything else or does not fit. */
 bool settings_parse_number(const char *text, uint64_t *number);
 
+/* The tokens of one file, while it is read. */
+struct settings_tokens;
+struct settings_tokens *settings_tokens_open(void);         /* NULL: no memory */
+void settings_tokens_close(struct settings_tokens *tokens); /* NULL is fine */
+/* Copies. FULL: beyond a bound of settings.h. INVALID: the token is there already. */
+enum weir_status settings_tokens_add(struct settings_tokens *tokens, struct span token,
+                                     struct span context) WEIR_MUST_CHECK;
+
 #endif

@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include "gateway/channel_sockets.h"
+#include "gateway/auth.h"
+#include "gateway/gates.h"
 #include "gateway/http.h"
 #include "gateway/listener.h"
 #include "gateway/stream_socket.h"
@@ -34,6 +36,8 @@ struct gateway {
     struct channel_sockets *channels;
     struct server_calls *server_calls;
     struct triggers *triggers;
+    struct auth *auth;
+    struct gates *gates;
     struct link *link;
     struct ws_server *ws;
     struct turn *turn;
@@ -57,9 +61,82 @@ struct door {
         struct stream_socket *socket;
         struct channel_socket *channel;
     };
+    struct auth_ticket *ticket;       /* auth is being asked; NULL: not, or not any more */
+    struct ws_connection *connection; /* whom the ticket is about */
 };
 
+/* ---- calls of our own ---- */
+
+static struct server_call *caller_start(void *context, const struct server_call_request *request,
+                                        server_call_done *done, void *done_context)
+{
+    return server_call_start(context, request, done, done_context);
+}
+
+static void caller_cancel(void *context, struct server_call *call)
+{
+    (void)context;
+    server_call_cancel(call);
+}
+
+static uint64_t caller_now_ms(void *context)
+{
+    (void)context;
+    return uv_hrtime() / 1000000;
+}
+
+static struct caller gateway_caller(const struct gateway *gateway)
+{
+    return (struct caller){caller_start, caller_cancel, caller_now_ms, gateway->server_calls};
+}
+
 /* ---- sockets ---- */
+
+static void door_free(struct door *door)
+{
+    if (door->ticket != NULL)
+        auth_cancel(door->ticket);
+    if (door->role == WS_ROLE_CHANNEL)
+        channel_socket_refused(door->channel);
+    else if (door->role == WS_ROLE_WORKER)
+        worker_free(door->worker);
+    else
+        stream_socket_free(door->socket);
+    free(door);
+}
+
+static void on_auth(void *context, struct auth_decision decision)
+{
+    struct door *door = context;
+    struct ws_connection *connection = door->connection;
+    door->ticket = NULL;
+    if (decision.http_status != 0) {
+        ws_upgrade_refuse(connection, decision.http_status); /* frees it */
+        return;
+    }
+    stream_socket_set_context(door->socket, decision.context);
+    ws_upgrade_accept(connection, WS_ROLE_STREAM);
+}
+
+static enum ws_role gateway_authenticate(struct gateway *gateway, struct ws_request *request,
+                                         struct door *door)
+{
+    struct auth_decision decision;
+    door->connection = request->connection;
+    switch (auth_ask(gateway->auth, request, on_auth, door, &door->ticket, &decision)) {
+    case AUTH_ACCEPTED:
+        stream_socket_set_context(door->socket, decision.context);
+        return WS_ROLE_STREAM;
+    case AUTH_PENDING:
+        return WS_ROLE_HELD;
+    case AUTH_REFUSED:
+        break;
+    }
+    request->http_status = decision.http_status;
+    request->user = NULL;
+    door_free(door);
+    return WS_ROLE_NONE;
+}
 
 static bool gateway_fill_door(struct gateway *gateway, struct ws_request *request,
                               struct door *door)
@@ -104,22 +181,17 @@ static enum ws_role on_upgrade(void *context, struct ws_request *request)
         return WS_ROLE_NONE;
     }
     request->user = door;
-    return role == WS_ROLE_CHANNEL ? WS_ROLE_HELD : role;
+    if (role == WS_ROLE_CHANNEL)
+        return WS_ROLE_HELD;
+    return role == WS_ROLE_STREAM ? gateway_authenticate(gateway, request, door) : role;
 }
 
 static void on_refused(void *context, void *user)
 {
     struct door *door = user;
     (void)context;
-    if (door == NULL)
-        return;
-    if (door->role == WS_ROLE_CHANNEL)
-        channel_socket_refused(door->channel);
-    else if (door->role == WS_ROLE_WORKER)
-        worker_free(door->worker);
-    else
-        stream_socket_free(door->socket);
-    free(door);
+    if (door != NULL)
+        door_free(door);
 }
 
 static void on_open(void *context, struct ws_connection *connection, enum ws_role role, void *user)
@@ -220,6 +292,7 @@ static void on_attached(void *context, struct mapping *mapping)
     mapping_close(old);
     custom_streams_clear(gateway->custom);
     sessions_announce(&gateway->sessions);
+    gates_attached(gateway->gates);
     gateway_check_ready(gateway);
 }
 
@@ -229,6 +302,7 @@ static void on_lost(void *context)
     local_presence_lost(gateway->presence);
     sessions_forget_invocations(&gateway->sessions);
     channel_sockets_lost(gateway->channels);
+    gates_lost(gateway->gates);
 }
 
 static void on_broker_message(void *context, const struct wire_message *message)
@@ -237,6 +311,10 @@ static void on_broker_message(void *context, const struct wire_message *message)
     if (message->type == WIRE_STREAM_CUSTOM) {
         custom_streams_set(gateway->custom, message->fields[1].span,
                            message->fields[0].number != 0);
+        return;
+    }
+    if (message->type == WIRE_GATE_BIND || message->type == WIRE_GATE_UNBIND) {
+        gates_take_message(gateway->gates, message);
         return;
     }
     if (!local_presence_take(gateway->presence, message) &&
@@ -259,12 +337,9 @@ static size_t on_presence_backlog(void *context)
 /* ---- start ---- */
 
 /* Calls the gateway itself makes, and who makes them. */
-static enum weir_status gateway_open_callers(struct gateway *gateway, struct weir_error *error)
+static enum weir_status gateway_open_triggers(struct gateway *gateway, struct weir_error *error)
 {
     const struct settings *settings = gateway->options->settings;
-    gateway->server_calls = server_calls_open(&gateway->counters);
-    if (gateway->server_calls == NULL)
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     const struct triggers_calls calls = {gateway->server_calls, server_call_start,
                                          server_call_cancel, server_calls_are_flowing};
     const struct triggers_options options = {
@@ -275,7 +350,36 @@ static enum weir_status gateway_open_callers(struct gateway *gateway, struct wei
     if (gateway->triggers == NULL)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     gateway->feed.triggers = gateway->triggers;
+    gateway->sessions.runner =
+        (struct session_trigger_runner){gateway->triggers, triggers_add, triggers_remove};
     return WEIR_OK;
+}
+
+static enum weir_status gateway_open_gates(struct gateway *gateway, struct weir_error *error)
+{
+    const struct settings *settings = gateway->options->settings;
+    const struct caller caller = gateway_caller(gateway);
+    const struct gates_options options = {
+        .timeout_ms = settings->gate_timeout_ms,
+        .is_closed = strcmp(settings->join_gate, "open") != 0,
+        .decided = stream_socket_decided,
+        .context = &gateway->streams,
+    };
+    gateway->auth = auth_open(settings, &caller, &gateway->counters);
+    gateway->gates = gates_open(&options, &caller, &gateway->counters);
+    if (gateway->auth == NULL || gateway->gates == NULL)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    gateway->streams.gates = gateway->gates;
+    return WEIR_OK;
+}
+
+static enum weir_status gateway_open_callers(struct gateway *gateway, struct weir_error *error)
+{
+    gateway->server_calls = server_calls_open(&gateway->counters);
+    if (gateway->server_calls == NULL)
+        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    enum weir_status status = gateway_open_triggers(gateway, error);
+    return status == WEIR_OK ? gateway_open_gates(gateway, error) : status;
 }
 
 static enum weir_status gateway_open_parts(struct gateway *gateway, struct weir_error *error)
@@ -425,8 +529,6 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
     if (gateway->link == NULL)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     gateway->sessions.link = gateway->link;
-    gateway->sessions.runner =
-        (struct session_trigger_runner){gateway->triggers, triggers_add, triggers_remove};
     channel_sockets_set_link(gateway->channels, gateway->link);
     server_calls_set_link(gateway->server_calls, gateway->link);
     joins_set_broker(gateway->joins, link_ask, gateway->link, gateway->custom);
@@ -445,6 +547,7 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
         .workers = gateway->workers,
         .channels = gateway->channels,
         .local = gateway->local,
+        .gates = gateway->gates,
         .counters = &gateway->counters,
         .flush_interval_ms = settings->flush_interval_ms,
     };
@@ -501,6 +604,8 @@ static void gateway_stop(struct gateway *gateway)
     local_presence_close(gateway->presence);
     subscriptions_fini(&gateway->subscriptions);
     sessions_fini(&gateway->sessions);
+    gates_close(gateway->gates);
+    auth_close(gateway->auth);
     triggers_close(gateway->triggers);
     server_calls_close(gateway->server_calls);
     custom_streams_close(gateway->custom);

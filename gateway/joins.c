@@ -119,7 +119,6 @@ void joins_refuse(struct joins *joins, void *connection, const struct subscripti
         .id_escaped = item,
     };
     joins->cached_topic = NULL;
-    counters_add(joins->counters, COUNTER_JOINS_REFUSED, 1);
     /* A socket that does not even take this is told by a close. */
     if (failed || joins_encode(joins, &envelope) != WEIR_OK ||
         joins->outlet.send_text(joins->outlet.context, connection, joins->json) != WEIR_OK)

@@ -1,7 +1,7 @@
 /* gateway/joins.h -- sends the syncs that are due: first ones of new subscriptions, fresh ones with
  * a reason.
  *
- *   DUE --(gates of a later version stand here)--> link brought up to date --> snapshot at seq n
+ *   DUE (the gates have let it pass, gates.h) --> link brought up to date --> snapshot at seq n
  *       --> link at n --> sync sent, subscription active; the next event it gets is n + 1
  *
  * A link that already serves other subscriptions of the socket first gets the events up to n from
@@ -55,7 +55,7 @@ void joins_set_broker(struct joins *joins, joins_ask_broker *ask, struct link *l
 bool joins_run(struct joins *joins);
 /* The highest stamp of a sync sent. */
 uint64_t joins_newest_ms(const struct joins *joins);
-/* Answer a join that is not granted. The socket stays open. */
+/* Answer a join that is not granted; the caller counts it. The socket stays open. */
 void joins_refuse(struct joins *joins, void *connection, const struct subscription_wish *wish,
                   uint64_t now_ms);
 

@@ -16,7 +16,10 @@ struct stream_socket {
     struct stream_channel *channel;
     struct subscriber subscriber;
     struct path_join *path_join; /* NULL: none, or done */
+    struct gate_visitor visitor; /* its joins that wait for gates */
 };
+
+enum { CLOSE_DENIED = 4403 };
 
 void stream_channel_init(struct stream_channel *channel)
 {
@@ -29,35 +32,6 @@ void stream_channel_fini(struct stream_channel *channel)
 }
 
 /* ---- handshake ---- */
-
-static int hex_digit(char digit)
-{
-    if (digit >= '0' && digit <= '9')
-        return digit - '0';
-    if (digit >= 'a' && digit <= 'f')
-        return digit - 'a' + 10;
-    return digit >= 'A' && digit <= 'F' ? digit - 'A' + 10 : -1;
-}
-
-bool stream_path_decode(char *out, struct span text, size_t *bytes)
-{
-    size_t to = 0;
-    for (size_t i = 0; i < text.bytes; i++) {
-        if (text.data[i] != '%') {
-            out[to++] = text.data[i];
-            continue;
-        }
-        if (text.bytes - i < 3)
-            return false;
-        int high = hex_digit(text.data[i + 1]), low = hex_digit(text.data[i + 2]);
-        if (high < 0 || low < 0)
-            return false;
-        out[to++] = (char)(high << 4 | low);
-        i += 2;
-    }
-    *bytes = to;
-    return json_is_utf8(span_of(out, to));
-}
 
 /* The next name of a comma-separated list with white space around names; false at its end. */
 static bool list_next(struct span *rest, struct span *name)
@@ -164,20 +138,88 @@ struct stream_socket *stream_socket_make(struct stream_channel *channel, struct 
 void stream_socket_free(struct stream_socket *socket)
 {
     free(socket->path_join);
+    free((void *)(uintptr_t)socket->subscriber.context.data);
     free(socket);
+}
+
+void stream_socket_set_context(struct stream_socket *socket, struct span context)
+{
+    socket->subscriber.context = context;
 }
 
 /* ---- messages ---- */
 
-static void socket_join(struct stream_socket *socket, const struct subscription_wish *wish)
+static void socket_refuse(struct stream_socket *socket, const struct subscription_wish *wish)
 {
-    struct stream_channel *channel = socket->channel;
-    if (subscriptions_add(channel->subscriptions, &socket->subscriber, wish) == WEIR_OK)
-        return;
     struct timespec now;
     (void)clock_gettime(CLOCK_REALTIME, &now);
-    joins_refuse(channel->joins, socket->subscriber.connection, wish,
+    joins_refuse(socket->channel->joins, socket->subscriber.connection, wish,
                  (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000);
+}
+
+static void socket_decide(struct stream_socket *socket, const struct subscription_wish *wish,
+                          bool is_path, enum gate_verdict verdict)
+{
+    struct stream_channel *channel = socket->channel;
+    if (verdict == GATE_DENIED) {
+        socket_refuse(socket, wish);
+        if (is_path)
+            ws_close_code(socket->subscriber.connection, CLOSE_DENIED, "join denied");
+        return;
+    }
+    if (verdict == GATE_PASSED &&
+        subscriptions_add(channel->subscriptions, &socket->subscriber, wish) == WEIR_OK)
+        return;
+    counters_add(channel->counters, COUNTER_JOINS_REFUSED, 1);
+    socket_refuse(socket, wish);
+}
+
+void stream_socket_decided(void *context, struct gate_visitor *visitor,
+                           const struct subscription_wish *wish, bool is_path,
+                           enum gate_verdict verdict)
+{
+    (void)context;
+    struct stream_socket *socket =
+        (struct stream_socket *)(void *)((char *)visitor - offsetof(struct stream_socket, visitor));
+    socket_decide(socket, wish, is_path, verdict);
+}
+
+/* Room for one more, counting those that wait? An id that is in use is replaced and needs none. */
+static bool socket_has_room(const struct stream_socket *socket, struct span subscription_id)
+{
+    const struct subscriber *subscriber = &socket->subscriber;
+    uint64_t count = (uint64_t)subscriber->subscription_count + socket->visitor.count;
+    return count < socket->channel->subscriptions->subscriptions_max ||
+           (socket->visitor.count < socket->channel->subscriptions->subscriptions_max &&
+            subscriptions_has(subscriber, subscription_id));
+}
+
+static void socket_join(struct stream_socket *socket, const struct subscription_wish *wish,
+                        bool is_path)
+{
+    struct gates *gates = socket->channel->gates;
+    enum gate_verdict verdict = GATE_PASSED;
+    if (socket->visitor.joins != NULL)
+        gates_cancel(gates, &socket->visitor, wish->subscription_id);
+    if (!gates_are_clear(gates)) {
+        const struct gate_question question = {
+            .wish = *wish,
+            .context = socket->subscriber.context,
+            .is_path = is_path,
+            .may_wait = socket_has_room(socket, wish->subscription_id),
+        };
+        verdict = gates_ask(gates, &socket->visitor, &question);
+    }
+    if (verdict != GATE_WAITING)
+        socket_decide(socket, wish, is_path, verdict);
+}
+
+static void socket_leave(struct stream_socket *socket, struct span subscription_id)
+{
+    if (socket->visitor.joins != NULL)
+        gates_cancel(socket->channel->gates, &socket->visitor, subscription_id);
+    (void)subscriptions_remove(socket->channel->subscriptions, &socket->subscriber,
+                               subscription_id);
 }
 
 void stream_socket_opened(struct stream_socket *socket, struct ws_connection *connection)
@@ -196,7 +238,7 @@ void stream_socket_opened(struct stream_socket *socket, struct ws_connection *co
         .stream = span_of(join->text, join->stream_bytes),
         .group = span_of(join->text + join->stream_bytes, join->group_bytes),
     };
-    socket_join(socket, &wish);
+    socket_join(socket, &wish, true);
     free(join);
     socket->path_join = NULL;
 }
@@ -248,10 +290,9 @@ void stream_socket_message(struct stream_socket *socket, struct span message)
         return;
     }
     if (is_join)
-        socket_join(socket, &wish);
+        socket_join(socket, &wish, false);
     else
-        (void)subscriptions_remove(socket->channel->subscriptions, &socket->subscriber,
-                                   wish.subscription_id);
+        socket_leave(socket, wish.subscription_id);
 }
 
 void stream_socket_writable(struct stream_socket *socket)
@@ -262,6 +303,7 @@ void stream_socket_writable(struct stream_socket *socket)
 void stream_socket_closed(struct stream_socket *socket)
 {
     struct stream_channel *channel = socket->channel;
+    gates_forget(channel->gates, &socket->visitor);
     fanout_forget(channel->fanout, &socket->subscriber);
     catch_up_forget(channel->catch_up, &socket->subscriber);
     subscriptions_remove_subscriber(channel->subscriptions, &socket->subscriber);

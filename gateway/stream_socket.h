@@ -1,18 +1,27 @@
 /* gateway/stream_socket.h -- subscribers' WebSockets (PROTOCOL 6): paths, join and leave, and the
  * outlet their events take.
  *
- * A join beyond subscriptions_max, or one whose names are too long, is answered with an
+ *   handshake --auth.h--> open --join--> gates.h --passed--> subscription --> its sync (joins.h)
+ *                                           '----denied--> `unauthorized` envelope
+ *
+ * While gates are asked the socket is read on: a later `leave` of the same subscription id takes the
+ * waiting join back, a later join of that id replaces it, and all else goes on beside it. A join by
+ * the path that is denied closes the socket with 4403.
+ *
+ * A join beyond subscriptions_max, those waiting for gates included, or one whose names are too long, is answered with an
  * `unauthorized` envelope: the protocol has no error message, and silence would leave the client
  * waiting. It is counted.
  *
  * Process:  gateway, loop thread only.
- * Memory:   48 bytes per idle socket here, beside its links (subscriptions.h) and ws.c's part.
+ * Memory:   72 bytes per idle socket here and its auth context, beside its links (subscriptions.h) and ws.c's part.
  */
 #ifndef WEIR_GATEWAY_STREAM_SOCKET_H
 #define WEIR_GATEWAY_STREAM_SOCKET_H
 
 #include "gateway/fanout.h"
+#include "gateway/gates.h"
 #include "gateway/joins.h"
+#include "gateway/stream_path.h"
 #include "gateway/ws.h"
 
 struct stream_channel {
@@ -20,6 +29,7 @@ struct stream_channel {
     struct joins *joins;
     struct fanout *fanout;
     struct catch_up *catch_up;
+    struct gates *gates;
     struct counters *counters;
     const char *origins;      /* comma separated; empty: any */
     const char *subprotocols; /* accepted besides Authorization, comma separated */
@@ -34,14 +44,17 @@ void stream_channel_fini(struct stream_channel *channel);
 struct stream_socket *stream_socket_make(struct stream_channel *channel,
                                          struct ws_request *request);
 void stream_socket_free(struct stream_socket *socket);
+/* What auth has given it: malloc'd JSON, or data NULL. Taken over. */
+void stream_socket_set_context(struct stream_socket *socket, struct span context);
 void stream_socket_opened(struct stream_socket *socket, struct ws_connection *connection);
 void stream_socket_message(struct stream_socket *socket, struct span message);
 void stream_socket_writable(struct stream_socket *socket);
 void stream_socket_closed(struct stream_socket *socket); /* frees it */
+/* The gates have decided about a waiting join; `context` is the channel. */
+void stream_socket_decided(void *context, struct gate_visitor *visitor,
+                           const struct subscription_wish *wish, bool is_path,
+                           enum gate_verdict verdict);
 /* The real outlet. */
 struct outlet stream_outlet(struct ws_server *server);
-
-/* Decode %XX; `out` holds text.bytes. False: a bad escape, or not UTF-8. */
-bool stream_path_decode(char *out, struct span text, size_t *bytes);
 
 #endif

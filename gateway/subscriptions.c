@@ -425,6 +425,11 @@ static struct subscription *subscriber_find(const struct subscriber *subscriber,
     return NULL;
 }
 
+bool subscriptions_has(const struct subscriber *subscriber, struct span subscription_id)
+{
+    return subscriber_find(subscriber, subscription_id) != NULL;
+}
+
 enum weir_status subscriptions_add(struct subscriptions *subscriptions,
                                    struct subscriber *subscriber,
                                    const struct subscription_wish *wish)

@@ -132,6 +132,7 @@ void subscriptions_fini(struct subscriptions *subscriptions);
 enum weir_status subscriptions_add(struct subscriptions *subscriptions,
                                    struct subscriber *subscriber,
                                    const struct subscription_wish *wish) WEIR_MUST_CHECK;
+bool subscriptions_has(const struct subscriber *subscriber, struct span subscription_id);
 /* False: no such id. */
 bool subscriptions_remove(struct subscriptions *subscriptions, struct subscriber *subscriber,
                           struct span subscription_id);

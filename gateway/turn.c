@@ -42,6 +42,7 @@ static void on_heal(uv_timer_t *timer)
     local_presence_tick(turn->parts.presence, uv_hrtime() / 1000000);
     sessions_tick(turn->parts.sessions, uv_hrtime() / 1000000);
     server_calls_tick(turn->parts.server_calls, uv_hrtime() / 1000000);
+    gates_tick(turn->parts.gates);
 }
 
 static void on_doorbell(uv_poll_t *poll, int status, int events)

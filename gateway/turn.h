@@ -19,6 +19,7 @@
 
 #include "gateway/channel_sockets.h"
 #include "gateway/fanout.h"
+#include "gateway/gates.h"
 #include "gateway/joins.h"
 #include "gateway/link.h"
 #include "gateway/local.h"
@@ -43,6 +44,7 @@ struct turn_parts {
     struct worker_channel *workers;
     struct channel_sockets *channels;
     struct local *local;
+    struct gates *gates;
     struct counters *counters;
     uint64_t flush_interval_ms;
 };

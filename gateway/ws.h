@@ -56,7 +56,7 @@ struct ws_request {
     struct span headers;   /* every header line, raw, each with its CRLF */
     struct span protocols; /* Sec-WebSocket-Protocol as offered, may be empty */
     const char *peer;      /* "ip:port", IPv6 in brackets */
-    unsigned http_status;  /* set by on_upgrade when it returns WS_ROLE_NONE: 400, 403, 404, 503 */
+    unsigned http_status;  /* set by on_upgrade when it returns WS_ROLE_NONE: 4xx, 503 */
     /* Set by on_upgrade: the offered name to answer, usually a part of `protocols`; data NULL: none.
      * "Authorization" is answered without it whenever it was offered; a token never is (PROTOCOL
      * 6.8). */

@@ -81,6 +81,15 @@ static void http_answer(struct ws_connection *connection, const struct ws_http_a
     ws_connection_leave(connection, WS_STATE_DRAIN);
 }
 
+/* A refusal of what the owner was asked about: no body, after which the connection ends. RFC 9110
+ * section 15.5.2 wants the challenge. */
+static void owner_refuse(struct ws_connection *connection, unsigned status)
+{
+    struct ws_http_answer answer = {
+        .status = status, .extra_headers = status == 401 ? "WWW-Authenticate: Bearer\r\n" : NULL};
+    http_answer(connection, &answer, false, false);
+}
+
 /* A refusal with a line of text, after which the connection ends. */
 static void http_refuse(struct ws_connection *connection, unsigned status,
                         const char *extra_headers)
@@ -98,13 +107,12 @@ static void upgrade_answer(struct ws_connection *connection, const char *accept_
                            struct span subprotocol)
 {
     char head[HEAD_ANSWER_BYTES];
-    int bytes =
-        snprintf(head, sizeof(head),
-                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                 "Sec-WebSocket-Accept: %s\r\n%s%.*s%s\r\n",
-                 accept_key, subprotocol.bytes > 0 ? "Sec-WebSocket-Protocol: " : "",
-                 (int)subprotocol.bytes, subprotocol.bytes > 0 ? subprotocol.data : "",
-                 subprotocol.bytes > 0 ? "\r\n" : "");
+    int bytes = snprintf(
+        head, sizeof(head),
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Accept: %s\r\n%s%.*s%s\r\n",
+        accept_key, subprotocol.bytes > 0 ? "Sec-WebSocket-Protocol: " : "", (int)subprotocol.bytes,
+        subprotocol.bytes > 0 ? subprotocol.data : "", subprotocol.bytes > 0 ? "\r\n" : "");
     weir_assert(bytes > 0);
     weir_assert((size_t)bytes < sizeof(head));
     ws_connection_append_or_kill(connection, span_of(head, (size_t)bytes));
@@ -174,7 +182,7 @@ void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status)
     connection->state = WS_STATE_HTTP;
     connection->is_paused = false;
     handlers->on_refused(handlers->context, connection->user);
-    http_refuse(connection, http_status, NULL);
+    owner_refuse(connection, http_status);
     ws_connection_resume(connection);
 }
 
@@ -189,6 +197,10 @@ static void upgrade_handle(struct ws_connection *connection, const struct handsh
         return;
     }
     enum ws_role role = handlers->on_upgrade(handlers->context, request);
+    if (role == WS_ROLE_NONE && (request->http_status == 401 || request->http_status == 503)) {
+        owner_refuse(connection, request->http_status);
+        return;
+    }
     if (role == WS_ROLE_NONE) {
         http_refuse(connection, request->http_status ? request->http_status : 404, NULL);
         return;

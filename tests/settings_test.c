@@ -24,6 +24,7 @@ static void start(void)
 static void stop(void)
 {
     (void)unlink(path);
+    settings_fini(&settings);
 }
 
 TestSuite(settings, .init = start, .fini = stop, .timeout = 20);
@@ -52,6 +53,7 @@ static void assert_loads(const char *text)
  * or a question). */
 static void assert_refused(const char *text, unsigned line, const char *about)
 {
+    settings_fini(&settings);
     settings_init(&settings);
     enum weir_status status = load(text);
     cr_assert_lt((int)status, 0, "accepted: %s", text);
@@ -174,7 +176,6 @@ Test(settings, what_this_version_cannot_honour_is_refused)
         const char *line;
         const char *about;
     } cases[] = {
-        {"auth_function: app::auth", "`auth_function` is not supported by this version yet"},
         {"adapter: { name: redis }", "adapter redis is not supported by this version yet"},
         {"adapter: { name: bridge }", "adapter bridge is not supported by this version yet"},
         {"adapter: { name: other }", "adapter `other` is not known"},
@@ -401,6 +402,130 @@ Test(settings, host_and_port_are_split)
                                       "::1:80", "[]:80", "[::1]80", "[::1]:", "x:-1"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         cr_assert_eq(settings_host_port(bad[i], host, &port, &error), WEIR_INVALID, "%s", bad[i]);
+}
+
+/* ---- auth ---- */
+
+Test(settings, auth_function_stands_in_the_streams_entry_or_under_weir)
+{
+    static const char entry[] =
+        "workers:\n- name: iii-stream\n  config:\n    auth_function: app::auth\n";
+    assert_loads(entry);
+    cr_assert_str_eq(settings.auth_function, "app::auth");
+    char both[256];
+    (void)snprintf(both, sizeof both, "%sweir:\n  auth_function: app::other\n", entry);
+    assert_refused(both, 6, "was set on line 4 already");
+    assert_refused("workers:\n- name: iii-stream\n  config:\n    auth_function: [a]\n", 4,
+                   "needs a single value");
+}
+
+static void assert_token(size_t index, const char *token, const char *context)
+{
+    struct settings_token found = settings_token_at(&settings, index);
+    cr_assert(span_equal(found.token, span_text(token)), "%.*s", (int)found.token.bytes,
+              found.token.data);
+    cr_assert(span_equal(found.context, span_text(context)), "%.*s", (int)found.context.bytes,
+              found.context.data);
+}
+
+/* Contexts become JSON: what stands in quotes is text, plain words and numbers are what they say. */
+Test(settings, tokens_and_their_contexts_are_read)
+{
+    (void)setenv("WEIR_TEST_TOKEN", "from-the-environment", 1);
+    assert_loads(
+        "weir:\n"
+        "  auth_tokens:\n"
+        "    one: { user: u1, admin: true, level: 3, note: '3', none: , list: [1, -2.5e3] }\n"
+        "    \"two\": just text\n"
+        "    ${WEIR_TEST_TOKEN}:\n"
+        "    \"5\": ~\n"
+        "    six: [&a {b: \"\\0\\\"\"}, *a, 0x1F, +1, .5, 1e400, True]\n"
+        "    seven: 12345678901234567890\n");
+    cr_assert_eq(settings_token_count(&settings), 6u);
+    assert_token(0, "one",
+                 "{\"user\":\"u1\",\"admin\":true,\"level\":3,\"note\":\"3\",\"none\":null,"
+                 "\"list\":[1,-2.5e3]}");
+    assert_token(1, "two", "\"just text\"");
+    assert_token(2, "from-the-environment", "null");
+    assert_token(3, "5", "null");
+    assert_token(4, "six",
+                 "[{\"b\":\"\\u0000\\\"\"},{\"b\":\"\\u0000\\\"\"},\"0x1F\",\"+1\",\".5\","
+                 "\"1e400\",\"True\"]");
+    assert_token(5, "seven", "12345678901234567890");
+    /* A later file replaces the table. */
+    assert_loads("weir: { auth_tokens: { other: {} } }\n");
+    cr_assert_eq(settings_token_count(&settings), 1u);
+    assert_token(0, "other", "{}");
+    assert_loads("weir: { gateways: 1 }\n");
+    cr_assert_eq(settings_token_count(&settings), 1u);
+}
+
+/* Whatever is wrong with the table: the message tells where, and never what stands there. */
+Test(settings, mistakes_in_tokens_are_told_without_the_token)
+{
+    static const struct {
+        const char *text;
+        unsigned line;
+        const char *about;
+    } cases[] = {
+        {"weir:\n  auth_tokens: SECRET\n", 2, "needs a mapping"},
+        {"weir:\n  auth_tokens: [SECRET]\n", 2, "needs a mapping"},
+        {"weir:\n  auth_tokens: {}\n", 2, "has no token"},
+        {"weir:\n  auth_tokens:\n    'SECRET SECRET': 1\n", 3, "visible ASCII"},
+        {"weir:\n  auth_tokens:\n    \"\": 1\n", 3, "visible ASCII"},
+        {"weir:\n  auth_tokens:\n    [SECRET]: 1\n", 3, "visible ASCII"},
+        {"weir:\n  auth_tokens:\n    SECRET: 1\n    SECRET: 2\n", 4, "stands twice"},
+        {"weir:\n  auth_tokens:\n    SECRET: {[SECRET]: 1}\n", 3, "cannot be JSON"},
+        {"weir:\n  auth_tokens:\n    SECRET: &a [*a]\n", 3, "levels"},
+        {"weir:\n  auth_tokens:\n    SECRET: &a [*a, *a, *a]\n", 3, "levels"},
+        {"weir:\n  auth_tokens: {SECRET: 1}\n  auth_tokens: {SECRET: 2}\n", 3,
+         "was set on line 2 already"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_refused(cases[i].text, cases[i].line, cases[i].about);
+        cr_assert_null(strstr(error.text, "SECRET"), "%s", error.text);
+    }
+    cr_assert_eq(settings_set(&settings, "auth_tokens=SECRET", &error), WEIR_INVALID);
+    cr_assert_not_null(strstr(error.text, "only stand in the file"), "%s", error.text);
+    cr_assert_null(strstr(error.text, "SECRET"), "%s", error.text);
+}
+
+/* One more than the bound, and one byte more than it. */
+Test(settings, tokens_are_bounded)
+{
+    static char text[SETTINGS_FILE_BYTES_MAX];
+    int bytes = snprintf(text, sizeof text, "weir:\n  auth_tokens:\n");
+    for (unsigned i = 0; i < SETTINGS_TOKENS_MAX + 1; i++)
+        bytes += snprintf(text + bytes, sizeof text - (size_t)bytes, "    t%u: %u\n", i, i);
+    assert_refused(text, 3 + SETTINGS_TOKENS_MAX, "more than 1024 tokens");
+    (void)snprintf(text, sizeof text, "weir: { auth_tokens: { %0*u: 1 } }\n",
+                   SETTINGS_TOKEN_BYTES_MAX + 1, 0u);
+    assert_refused(text, 1, "visible ASCII");
+    (void)snprintf(text, sizeof text, "weir: { auth_tokens: { t: '%0*u' } }\n",
+                   SETTINGS_CONTEXT_BYTES_MAX - 1, 0u);
+    assert_refused(text, 1, "exceeds 65536 bytes");
+    (void)snprintf(text, sizeof text, "weir: { auth_tokens: { %0*u: '%0*u' } }\n",
+                   SETTINGS_TOKEN_BYTES_MAX, 0u, SETTINGS_CONTEXT_BYTES_MAX - 2, 0u);
+    assert_loads(text);
+    cr_assert_eq(settings_token_at(&settings, 0).context.bytes, (size_t)SETTINGS_CONTEXT_BYTES_MAX);
+}
+
+Test(settings, choices_of_auth_and_gate_are_checked)
+{
+    static const char *const good[] = {"auth_failure=deny", "auth_failure=allow", "join_gate=open",
+                                       "join_gate=closed"};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        settings_init(&settings);
+        cr_assert_eq(settings_set(&settings, good[i], &error), WEIR_OK);
+        cr_assert_eq(settings_resolve(&settings, &error), WEIR_OK, "%s", error.text);
+    }
+    static const char *const bad[] = {"auth_failure=", "auth_failure=Deny", "join_gate=true"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        settings_init(&settings);
+        cr_assert_eq(settings_set(&settings, bad[i], &error), WEIR_OK);
+        cr_assert_eq(settings_resolve(&settings, &error), WEIR_INVALID, "%s", bad[i]);
+        cr_assert_not_null(strstr(error.text, "; use "), "%s", error.text);
+    }
 }
 
 static void read_whole(FILE *file, char *out, size_t out_bytes)

@@ -12,12 +12,20 @@
 #include "shm/envelope.h"
 #include "tests/ws_client.h"
 
+/* An upgrade that is not decided yet. */
+struct held {
+    uv_timer_t timer; /* until it is */
+    struct session *session;
+    unsigned status; /* 101: accept */
+};
+
 /* One per open WebSocket; `user` of the connection. */
 struct session {
     struct server *server;
     struct ws_connection *connection;
     uv_timer_t timer;
     bool is_closed;
+    struct held *held;
     struct session *next;
     /* stress */
     unsigned sent_count; /* frames taken */
@@ -37,7 +45,7 @@ struct server {
     pthread_barrier_t ready;
     struct ws_options options;
     uint16_t port;
-    atomic_uint opened, closed, refused, messages, released, upgrades, filled;
+    atomic_uint opened, closed, refused, messages, released, upgrades, filled, held;
     bool is_tls;
     const char *tls_certificate, *tls_key;
     /* stress */
@@ -53,6 +61,43 @@ static struct server server;
 
 /* ---- the owner's side ---- */
 
+static void on_held_closed(uv_handle_t *handle)
+{
+    free(handle->data);
+}
+
+static void on_held(uv_timer_t *timer)
+{
+    struct held *held = timer->data;
+    struct session *session = held->session;
+    struct ws_connection *connection = session->connection;
+    unsigned status = held->status;
+    session->held = NULL;
+    session->connection = NULL;
+    uv_close((uv_handle_t *)timer, on_held_closed);
+    if (status == 101) {
+        ws_upgrade_accept(connection, WS_ROLE_STREAM);
+        return;
+    }
+    ws_upgrade_refuse(connection, status);
+}
+
+/* "/held?MS:STATUS": decided after so long. */
+static void hold(struct server *own, struct ws_request *request, struct session *session)
+{
+    struct held *held = calloc(1, sizeof(*held));
+    unsigned wait_ms = (unsigned)atoi(request->query.data);
+    const char *colon = memchr(request->query.data, ':', request->query.bytes);
+    held->status = (unsigned)atoi(colon + 1);
+    held->session = session;
+    session->held = held;
+    session->connection = request->connection;
+    uv_timer_init(&own->loop, &held->timer);
+    held->timer.data = held;
+    uv_timer_start(&held->timer, on_held, wait_ms, 0);
+    own->held++;
+}
+
 static enum ws_role on_upgrade(void *context, struct ws_request *request)
 {
     struct server *own = context;
@@ -63,20 +108,27 @@ static enum ws_role on_upgrade(void *context, struct ws_request *request)
         request->http_status = 403;
         return WS_ROLE_NONE;
     }
-    if (!span_equal(request->path, SPAN_LITERAL("/")))
+    bool is_held = span_equal(request->path, SPAN_LITERAL("/held"));
+    if (!is_held && !span_equal(request->path, SPAN_LITERAL("/")))
         return WS_ROLE_NONE;
     if (span_equal(request->query, SPAN_LITERAL("chat")))
         request->subprotocol = SPAN_LITERAL("chat");
     struct session *session = calloc(1, sizeof(*session));
     session->server = own;
     request->user = session;
-    return WS_ROLE_STREAM;
+    if (!is_held)
+        return WS_ROLE_STREAM;
+    hold(own, request, session);
+    return WS_ROLE_HELD;
 }
 
 static void on_refused(void *context, void *user)
 {
+    struct session *session = user;
     ((struct server *)context)->refused++;
-    free(user);
+    if (session->held)
+        uv_close((uv_handle_t *)&session->held->timer, on_held_closed);
+    free(session);
 }
 
 static void on_open(void *context, struct ws_connection *connection, enum ws_role role, void *user)
@@ -455,6 +507,154 @@ Test(ws, accepts_an_upgrade_without_extensions, .init = start, .fini = stop, .ti
               head);
     cr_assert_null(strcasestr(head, "extensions"));
     cr_assert_null(strcasestr(head, "protocol:"));
+    client_send_text(&client, "hello");
+    expect_text(&client, "hello");
+    client_close(&client);
+    await_count(&server.closed, 1);
+}
+
+/* ---- upgrades that are decided later ---- */
+
+static void send_held(struct client *client, const char *target, const char *behind)
+{
+    char request[512];
+    uint8_t frame[256];
+    int bytes = snprintf(request, sizeof(request),
+                         "GET %s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: "
+                         "Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: a, Authorization, "
+                         "t\r\n\r\n",
+                         target);
+    if (behind) {
+        size_t more = frame_build(frame, 0x81, behind, strlen(behind), true);
+        memcpy(request + bytes, frame, more);
+        bytes += (int)more;
+    }
+    cr_assert(client_send(client, request, (size_t)bytes));
+}
+
+/* What the client sends meanwhile, in one piece with the head and later, is taken up after the
+ * answer and not before; a Ping as well. */
+Test(ws, holds_an_upgrade_and_what_comes_behind_it, .init = start, .fini = stop, .timeout = 30)
+{
+    struct client client;
+    struct client_frame frame;
+    char head[4096];
+    cr_assert(client_connect(&client, server.port, 0));
+    send_held(&client, "/held?200:101", "first");
+    await_count(&server.held, 1);
+    client_send_frame(&client, 0x89, "ping", 4);
+    client_send_text(&client, "second");
+    usleep(50000);
+    cr_assert_eq(server.messages, 0);
+    cr_assert_eq(server.opened, 0);
+    cr_assert(client_read_head(&client, head, sizeof(head)));
+    cr_assert_eq(strncmp(head, "HTTP/1.1 101 ", 13), 0, "%s", head);
+    cr_assert(strstr(head, "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "%s",
+              head);
+    cr_assert(strstr(head, "\r\nSec-WebSocket-Protocol: Authorization\r\n"), "%s", head);
+    bool has_pong = false;
+    for (unsigned texts = 0; texts < 2 || !has_pong;) {
+        cr_assert(client_read_frame(&client, &frame));
+        has_pong |= frame.opcode == 0x8a;
+        texts += frame.opcode == 0x81;
+    }
+    cr_assert_eq(server.messages, 2);
+    client_close(&client);
+    await_count(&server.closed, 1);
+    cr_assert_eq(server.refused, 0);
+}
+
+/* Refused: an empty answer, and the end; what stands behind the head is not a request. */
+Test(ws, refuses_a_held_upgrade_without_a_body, .init = start, .fini = stop, .timeout = 30)
+{
+    static const struct {
+        const char *target, *status;
+        bool has_challenge;
+    } cases[] = {{"/held?20:401", "HTTP/1.1 401 Unauthorized\r\n", true},
+                 {"/held?20:503", "HTTP/1.1 503 Service Unavailable\r\n", false},
+                 {"/held?0:401", "HTTP/1.1 401 Unauthorized\r\n", true}};
+    for (unsigned index = 0; index < 3; index++) {
+        struct client client;
+        char head[4096];
+        cr_assert(client_connect(&client, server.port, 0));
+        send_held(&client, cases[index].target, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        cr_assert(client_read_head(&client, head, sizeof(head)));
+        cr_assert_eq(strncmp(head, cases[index].status, strlen(cases[index].status)), 0, "%s",
+                     head);
+        cr_assert(strstr(head, "\r\nContent-Length: 0\r\n"), "%s", head);
+        cr_assert(strstr(head, "\r\nConnection: close\r\n"), "%s", head);
+        cr_assert_eq(strstr(head, "\r\nWWW-Authenticate: Bearer\r\n") != NULL,
+                     cases[index].has_challenge, "%s", head);
+        cr_assert_null(strstr(head, "Sec-WebSocket"), "%s", head);
+        cr_assert(client_read_end(&client));
+        client_close(&client);
+    }
+    cr_assert_eq(server.opened, 0);
+    cr_assert_eq(server.refused, 3);
+}
+
+/* Clients that go away while they are held, with an end or a reset, before both decisions: each
+ * owner hears of it once, one way or the other. */
+Test(ws, outlives_clients_that_vanish_while_held, .init = start, .fini = stop, .timeout = 30)
+{
+    enum { CLIENTS = 40 };
+    for (unsigned index = 0; index < CLIENTS; index++) {
+        struct client client;
+        struct linger hard = {.l_onoff = 1, .l_linger = 0};
+        cr_assert(client_connect(&client, server.port, 0));
+        send_held(&client, index % 2 ? "/held?30:101" : "/held?30:401", index % 4 ? "more" : NULL);
+        await_count(&server.held, index + 1);
+        if (index % 8 >= 4)
+            setsockopt(client.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
+        client_close(&client);
+    }
+    for (unsigned wait = 0; server.refused + server.closed < CLIENTS && wait < 2000; wait++)
+        usleep(5000);
+    cr_assert_eq(server.refused + server.closed, CLIENTS);
+    struct client client;
+    open_client(&client);
+    client_send_text(&client, "still there");
+    expect_text(&client, "still there");
+    client_close(&client);
+    await_count(&server.closed, server.opened);
+}
+
+/* The server goes while upgrades are held: their owners are told, no answer comes. */
+Test(ws, forgets_held_upgrades_when_it_closes, .init = start, .timeout = 30)
+{
+    struct client clients[3];
+    for (unsigned index = 0; index < 3; index++) {
+        cr_assert(client_connect(&clients[index], server.port, 0));
+        send_held(&clients[index], "/held?60000:101", "more");
+    }
+    await_count(&server.held, 3);
+    stop();
+    cr_assert_eq(server.refused, 3);
+    cr_assert_eq(server.opened, 0);
+    for (unsigned index = 0; index < 3; index++) {
+        cr_assert(client_read_end(&clients[index]));
+        client_close(&clients[index]);
+    }
+}
+
+static void start_with_short_handshakes(void)
+{
+    server.options = (struct ws_options){
+        .handshake_timeout_ms = 100, .connections_max = 1000, .use_uring = true};
+    server_start();
+}
+
+/* The time limit of handshakes is the client's, not the owner's. */
+Test(ws, holds_longer_than_a_handshake_may_take, .init = start_with_short_handshakes, .fini = stop,
+     .timeout = 30)
+{
+    struct client client;
+    char head[4096];
+    cr_assert(client_connect(&client, server.port, 0));
+    send_held(&client, "/held?700:101", NULL);
+    cr_assert(client_read_head(&client, head, sizeof(head)));
+    cr_assert_eq(strncmp(head, "HTTP/1.1 101 ", 13), 0, "%s", head);
     client_send_text(&client, "hello");
     expect_text(&client, "hello");
     client_close(&client);
@@ -986,10 +1186,10 @@ static void stress_check(struct stress_client *own, const struct client_frame *f
 }
 
 /* A client whose bytes go through `openssl s_client`. */
-static bool client_open_tls(struct client *client)
+static bool client_connect_tls(struct client *client)
 {
     int ends[2];
-    char address[32], head[4096];
+    char address[32];
     memset(client, 0, sizeof(*client));
     snprintf(address, sizeof(address), "127.0.0.1:%u", server.port);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
@@ -1005,7 +1205,13 @@ static bool client_open_tls(struct client *client)
     }
     close(ends[1]);
     client->fd = ends[0];
-    return client_upgrade(client, "/", "", head, sizeof(head)) &&
+    return true;
+}
+
+static bool client_open_tls(struct client *client)
+{
+    char head[4096];
+    return client_connect_tls(client) && client_upgrade(client, "/", "", head, sizeof(head)) &&
            strncmp(head, "HTTP/1.1 101", 12) == 0;
 }
 
@@ -1098,8 +1304,7 @@ Test(ws, mixes_uring_batches_and_texts_byte_exactly, .timeout = 120)
     stress(true);
 }
 
-/* The same over TLS, where everything goes through lws_write. */
-Test(ws, sends_byte_exactly_over_tls, .timeout = 120)
+static void with_certificate(void (*body)(void))
 {
     char directory[] = "/tmp/weir-ws-test-XXXXXX";
     char certificate[64], key[64], command[400];
@@ -1115,13 +1320,53 @@ Test(ws, sends_byte_exactly_over_tls, .timeout = 120)
     server.tls_certificate = certificate;
     server.tls_key = key;
     server.is_tls = true;
-    start_stress(true);
-    stress_clients(6, 2, true);
+    body();
     while (waitpid(-1, NULL, 0) > 0)
         ;
     unlink(certificate);
     unlink(key);
     rmdir(directory);
+}
+
+static void stress_over_tls(void)
+{
+    start_stress(true);
+    stress_clients(6, 2, true);
+}
+
+/* The same over TLS, where everything goes through lws_write. */
+Test(ws, sends_byte_exactly_over_tls, .timeout = 120)
+{
+    with_certificate(stress_over_tls);
+}
+
+static void hold_over_tls(void)
+{
+    struct client client;
+    char head[4096];
+    server.options = (struct ws_options){.handshake_timeout_ms = 10000,
+                                         .connections_max = 10,
+                                         .tls_certificate_path = server.tls_certificate,
+                                         .tls_key_path = server.tls_key};
+    server_start();
+    cr_assert(client_connect_tls(&client));
+    cr_assert(client_upgrade(&client, "/held?50:101", "", head, sizeof(head)));
+    cr_assert_eq(strncmp(head, "HTTP/1.1 101 ", 13), 0, "%s", head);
+    client_send_text(&client, "hello");
+    expect_text(&client, "hello");
+    client_close(&client);
+    cr_assert(client_connect_tls(&client));
+    cr_assert(client_upgrade(&client, "/held?50:401", "", head, sizeof(head)));
+    cr_assert_eq(strncmp(head, "HTTP/1.1 401 ", 13), 0, "%s", head);
+    cr_assert(client_read_end(&client));
+    client_close(&client);
+    await_count(&server.closed, 1);
+    stop();
+}
+
+Test(ws, holds_upgrades_over_tls, .timeout = 60)
+{
+    with_certificate(hold_over_tls);
 }
 
 static void *vanish_run(void *context)

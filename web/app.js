@@ -79,7 +79,10 @@ function onHost(envelope) {
   showFacts();
 }
 
-const url = `${location.protocol === 'https:' ? 'wss:' : 'ws:'}//${location.host}/`;
+// Where sockets need a token, the page shows the one of its own address.
+const token = parameters.get('token');
+const query = token === null ? '' : `?token=${encodeURIComponent(token)}`;
+const url = `${location.protocol === 'https:' ? 'wss:' : 'ws:'}//${location.host}/${query}`;
 const connection = new Connection(url);
 element('host-group').textContent = hostGroup;
 const hostSubscription = connection.join(HOST_STREAM, hostGroup);

@@ -1,0 +1,531 @@
+#include "gateway/auth.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+
+#include "gateway/handshake.h"
+#include "gateway/printer.h"
+#include "gateway/stream_path.h"
+
+enum {
+    AUTH_HEADERS_MAX = 256,    /* lines of a request; more are refused with 431 */
+    AUTH_PARAMETERS_MAX = 512, /* of a query; likewise */
+    AUTH_INPUT_BYTES_MAX =
+        6 * HANDSHAKE_BYTES_MAX + 8 * (AUTH_HEADERS_MAX + AUTH_PARAMETERS_MAX) + 1024,
+    AUTH_LOG_MS = 1000,
+};
+static_assert(SETTINGS_CONTEXT_BYTES_MAX >= 2, "an empty context fits");
+
+struct auth {
+    const struct settings *settings;
+    struct caller caller;
+    struct counters *counters;
+    struct buffer input;
+    unsigned pending_count;
+    uint64_t logged_ms;
+    uint64_t silent_count; /* failures since the last line */
+};
+
+struct auth_ticket {
+    struct auth *auth;
+    struct server_call *call;
+    auth_done *done;
+    void *context;
+};
+
+struct auth *auth_open(const struct settings *settings, const struct caller *caller,
+                       struct counters *counters)
+{
+    struct auth *auth = calloc(1, sizeof *auth);
+    if (auth == NULL)
+        return NULL;
+    auth->settings = settings;
+    auth->caller = *caller;
+    auth->counters = counters;
+    buffer_init(&auth->input, AUTH_INPUT_BYTES_MAX);
+    return auth;
+}
+
+void auth_close(struct auth *auth)
+{
+    if (auth == NULL)
+        return;
+    buffer_fini(&auth->input);
+    free(auth);
+}
+
+/* ---- the request's text ---- */
+
+struct auth_pair {
+    struct span name, value;
+};
+
+static struct span auth_trim(struct span text)
+{
+    while (text.bytes > 0 && (text.data[0] == ' ' || text.data[0] == '\t'))
+        text = span_of(text.data + 1, text.bytes - 1);
+    while (text.bytes > 0 &&
+           (text.data[text.bytes - 1] == ' ' || text.data[text.bytes - 1] == '\t'))
+        text.bytes--;
+    return text;
+}
+
+/* The next header line; handshake_parse() has checked their form. */
+static bool auth_next_header(struct span *rest, struct auth_pair *pair)
+{
+    const char *end = rest->bytes == 0 ? NULL : memmem(rest->data, rest->bytes, "\r\n", 2);
+    if (end == NULL)
+        return false;
+    struct span line = span_of(rest->data, (size_t)(end - rest->data));
+    *rest = span_of(end + 2, rest->bytes - line.bytes - 2);
+    const char *colon = line.bytes == 0 ? NULL : memchr(line.data, ':', line.bytes);
+    size_t name_bytes = colon == NULL ? line.bytes : (size_t)(colon - line.data);
+    pair->name = span_of(line.data, name_bytes);
+    pair->value = colon == NULL ? span_of(line.data + name_bytes, 0)
+                                : auth_trim(span_of(colon + 1, line.bytes - name_bytes - 1));
+    return true;
+}
+
+static bool auth_is_name(struct span name, struct span wanted)
+{
+    return name.bytes == wanted.bytes && strncasecmp(name.data, wanted.data, name.bytes) == 0;
+}
+
+/* The next parameter of a query, its key not empty. */
+static bool auth_next_parameter(struct span *rest, struct auth_pair *pair)
+{
+    while (rest->bytes > 0) { /* each turn takes at least one byte */
+        const char *mark = memchr(rest->data, '&', rest->bytes);
+        size_t bytes = mark == NULL ? rest->bytes : (size_t)(mark - rest->data);
+        struct span part = span_of(rest->data, bytes);
+        bytes += mark == NULL ? 0 : 1;
+        *rest = span_of(rest->data + bytes, rest->bytes - bytes);
+        const char *equals = part.bytes == 0 ? NULL : memchr(part.data, '=', part.bytes);
+        size_t name_bytes = equals == NULL ? part.bytes : (size_t)(equals - part.data);
+        if (name_bytes == 0)
+            continue;
+        pair->name = span_of(part.data, name_bytes);
+        pair->value = equals == NULL ? span_of(part.data + name_bytes, 0)
+                                     : span_of(equals + 1, part.bytes - name_bytes - 1);
+        return true;
+    }
+    return false;
+}
+
+static bool auth_is_visible(struct span value)
+{
+    for (size_t i = 0; i < value.bytes; i++) {
+        unsigned char byte = (unsigned char)value.data[i];
+        if (byte != '\t' && (byte < 0x20 || byte > 0x7e))
+            return false;
+    }
+    return true;
+}
+
+/* ---- the input ---- */
+
+static void auth_print_lower(struct printer *printer, struct span name)
+{
+    size_t before = printer->out->bytes;
+    print_string(printer, name);
+    for (size_t i = before; printer->status == WEIR_OK && i < printer->out->bytes; i++) {
+        char byte = printer->out->data[i];
+        printer->out->data[i] = (char)(byte >= 'A' && byte <= 'Z' ? byte - 'A' + 'a' : byte);
+    }
+}
+
+/* One member per name, the last value wins. */
+static void auth_print_headers(struct printer *printer, struct span headers)
+{
+    struct auth_pair pairs[AUTH_HEADERS_MAX], pair;
+    size_t count = 0;
+    while (auth_next_header(&headers, &pair)) {
+        size_t i = 0;
+        if (!auth_is_visible(pair.value) || pair.name.bytes == 0)
+            continue;
+        while (i < count && !auth_is_name(pairs[i].name, pair.name))
+            i++;
+        if (i == AUTH_HEADERS_MAX) {
+            printer->status = WEIR_TOO_LARGE;
+            return;
+        }
+        pairs[i] = pair;
+        count += i == count;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (i > 0)
+            print_literal(printer, ",");
+        auth_print_lower(printer, pairs[i].name);
+        print_literal(printer, ":");
+        print_string(printer, pairs[i].value);
+    }
+}
+
+static void auth_print_values(struct printer *printer, const struct auth_pair *pairs, size_t count,
+                              size_t first)
+{
+    print_string(printer, pairs[first].name);
+    print_literal(printer, ":[");
+    for (size_t i = first; i < count; i++) {
+        if (!span_equal(pairs[i].name, pairs[first].name))
+            continue;
+        if (i > first)
+            print_literal(printer, ",");
+        print_string(printer, pairs[i].value);
+    }
+    print_literal(printer, "]");
+}
+
+/* What is not UTF-8 cannot stand in JSON and is left out. */
+static void auth_print_query(struct printer *printer, struct span query)
+{
+    struct auth_pair pairs[AUTH_PARAMETERS_MAX], pair;
+    size_t count = 0;
+    while (auth_next_parameter(&query, &pair)) {
+        if (!json_is_utf8(pair.name) || !json_is_utf8(pair.value))
+            continue;
+        if (count == AUTH_PARAMETERS_MAX) {
+            printer->status = WEIR_TOO_LARGE;
+            return;
+        }
+        pairs[count++] = pair;
+    }
+    bool is_first = true;
+    for (size_t i = 0; i < count; i++) {
+        size_t earlier = 0;
+        while (earlier < i && !span_equal(pairs[earlier].name, pairs[i].name))
+            earlier++;
+        if (earlier < i)
+            continue; /* printed with the first of its name */
+        if (!is_first)
+            print_literal(printer, ",");
+        is_first = false;
+        auth_print_values(printer, pairs, count, i);
+    }
+}
+
+enum weir_status auth_input_append(struct buffer *out, const struct ws_request *request)
+{
+    struct printer printer = {out, json_is_utf8(request->path) ? WEIR_OK : WEIR_INVALID};
+    print_literal(&printer, "{\"headers\":{");
+    if (printer.status == WEIR_OK)
+        auth_print_headers(&printer, request->headers);
+    print_literal(&printer, "},\"path\":");
+    print_string(&printer, request->path);
+    print_literal(&printer, ",\"query_params\":{");
+    if (printer.status == WEIR_OK)
+        auth_print_query(&printer, request->query);
+    print_literal(&printer, "},\"addr\":");
+    print_string(&printer, span_text(request->peer));
+    print_literal(&printer, "}");
+    return printer.status;
+}
+
+/* ---- tokens ---- */
+
+static struct span auth_bearer(struct span value)
+{
+    static const char scheme[] = "Bearer ";
+    size_t scheme_bytes = sizeof scheme - 1;
+    if (value.bytes <= scheme_bytes || strncasecmp(value.data, scheme, scheme_bytes) != 0)
+        return (struct span){0};
+    return auth_trim(span_of(value.data + scheme_bytes, value.bytes - scheme_bytes));
+}
+
+/* What follows the element "Authorization" in one list. `*is_next` carries over to another line of
+ * the same header, which is the same list (RFC 9110 section 5.3). */
+static struct span auth_after_authorization(struct span list, bool *is_next)
+{
+    while (list.bytes > 0) { /* each turn takes at least one byte */
+        const char *comma = memchr(list.data, ',', list.bytes);
+        size_t bytes = comma == NULL ? list.bytes : (size_t)(comma - list.data);
+        struct span element = auth_trim(span_of(list.data, bytes));
+        bytes += comma == NULL ? 0 : 1;
+        list = span_of(list.data + bytes, list.bytes - bytes);
+        if (*is_next && element.bytes > 0)
+            return element;
+        if (span_equal(element, SPAN_LITERAL("Authorization")))
+            *is_next = true;
+    }
+    return (struct span){0};
+}
+
+static struct span auth_header_token(struct span headers, enum auth_place place)
+{
+    struct span token = {0};
+    struct auth_pair pair;
+    bool is_next = false;
+    while (auth_next_header(&headers, &pair)) {
+        if (place == AUTH_HEADER && auth_is_name(pair.name, SPAN_LITERAL("authorization")))
+            token = auth_bearer(pair.value);
+        else if (place == AUTH_SUBPROTOCOL && token.data == NULL &&
+                 auth_is_name(pair.name, SPAN_LITERAL("sec-websocket-protocol")))
+            token = auth_after_authorization(pair.value, &is_next);
+    }
+    return token;
+}
+
+struct span auth_token(const struct ws_request *request, enum auth_place place, char *scratch)
+{
+    if (place != AUTH_QUERY)
+        return auth_header_token(request->headers, place);
+    struct span token = {0};
+    struct span query = request->query;
+    struct auth_pair pair;
+    while (auth_next_parameter(&query, &pair)) {
+        if (span_equal(pair.name, SPAN_LITERAL("token")))
+            token = pair.value;
+    }
+    size_t bytes;
+    if (token.data != NULL && stream_path_decode(scratch, token, &bytes))
+        token = span_of(scratch, bytes);
+    return token;
+}
+
+/* Takes as long for any token of the same length, however much of it is right. */
+static bool auth_tokens_equal(struct span known, struct span shown)
+{
+    unsigned char difference = known.bytes != shown.bytes;
+    for (size_t i = 0; i < shown.bytes; i++) {
+        size_t at = i < known.bytes ? i : 0; /* a known token is not empty */
+        difference |= (unsigned char)(known.data[at] ^ shown.data[i]);
+    }
+    return difference == 0;
+}
+
+/* All of the table is gone through, wherever the token stands in it. */
+static bool auth_find_token(const struct settings *settings, struct span shown,
+                            struct span *context)
+{
+    bool is_found = false;
+    if (shown.bytes == 0 || shown.bytes > SETTINGS_TOKEN_BYTES_MAX)
+        return false;
+    for (size_t i = 0; i < settings_token_count(settings); i++) {
+        struct settings_token known = settings_token_at(settings, i);
+        if (!auth_tokens_equal(known.token, shown))
+            continue;
+        is_found = true;
+        *context = known.context;
+    }
+    return is_found;
+}
+
+static bool auth_find_any(const struct settings *settings, const struct ws_request *request,
+                          struct span *context)
+{
+    char scratch[HANDSHAKE_BYTES_MAX];
+    bool is_found = false;
+    for (enum auth_place place = AUTH_HEADER; place < AUTH_PLACES && !is_found; place++)
+        is_found = auth_find_token(settings, auth_token(request, place, scratch), context);
+    return is_found;
+}
+
+/* ---- decisions ---- */
+
+/* A copy, compact; null is no context. */
+static enum weir_status auth_keep_context(struct json_value value, struct span *context)
+{
+    *context = (struct span){0};
+    if (value.kind == JSON_ABSENT || value.kind == JSON_NULL)
+        return WEIR_OK;
+    char *text = malloc(value.text.bytes);
+    if (text == NULL)
+        return WEIR_NO_MEMORY;
+    size_t bytes = json_compact(text, value);
+    if (bytes > SETTINGS_CONTEXT_BYTES_MAX) {
+        free(text);
+        return WEIR_TOO_LARGE;
+    }
+    *context = span_of(text, bytes);
+    return WEIR_OK;
+}
+
+static enum auth_verdict auth_refuse(struct auth *auth, unsigned http_status,
+                                     struct auth_decision *decision)
+{
+    counters_add(auth->counters, COUNTER_AUTH_REFUSED, 1);
+    *decision = (struct auth_decision){.http_status = http_status};
+    return AUTH_REFUSED;
+}
+
+/* A line a second at most, without anything of the request or of the answer but an error's code. */
+static void auth_log(struct auth *auth, const char *reason, struct span code)
+{
+    uint64_t now_ms = auth->caller.now_ms(auth->caller.context);
+    auth->silent_count++;
+    if (auth->logged_ms != 0 && now_ms - auth->logged_ms < AUTH_LOG_MS)
+        return;
+    (void)fprintf(
+        stderr, "weir-gateway: event=auth_failed function=\"%s\" reason=\"%s\"%s%.*s count=%llu\n",
+        auth->settings->auth_function, reason, code.bytes > 0 ? " code=" : "",
+        (int)(code.bytes < 60 ? code.bytes : 60), code.bytes > 0 ? code.data : "",
+        (unsigned long long)auth->silent_count);
+    auth->logged_ms = now_ms;
+    auth->silent_count = 0;
+}
+
+/* auth_function could not be asked, or has not answered as it should. */
+static enum auth_verdict auth_fail(struct auth *auth, unsigned http_status, const char *reason,
+                                   struct span code, struct auth_decision *decision)
+{
+    counters_add(auth->counters, COUNTER_AUTH_FAILED, 1);
+    auth_log(auth, reason, code);
+    *decision = (struct auth_decision){0};
+    if (strcmp(auth->settings->auth_failure, "allow") == 0)
+        return AUTH_ACCEPTED;
+    return auth_refuse(auth, http_status, decision);
+}
+
+/* The members that count; of a name that comes twice the last one does (PROTOCOL 1.4). */
+static bool auth_read_result(struct span result, bool *is_unauthorized, struct json_value *context)
+{
+    struct json_value object, key, value;
+    size_t cursor = 0;
+    *is_unauthorized = false;
+    *context = (struct json_value){0};
+    if (result.data == NULL || json_scan(result, JSON_DEPTH_MAX, &object, NULL) != WEIR_OK ||
+        object.kind != JSON_OBJECT)
+        return false;
+    while (json_next(object, &cursor, &key, &value) == WEIR_OK) {
+        if (json_string_equals(key, SPAN_LITERAL("unauthorized")))
+            *is_unauthorized = value.kind == JSON_TRUE;
+        else if (json_string_equals(key, SPAN_LITERAL("context")))
+            *context = value;
+    }
+    return true;
+}
+
+static enum auth_verdict auth_take_result(struct auth *auth, struct span result,
+                                          struct auth_decision *decision)
+{
+    bool is_unauthorized;
+    struct json_value context;
+    const struct span none = {0};
+    if (!auth_read_result(result, &is_unauthorized, &context))
+        return auth_fail(auth, 401, "the result is not an object", none, decision);
+    if (is_unauthorized)
+        return auth_refuse(auth, 401, decision);
+    *decision = (struct auth_decision){0};
+    enum weir_status status = auth_keep_context(context, &decision->context);
+    if (status == WEIR_TOO_LARGE)
+        return auth_fail(auth, 401, "the context exceeds 64 KiB", none, decision);
+    if (status != WEIR_OK)
+        return auth_fail(auth, 503, "no memory for the context", none, decision);
+    return AUTH_ACCEPTED;
+}
+
+/* 401 for what the function did, 503 when it could not be asked. */
+static enum auth_verdict auth_take_error(struct auth *auth, struct span error_json,
+                                         struct auth_decision *decision)
+{
+    static const char *const absences[] = {"function_not_found", "invocation_stopped",
+                                           "invocation_error", "channel_send_failed"};
+    static const char *const names[] = {"code"};
+    struct json_value code = {0};
+    if (json_scan_object(error_json, JSON_DEPTH_MAX, names, 1, &code, NULL) != WEIR_OK ||
+        code.kind != JSON_STRING || code.has_escape)
+        return auth_fail(auth, 401, "the handler failed", (struct span){0}, decision);
+    struct span text = span_of(code.text.data + 1, code.text.bytes - 2);
+    for (size_t i = 0; i < sizeof absences / sizeof absences[0]; i++) {
+        if (span_equal(text, span_text(absences[i])))
+            return auth_fail(auth, 503, "it cannot be asked", text, decision);
+    }
+    return auth_fail(auth, 401, "the handler failed", text, decision);
+}
+
+static void on_answer(void *context, enum server_call_fate fate, struct span result,
+                      struct span error_json)
+{
+    struct auth_ticket ticket = *(struct auth_ticket *)context;
+    struct auth *auth = ticket.auth;
+    struct auth_decision decision = {0};
+    const struct span none = {0};
+    free(context);
+    auth->pending_count--;
+    switch (fate) {
+    case SERVER_CALL_RESULT:
+        (void)auth_take_result(auth, result, &decision);
+        break;
+    case SERVER_CALL_ERROR:
+        (void)auth_take_error(auth, error_json, &decision);
+        break;
+    case SERVER_CALL_LATE:
+        (void)auth_fail(auth, 503, "no answer in time", none, &decision);
+        break;
+    case SERVER_CALL_UNAVAILABLE:
+        (void)auth_fail(auth, 503, "the broker is away", none, &decision);
+        break;
+    }
+    ticket.done(ticket.context, decision);
+}
+
+static enum auth_verdict auth_start(struct auth *auth, const struct ws_request *request,
+                                    struct auth_ticket *ticket, struct auth_decision *decision)
+{
+    buffer_clear(&auth->input);
+    enum weir_status status = auth_input_append(&auth->input, request);
+    if (status == WEIR_INVALID)
+        return auth_refuse(auth, 400, decision);
+    if (status == WEIR_TOO_LARGE || status == WEIR_FULL)
+        return auth_refuse(auth, 431, decision);
+    const struct server_call_request call = {
+        .function = span_text(auth->settings->auth_function),
+        .data = buffer_span(&auth->input),
+        .timeout_ms = auth->settings->auth_timeout_ms,
+    };
+    if (status == WEIR_OK)
+        ticket->call = auth->caller.start(auth->caller.context, &call, on_answer, ticket);
+    if (ticket->call == NULL)
+        return auth_fail(auth, 503, "it cannot be asked", (struct span){0}, decision);
+    auth->pending_count++;
+    return AUTH_PENDING;
+}
+
+static enum auth_verdict auth_accept_token(struct auth *auth, struct span known,
+                                           struct auth_decision *decision)
+{
+    struct json_value context;
+    *decision = (struct auth_decision){0};
+    if (json_scan(known, JSON_DEPTH_MAX, &context, NULL) == WEIR_OK &&
+        auth_keep_context(context, &decision->context) == WEIR_OK)
+        return AUTH_ACCEPTED;
+    return auth_refuse(auth, 503, decision);
+}
+
+enum auth_verdict auth_ask(struct auth *auth, const struct ws_request *request, auth_done *done,
+                           void *context, struct auth_ticket **ticket,
+                           struct auth_decision *decision)
+{
+    const struct settings *settings = auth->settings;
+    bool has_tokens = settings_token_count(settings) > 0;
+    bool has_function = settings->auth_function[0] != '\0';
+    struct span known;
+    *ticket = NULL;
+    *decision = (struct auth_decision){0};
+    if (!has_tokens && !has_function)
+        return AUTH_ACCEPTED;
+    if (has_tokens && auth_find_any(settings, request, &known))
+        return auth_accept_token(auth, known, decision);
+    if (!has_function)
+        return auth_refuse(auth, 401, decision);
+    struct auth_ticket *made =
+        auth->pending_count < AUTH_PENDING_MAX ? calloc(1, sizeof *made) : NULL;
+    if (made == NULL)
+        return auth_refuse(auth, 503, decision);
+    *made = (struct auth_ticket){.auth = auth, .done = done, .context = context};
+    enum auth_verdict verdict = auth_start(auth, request, made, decision);
+    if (verdict == AUTH_PENDING)
+        *ticket = made;
+    else
+        free(made);
+    return verdict;
+}
+
+void auth_cancel(struct auth_ticket *ticket)
+{
+    struct auth *auth = ticket->auth;
+    auth->caller.cancel(auth->caller.context, ticket->call);
+    auth->pending_count--;
+    free(ticket);
+}

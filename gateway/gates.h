@@ -1,0 +1,99 @@
+/* gateway/gates.h -- stream:join triggers: who may join what (PROTOCOL 7.3, 8.4).
+ *
+ *   join --gates of its stream? none--> passed, at once, nothing is allocated
+ *             | for each, all at the same time
+ *             +--condition, if any--> handler --> one verdict when the last has answered
+ *
+ *   condition: false -> its handler is not asked; an error -> open: not asked, closed: denied
+ *   handler:   {"unauthorized":true} -> denied; an error or {"unauthorized":<no boolean>} -> closed:
+ *              denied; anything else -> passed
+ *
+ * All gates are asked, also after one has denied. The table is the broker's (GATE_BIND,
+ * GATE_UNBIND). A join is decided only while the table is known to be whole; until then it waits:
+ *
+ *   attach      until the broker has answered a question asked after attaching: what it knew of
+ *               gates came before that answer
+ *   broker away until it is back, if there were gates; joins being asked wait as well, and are asked
+ *               anew. Without gates they pass, as they do while it is there.
+ *   re-attach   until every gate that was there is back, for their workers' gateways announce them
+ *               one by one; GATES_GRACE_MS at most, then what is known decides
+ *
+ * A join that has waited gate_timeout_ms and GATES_GRACE_MS, counted from the first attach, is
+ * treated as one whose handler failed.
+ *
+ * Process:  gateway, loop thread only.
+ * Memory:   per waiting join its names and a small block per call; GATES_JOINS_MAX joins and
+ *           GATES_JOIN_BYTES_MAX bytes in all, beyond which joins are FULL. Up to GATES_MAX gates; with
+ *           one that could not be kept, no join passes closed gates before the next attach.
+ * Units:    ms of caller.now_ms().
+ */
+#ifndef WEIR_GATEWAY_GATES_H
+#define WEIR_GATEWAY_GATES_H
+
+#include "gateway/caller.h"
+#include "gateway/subscriptions.h"
+
+enum {
+    GATES_MAX = 4096,
+    GATES_JOINS_MAX = 65536,
+    GATES_JOIN_BYTES_MAX = 64 * 1024 * 1024,
+    GATES_GRACE_MS = 2000,
+};
+
+struct gates;
+struct gate_join;
+
+/* The waiting joins of one socket; zeroed, and stays put until gates_forget(). */
+struct gate_visitor {
+    struct gate_join *joins;
+    uint32_t count;
+};
+
+enum gate_verdict {
+    GATE_PASSED,
+    GATE_DENIED,
+    GATE_FULL,    /* it would have to wait and must not, or a name is too long */
+    GATE_WAITING, /* gates_decided follows, unless the join is cancelled */
+};
+
+struct gate_question {
+    struct subscription_wish wish; /* copied */
+    struct span context;           /* JSON, not copied: as long as the visitor */
+    bool is_path;                  /* handed back */
+    bool may_wait;                 /* the socket has room for another subscription */
+};
+
+/* PASSED or DENIED. The wish is valid during the call, from which nothing here may be called. */
+typedef void gates_decided(void *context, struct gate_visitor *visitor,
+                           const struct subscription_wish *wish, bool is_path,
+                           enum gate_verdict verdict);
+
+struct gates_options {
+    uint64_t timeout_ms; /* of all calls of a join */
+    bool is_closed;
+    gates_decided *decided;
+    void *context;
+};
+
+/* NULL: no memory. */
+struct gates *gates_open(const struct gates_options *options, const struct caller *caller,
+                         struct counters *counters);
+void gates_close(struct gates *gates); /* every visitor was forgotten */
+
+void gates_attached(struct gates *gates);
+void gates_lost(struct gates *gates);
+/* GATE_BIND, GATE_UNBIND. */
+void gates_take_message(struct gates *gates, const struct wire_message *message);
+/* Decide about joins that have waited long enough. */
+void gates_tick(struct gates *gates);
+
+/* True when every join passes, so that nothing need be asked. */
+bool gates_are_clear(const struct gates *gates);
+/* Never calls `decided` from inside. */
+enum gate_verdict gates_ask(struct gates *gates, struct gate_visitor *visitor,
+                            const struct gate_question *question) WEIR_MUST_CHECK;
+/* Forget the visitor's waiting join of that id, if there is one. */
+void gates_cancel(struct gates *gates, struct gate_visitor *visitor, struct span subscription_id);
+void gates_forget(struct gates *gates, struct gate_visitor *visitor);
+
+#endif
