@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -47,15 +48,26 @@ static int reserve_bind(const union reserve_address *address, socklen_t bytes, i
     return -cause;
 }
 
+/* "choose another with --set worker_port=PORT" */
+static void reserve_print_remedy(const char *setting, char remedy[80])
+{
+    if (strcmp(setting, RESERVE_LISTENER_PORT) == 0)
+        (void)snprintf(remedy, 80, "give it another in the configuration file");
+    else
+        (void)snprintf(remedy, 80, "choose another with --set %s=%s", setting,
+                       strcmp(setting, "admin") == 0 ? "HOST:PORT" : "PORT");
+}
+
 static enum weir_status reserve_fail(int cause, const char *host, uint16_t port,
                                      const char *setting, struct weir_error *error)
 {
+    char remedy[80];
+    reserve_print_remedy(setting, remedy);
     if (cause == EADDRINUSE)
         return weir_fail(
             error, WEIR_INVALID,
-            "port %u on %s (setting `%s`) is in use; stop the program that uses it, or choose "
-            "another with --set %s=%s",
-            port, host, setting, setting, strcmp(setting, "admin") == 0 ? "HOST:PORT" : "PORT");
+            "port %u on %s (setting `%s`) is in use; stop the program that uses it, or %s", port,
+            host, setting, remedy);
     if (cause == EADDRNOTAVAIL)
         return weir_fail(
             error, WEIR_INVALID,
@@ -89,11 +101,13 @@ enum weir_status reserve_port(const char *host, uint16_t *port, const char *sett
     }
     int held = reserve_bind(&address, bytes, SO_REUSEPORT);
     if (held == -EADDRINUSE && *port != 0) {
+        char remedy[80];
+        reserve_print_remedy(setting, remedy);
         return weir_fail(
             error, WEIR_INVALID,
             "port %u on %s (setting `%s`) is in use by connections that another program has "
-            "just closed; wait a minute, or choose another with --set %s=%s",
-            *port, host, setting, setting, strcmp(setting, "admin") == 0 ? "HOST:PORT" : "PORT");
+            "just closed; wait a minute, or %s",
+            *port, host, setting, remedy);
     }
     if (held < 0)
         return reserve_fail(-held, host, *port, setting, error);

@@ -16,8 +16,11 @@
 
 #include "shm/status.h"
 
-/* `setting` is the key to name in errors. *port 0 becomes the port chosen. *fd stays open for as
- * long as it is wanted. */
+/* What to name in errors for a port that the configuration file gives a worker listener. */
+#define RESERVE_LISTENER_PORT "port of a worker listener"
+
+/* `setting` is the key to name in errors, or RESERVE_LISTENER_PORT. *port 0 becomes the port chosen.
+ * *fd stays open for as long as it is wanted. */
 enum weir_status reserve_port(const char *host, uint16_t *port, const char *setting, int *fd,
                               struct weir_error *error) WEIR_MUST_CHECK;
 

@@ -40,6 +40,8 @@ struct serve {
     int socket_fd;
     int signal_fd;
     int port_fds[3];
+    int listener_fds[SETTINGS_LISTENERS_MAX];
+    char listener_ports_text[SETTINGS_LISTENERS_MAX * 8]; /* "49135,40001" */
     char stream_port_text[40];
     char worker_port_text[40];
     char admin_text[SETTINGS_TEXT_BYTES + 16];
@@ -164,6 +166,25 @@ static enum weir_status serve_reserve_ports(struct serve *serve, struct weir_err
     return status;
 }
 
+static enum weir_status serve_reserve_listeners(struct serve *serve, struct weir_error *error)
+{
+    struct settings *settings = &serve->settings;
+    size_t used = 0;
+    for (uint32_t i = 0; i < settings->listener_count; i++) {
+        struct settings_listener *listener = &settings->listeners[i];
+        uint16_t port = (uint16_t)listener->port;
+        enum weir_status status = reserve_port(listener->host, &port, RESERVE_LISTENER_PORT,
+                                               &serve->listener_fds[i], error);
+        if (status != WEIR_OK)
+            return status;
+        listener->port = port;
+        used +=
+            (size_t)snprintf(serve->listener_ports_text + used,
+                             sizeof serve->listener_ports_text - used, i == 0 ? "%u" : ",%u", port);
+    }
+    return WEIR_OK;
+}
+
 static enum weir_status serve_hold(struct serve *serve, struct weir_error *error)
 {
     const char *run_dir = serve->settings.run_dir;
@@ -174,6 +195,8 @@ static enum weir_status serve_hold(struct serve *serve, struct weir_error *error
         status = rundir_lock(run_dir, &serve->lock_fd, error);
     if (status == WEIR_OK)
         status = serve_reserve_ports(serve, error);
+    if (status == WEIR_OK)
+        status = serve_reserve_listeners(serve, error);
     if (status == WEIR_OK)
         status = rundir_listen(run_dir, &serve->socket_fd, error);
     if (status != WEIR_OK)
@@ -232,6 +255,10 @@ static void serve_build_argv(struct serve *serve, size_t position, const char *p
         argv[count++] = serve->index_texts[position - 1];
         argv[count++] = "--local-fd";
         argv[count++] = socket_fd_text;
+        if (serve->settings.listener_count > 0) {
+            argv[count++] = "--listener-ports";
+            argv[count++] = serve->listener_ports_text;
+        }
     }
     weir_assert(count < SERVE_ARGV_MAX);
     argv[count] = NULL;
@@ -327,11 +354,18 @@ static void serve_announce(struct serve *serve)
     bool is_stream_v6 = strchr(settings->stream_host, ':') != NULL;
     bool is_worker_v6 = strchr(settings->worker_host, ':') != NULL;
     serve->is_announced = true;
-    (void)printf("weir: ready stream=%s%s%s:%" PRIu64 " worker=%s%s%s:%" PRIu64 " gateways=%" PRIu64
-                 "\n",
+    (void)printf("weir: ready stream=%s%s%s:%" PRIu64 " worker=%s%s%s:%" PRIu64
+                 " gateways=%" PRIu64,
                  is_stream_v6 ? "[" : "", settings->stream_host, is_stream_v6 ? "]" : "",
                  settings->stream_port, is_worker_v6 ? "[" : "", settings->worker_host,
                  is_worker_v6 ? "]" : "", settings->worker_port, settings->gateways);
+    for (uint32_t i = 0; i < settings->listener_count; i++) {
+        const struct settings_listener *listener = &settings->listeners[i];
+        bool is_v6 = strchr(listener->host, ':') != NULL;
+        (void)printf("%s%s%s%s:%" PRIu64, i == 0 ? " listeners=" : ",", is_v6 ? "[" : "",
+                     listener->host, is_v6 ? "]" : "", listener->port);
+    }
+    (void)printf("\n");
     (void)fflush(stdout);
 }
 

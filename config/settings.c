@@ -493,6 +493,55 @@ static enum weir_status settings_check_ports(struct settings *settings, struct w
                      first, second, port);
 }
 
+/* The name of the setting whose port `listener` would take away, or NULL. */
+static const char *settings_listener_rival(const struct settings *settings,
+                                           const struct settings_listener *listener)
+{
+    char admin_host[SETTINGS_TEXT_BYTES] = "";
+    uint16_t admin_port = 0;
+    if (strcmp(settings->admin, "false") != 0 &&
+        settings_host_port(settings->admin, admin_host, &admin_port, NULL) != WEIR_OK)
+        return "admin";
+    if (settings_ports_collide(listener->host, listener->port, settings->stream_host,
+                               settings->stream_port))
+        return "stream_port";
+    if (settings_ports_collide(listener->host, listener->port, settings->worker_host,
+                               settings->worker_port))
+        return "worker_port";
+    return settings_ports_collide(listener->host, listener->port, admin_host, admin_port) ? "admin"
+                                                                                          : NULL;
+}
+
+/* Worker listeners are checked against all ports, and one handshake timeout, the longest, serves
+ * every port. */
+static enum weir_status settings_check_listeners(struct settings *settings,
+                                                 struct weir_error *error)
+{
+    for (uint32_t i = 0; i < settings->listener_count; i++) {
+        struct settings_listener *listener = &settings->listeners[i];
+        if (settings_check_host(listener->host, "host", error) != WEIR_OK)
+            return WEIR_INVALID;
+        const char *rival = settings_listener_rival(settings, listener);
+        if (rival != NULL)
+            return weir_fail(error, WEIR_INVALID,
+                             "the worker listener on line %u and the setting `%s` both use port "
+                             "%" PRIu64 "; give one of them another port",
+                             (unsigned)listener->line, rival, listener->port);
+        for (uint32_t j = 0; j < i; j++) {
+            if (settings_ports_collide(listener->host, listener->port, settings->listeners[j].host,
+                                       settings->listeners[j].port))
+                return weir_fail(error, WEIR_INVALID,
+                                 "the worker listeners on lines %u and %u both use port %" PRIu64
+                                 "; give one of them another port",
+                                 (unsigned)settings->listeners[j].line, (unsigned)listener->line,
+                                 listener->port);
+        }
+        if (listener->handshake_timeout_ms > settings->handshake_timeout_ms)
+            settings->handshake_timeout_ms = listener->handshake_timeout_ms;
+    }
+    return WEIR_OK;
+}
+
 static uint64_t settings_core_count(void)
 {
     cpu_set_t set;
@@ -591,6 +640,8 @@ enum weir_status settings_resolve(struct settings *settings, struct weir_error *
             settings_check_choice(settings->auth_failure, "auth_failure", "deny", "allow", error);
     if (status == WEIR_OK)
         status = settings_check_choice(settings->join_gate, "join_gate", "open", "closed", error);
+    if (status == WEIR_OK)
+        status = settings_check_listeners(settings, error);
     if (status != WEIR_OK)
         return status;
     if (settings->gateways == 0)

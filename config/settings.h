@@ -9,7 +9,8 @@
  * a token on a command line could be read by anybody on the machine. No error names a token.
  *
  * Files:    settings.c is the table, values and relations; settings_file.c is YAML, the only file
- *           that knows libyaml; settings_tokens.c keeps auth_tokens.
+ *           that knows libyaml; settings_tokens.c keeps auth_tokens; listeners.c is the data of worker
+ *           listeners and their rules.
  * Process:  any, before its loop runs.
  * Memory:   plain values; auth_tokens is owned, and given back by settings_fini().
  * Errors:   INVALID with one sentence that names file and line (or --set), what is wrong, and the
@@ -30,6 +31,11 @@ enum {
         1 << 20, /* the file, before and after ${NAME} is replaced; larger is refused */
     SETTINGS_FILE_DEPTH_MAX = 32,    /* nesting of the file; deeper is refused */
     SETTINGS_RUN_DIR_BYTES_MAX = 88, /* a socket's path in it must fit sockaddr_un */
+    /* Further worker listeners, and the rules of all of them together; more is refused. */
+    SETTINGS_LISTENERS_MAX = 8,
+    SETTINGS_RULES_MAX = 256,
+    SETTINGS_CONDITIONS_MAX = 512,
+    SETTINGS_RULE_BYTES_MAX = 64 * 1024,
 };
 
 /* auth_tokens. More, or larger: the file is refused. */
@@ -103,6 +109,45 @@ enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
     X(unique_worker_names, BOOL, 0, 0, 1, "",                                                      \
       "refuse a second worker of the same name, as the iii engine does since 0.23")
 
+/* A part of settings.rule_text, see settings_text_span(). */
+struct settings_text {
+    uint32_t offset, bytes;
+};
+
+enum settings_condition_kind {
+    SETTINGS_CONDITION_STRING,  /* the metadata's value is this string */
+    SETTINGS_CONDITION_PATTERN, /* it is a string this pattern matches */
+    SETTINGS_CONDITION_LITERAL, /* it is this JSON number, boolean or null */
+};
+
+struct settings_condition {
+    struct settings_text key, value;
+    enum settings_condition_kind kind;
+};
+
+/* One entry of expose_functions (PROTOCOL 10.4): functions whose id `match` matches or, when there
+ * are conditions, whose metadata meets all of them. */
+struct settings_rule {
+    struct settings_text match;
+    struct settings_text name_space;
+    uint32_t condition_first, condition_count;
+};
+
+/* A worker listener beside the plain worker port (PROTOCOL 10.4). Texts not given are empty. */
+struct settings_listener {
+    char host[SETTINGS_TEXT_BYTES];
+    uint64_t port; /* 0 picks a free one */
+    uint64_t handshake_timeout_ms;
+    char middleware_function[SETTINGS_TEXT_BYTES];
+    bool has_rbac; /* without, everything is allowed */
+    char auth_function[SETTINGS_TEXT_BYTES];
+    char function_hook[SETTINGS_TEXT_BYTES];
+    char trigger_hook[SETTINGS_TEXT_BYTES];
+    char trigger_type_hook[SETTINGS_TEXT_BYTES];
+    uint32_t rule_first, rule_count;
+    uint32_t line; /* of its entry in the file, for messages */
+};
+
 struct settings {
     char stream_host[SETTINGS_TEXT_BYTES];
     uint64_t stream_port;
@@ -128,6 +173,14 @@ struct settings {
     uint64_t gate_timeout_ms, trigger_timeout_ms, trigger_queue_max, custom_timeout_ms;
     bool custom_fallback, unique_worker_names;
     struct settings_tokens *auth_tokens; /* NULL: none */
+    struct settings_listener listeners[SETTINGS_LISTENERS_MAX];
+    uint32_t listener_count;
+    struct settings_rule rules[SETTINGS_RULES_MAX];
+    uint32_t rule_count;
+    struct settings_condition conditions[SETTINGS_CONDITIONS_MAX];
+    uint32_t condition_count;
+    char rule_text[SETTINGS_RULE_BYTES_MAX];
+    uint32_t rule_text_bytes;
     uint64_t given; /* bit i: entry i of SETTINGS_MAP was set by a file or by settings_set() */
 };
 
@@ -165,6 +218,15 @@ struct settings_token {
 };
 size_t settings_token_count(const struct settings *settings);
 struct settings_token settings_token_at(const struct settings *settings, size_t index);
+/* The texts of a listener's rules. */
+static inline struct span settings_text_span(const struct settings *settings,
+                                             struct settings_text text)
+{
+    return span_of(settings->rule_text + text.offset, text.bytes);
+}
+/* The ports chosen for the listeners, in their order, over what the file says: "49135,40001". */
+enum weir_status settings_set_listener_ports(struct settings *settings, const char *list,
+                                             struct weir_error *error) WEIR_MUST_CHECK;
 /* The table as `--help` text, and as the Markdown table of docs/configuration.md. */
 void settings_print_help(FILE *out);
 void settings_print_markdown(FILE *out);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <yaml.h>
 
+#include "config/listeners.h"
 #include "config/settings_value.h"
 #include "shm/json.h"
 
@@ -22,8 +23,9 @@ struct settings_file {
     struct weir_error *error;
     size_t lines[SETTINGS_KEY_COUNT]; /* where each key was set in this file; 0: not yet */
     size_t stream_line;               /* of the iii-stream entry; 0: none yet */
-    size_t manager_line;              /* of the iii-worker-manager entry */
     size_t tokens_line;               /* of auth_tokens */
+    size_t manager_line;              /* of the plain iii-worker-manager entry */
+    bool has_listeners;               /* further ones have been seen in this file */
     bool is_quiet;
 };
 
@@ -199,16 +201,6 @@ static enum weir_status settings_take(struct settings_file *file, enum settings_
 
 /* ---- the iii engine's entries ---- */
 
-static enum weir_status settings_refuse_feature(const struct settings_file *file,
-                                                const struct settings_pair *pair,
-                                                const char *remedy)
-{
-    if (settings_node_is_null(pair->value))
-        return WEIR_OK;
-    return settings_fail_at(file, pair->key_node,
-                            "key `%s` is not supported by this version yet; %s", pair->key, remedy);
-}
-
 static enum weir_status settings_read_number_only(const struct settings_file *file,
                                                   const struct settings_pair *pair)
 {
@@ -350,19 +342,288 @@ static enum weir_status settings_read_manager(struct settings_file *file,
         case HANDSHAKE_TIMEOUT_MS:
             status = settings_take(file, SETTINGS_KEY_handshake_timeout_ms, &pair);
             break;
-        case RBAC:
-            status = settings_refuse_feature(
-                file, &pair,
-                "remove it and keep the worker port on an address only trusted workers reach");
-            break;
-        default:
-            status = settings_refuse_feature(file, &pair, "remove it");
+        default: /* an entry with one of the others is a listener, see settings_is_listener() */
             break;
         }
         if (status != WEIR_OK)
             return status;
     }
     return status == WEIR_EMPTY ? WEIR_OK : status;
+}
+
+/* ---- worker listeners beside the plain one (PROTOCOL 10.4) ---- */
+
+/* An id that is asked for must be there: an empty variable must not open a door. */
+static enum weir_status settings_read_function(const struct settings_file *file,
+                                               const struct settings_pair *pair,
+                                               char id[SETTINGS_TEXT_BYTES])
+{
+    const char *text = settings_node_text(pair->value);
+    if (text == NULL || *text == '\0' || settings_node_is_null(pair->value))
+        return settings_fail_at(file, pair->key_node,
+                                "key `%s` needs a function id; remove the key if none is meant",
+                                pair->key);
+    if (strlen(text) >= SETTINGS_TEXT_BYTES)
+        return settings_fail_at(file, pair->value,
+                                "key `%s` is longer than %d bytes; use a shorter function id",
+                                pair->key, SETTINGS_TEXT_BYTES - 1);
+    memcpy(id, text, strlen(text) + 1);
+    return WEIR_OK;
+}
+
+static enum weir_status settings_fail_rule(const struct settings_file *file,
+                                           const yaml_node_t *node, enum weir_status status)
+{
+    if (status == WEIR_FULL)
+        return settings_fail_at(file, node,
+                                "more than %d rules, %d metadata conditions or %d KiB of their "
+                                "text; use fewer, wider patterns",
+                                SETTINGS_RULES_MAX, SETTINGS_CONDITIONS_MAX,
+                                SETTINGS_RULE_BYTES_MAX / 1024);
+    return settings_fail_at(file, node,
+                            "an empty pattern matches nothing; write match(\"app::*\")");
+}
+
+static enum weir_status settings_read_conditions(const struct settings_file *file,
+                                                 const yaml_node_t *mapping,
+                                                 struct settings_rule *rule)
+{
+    struct settings_pair pair;
+    size_t position = 0;
+    enum weir_status status = settings_need_mapping(file, mapping, "metadata");
+    if (status != WEIR_OK)
+        return status;
+    while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
+        const char *text = settings_node_text(pair.value);
+        if (text == NULL)
+            return settings_fail_at(file, pair.key_node,
+                                    "key `%.40s` of metadata needs one value; write a text, "
+                                    "number, boolean or match(\"...\")",
+                                    pair.key);
+        status = listeners_add_condition(file->settings, rule, pair.key, text,
+                                         settings_node_is_plain(pair.value));
+        if (status != WEIR_OK)
+            return settings_fail_rule(file, pair.value, status);
+    }
+    if (status == WEIR_EMPTY && rule->condition_count == 0)
+        return settings_fail_at(file, mapping,
+                                "key `metadata` names no key, so it would expose everything; write "
+                                "{ public: true }");
+    return status == WEIR_EMPTY ? WEIR_OK : status;
+}
+
+/* {match, namespace} or {metadata, namespace}. */
+static enum weir_status settings_read_rule_mapping(const struct settings_file *file,
+                                                   const yaml_node_t *mapping)
+{
+    enum { MATCH, METADATA, NAMESPACE, COUNT };
+    static const char *const names[COUNT] = {"match", "metadata", "namespace"};
+    const yaml_node_t *values[COUNT] = {NULL};
+    struct settings_keys keys = {
+        .mapping = mapping, .names = names, .count = COUNT, .where = "expose_functions"};
+    struct settings_pair pair;
+    size_t index;
+    enum weir_status status;
+    while ((status = settings_next_key(file, &keys, &pair, &index)) == WEIR_OK)
+        values[index] = pair.value;
+    if (status != WEIR_EMPTY)
+        return status;
+    if ((values[MATCH] == NULL) == (values[METADATA] == NULL))
+        return settings_fail_at(
+            file, mapping, "a rule has either `match` or `metadata`; write two rules for both");
+    const char *name_space = "default";
+    if (values[NAMESPACE] != NULL)
+        name_space = settings_node_text(values[NAMESPACE]);
+    if (name_space == NULL || span_is_blank(span_text(name_space)))
+        return settings_fail_at(file, values[NAMESPACE],
+                                "key `namespace` is blank; remove it for the default namespace");
+    struct settings_rule *rule = NULL;
+    status = listeners_add_rule(file->settings, name_space, &rule);
+    if (status != WEIR_OK)
+        return settings_fail_rule(file, mapping, status);
+    if (values[METADATA] != NULL)
+        return settings_read_conditions(file, values[METADATA], rule);
+    const char *text = settings_node_text(values[MATCH]);
+    if (text == NULL)
+        return settings_fail_at(file, values[MATCH],
+                                "key `match` needs a pattern; write for example app::public::*");
+    struct span pattern;
+    if (!listeners_read_match(text, &pattern))
+        pattern = span_text(text);
+    status = listeners_set_match(file->settings, rule, pattern);
+    return status == WEIR_OK ? WEIR_OK : settings_fail_rule(file, values[MATCH], status);
+}
+
+static enum weir_status settings_read_rule(const struct settings_file *file,
+                                           const yaml_node_t *node)
+{
+    if (node->type == YAML_MAPPING_NODE)
+        return settings_read_rule_mapping(file, node);
+    const char *text = settings_node_text(node);
+    struct span pattern;
+    if (text == NULL || !listeners_read_match(text, &pattern))
+        return settings_fail_at(file, node,
+                                "not a rule; write match(\"app::*\"), { match: \"app::*\", "
+                                "namespace: NAME } or { metadata: { KEY: VALUE } }");
+    struct settings_rule *rule = NULL;
+    enum weir_status status = listeners_add_rule(file->settings, "default", &rule);
+    if (status == WEIR_OK)
+        status = listeners_set_match(file->settings, rule, pattern);
+    return status == WEIR_OK ? WEIR_OK : settings_fail_rule(file, node, status);
+}
+
+static enum weir_status settings_read_rules(const struct settings_file *file,
+                                            const struct settings_pair *pair)
+{
+    if (pair->value->type != YAML_SEQUENCE_NODE)
+        return settings_fail_at(file, pair->key_node,
+                                "key `%s` needs a list; write - match(\"app::*\") below it, or [] "
+                                "for none",
+                                pair->key);
+    for (const yaml_node_item_t *item = pair->value->data.sequence.items.start;
+         item < pair->value->data.sequence.items.top; item++) {
+        enum weir_status status =
+            settings_read_rule(file, yaml_document_get_node(file->document, *item));
+        if (status != WEIR_OK)
+            return status;
+    }
+    return WEIR_OK;
+}
+
+static enum weir_status settings_read_rbac(const struct settings_file *file,
+                                           const struct settings_pair *rbac,
+                                           struct settings_listener *listener)
+{
+    enum { AUTH, FUNCTION_HOOK, TRIGGER_HOOK, TRIGGER_TYPE_HOOK, EXPOSE, COUNT };
+    static const char *const names[COUNT] = {
+        "auth_function_id", "on_function_registration_function_id",
+        "on_trigger_registration_function_id", "on_trigger_type_registration_function_id",
+        "expose_functions"};
+    if (rbac->value->type != YAML_MAPPING_NODE)
+        return settings_fail_at(file, rbac->key_node,
+                                "key `rbac` needs a mapping; write rbac: {} to grant nothing, or "
+                                "remove the key");
+    char *const ids[EXPOSE] = {listener->auth_function, listener->function_hook,
+                               listener->trigger_hook, listener->trigger_type_hook};
+    struct settings_keys keys = {
+        .mapping = rbac->value, .names = names, .count = COUNT, .where = "rbac"};
+    struct settings_pair pair;
+    size_t index;
+    enum weir_status status;
+    listener->has_rbac = true;
+    while ((status = settings_next_key(file, &keys, &pair, &index)) == WEIR_OK) {
+        status = index == EXPOSE ? settings_read_rules(file, &pair)
+                                 : settings_read_function(file, &pair, ids[index]);
+        if (status != WEIR_OK)
+            return status;
+    }
+    return status == WEIR_EMPTY ? WEIR_OK : status;
+}
+
+static enum weir_status settings_read_listener_number(const struct settings_file *file,
+                                                      const struct settings_pair *pair,
+                                                      uint64_t minimum, uint64_t maximum,
+                                                      uint64_t *number)
+{
+    enum weir_status status = settings_read_number_only(file, pair);
+    if (status != WEIR_OK)
+        return status;
+    (void)settings_parse_number(settings_node_text(pair->value), number);
+    if (*number >= minimum && *number <= maximum)
+        return WEIR_OK;
+    return settings_fail_at(file, pair->value, "key `%s` is out of range; use %u to %u", pair->key,
+                            (unsigned)minimum, (unsigned)maximum);
+}
+
+static enum weir_status settings_read_listener_host(const struct settings_file *file,
+                                                    const struct settings_pair *pair,
+                                                    struct settings_listener *listener)
+{
+    const char *text = settings_node_text(pair->value);
+    if (text == NULL || *text == '\0' || strlen(text) >= SETTINGS_TEXT_BYTES)
+        return settings_fail_at(file, pair->key_node,
+                                "key `host` needs an IP address; write for example 127.0.0.1");
+    memcpy(listener->host, text, strlen(text) + 1);
+    return WEIR_OK;
+}
+
+static enum weir_status settings_read_listener(struct settings_file *file,
+                                               const yaml_node_t *mapping)
+{
+    enum { HOST, PORT, HANDSHAKE_TIMEOUT_MS, RBAC, MIDDLEWARE_FUNCTION_ID, COUNT };
+    static const char *const names[COUNT] = {"host", "port", "handshake_timeout_ms", "rbac",
+                                             "middleware_function_id"};
+    if (!file->has_listeners)
+        listeners_clear(file->settings);
+    file->has_listeners = true;
+    struct settings_listener *listener = listeners_add(file->settings);
+    if (listener == NULL)
+        return settings_fail_at(file, mapping,
+                                "more than %d worker listeners; serve their workers on one",
+                                SETTINGS_LISTENERS_MAX);
+    listener->line = (uint32_t)settings_node_line(mapping);
+    struct settings_keys keys = {
+        .mapping = mapping, .names = names, .count = COUNT, .where = "iii-worker-manager"};
+    struct settings_pair pair;
+    size_t index;
+    enum weir_status status;
+    while ((status = settings_next_key(file, &keys, &pair, &index)) == WEIR_OK) {
+        bool is_null = settings_node_is_null(pair.value);
+        if (index == RBAC)
+            status = settings_read_rbac(file, &pair, listener);
+        else if (index == MIDDLEWARE_FUNCTION_ID)
+            status = settings_read_function(file, &pair, listener->middleware_function);
+        else if (index == HOST && !is_null)
+            status = settings_read_listener_host(file, &pair, listener);
+        else if (index == PORT && !is_null)
+            status = settings_read_listener_number(file, &pair, 0, UINT16_MAX, &listener->port);
+        else if (index == HANDSHAKE_TIMEOUT_MS && !is_null)
+            status = settings_read_listener_number(file, &pair, 100, 600000,
+                                                   &listener->handshake_timeout_ms);
+        if (status != WEIR_OK)
+            return status;
+    }
+    if (status == WEIR_EMPTY && *listener->host == '\0')
+        (void)snprintf(listener->host, sizeof listener->host, "%s",
+                       listener->has_rbac ? "0.0.0.0" : "127.0.0.1");
+    return status == WEIR_EMPTY ? WEIR_OK : status;
+}
+
+/* The first entry that neither restricts nor redirects calls is the plain worker port. */
+static bool settings_is_listener(const struct settings_file *file, const yaml_node_t *config)
+{
+    if (file->manager_line != 0)
+        return true;
+    if (config == NULL || config->type != YAML_MAPPING_NODE)
+        return false;
+    for (const yaml_node_pair_t *pair = config->data.mapping.pairs.start;
+         pair < config->data.mapping.pairs.top; pair++) {
+        const char *key = settings_node_text(yaml_document_get_node(file->document, pair->key));
+        if (key != NULL && (strcmp(key, "rbac") == 0 || strcmp(key, "middleware_function_id") == 0))
+            return true;
+    }
+    return false;
+}
+
+static enum weir_status settings_read_managers(struct settings_file *file, const yaml_node_t *entry,
+                                               const yaml_node_t *config)
+{
+    bool has_config = config != NULL && !settings_node_is_null(config);
+    if (settings_is_listener(file, has_config ? config : NULL)) {
+        if (!has_config)
+            return settings_fail_at(file, entry,
+                                    "a second `iii-worker-manager` (the first is on line %zu) "
+                                    "needs a config with a port of its own; write one, or remove "
+                                    "the entry",
+                                    file->manager_line);
+        enum weir_status status = settings_need_mapping(file, config, "config");
+        return status == WEIR_OK ? settings_read_listener(file, config) : status;
+    }
+    file->manager_line = settings_node_line(entry);
+    if (!has_config)
+        return WEIR_OK;
+    enum weir_status status = settings_need_mapping(file, config, "config");
+    return status == WEIR_OK ? settings_read_manager(file, config) : status;
 }
 
 /* Name and config of one entry. Entries of other workers are not looked into any further. */
@@ -392,15 +653,12 @@ static enum weir_status settings_read_entry(struct settings_file *file, const ya
         settings_note_at(file, entry, name);
         return WEIR_OK;
     }
-    size_t *line = is_stream ? &file->stream_line : &file->manager_line;
-    if (*line != 0)
+    if (is_stream && file->stream_line != 0)
         return settings_fail_at(file, entry,
-                                is_stream
-                                    ? "worker `%s` stands on line %zu already; remove one of them"
-                                    : "a second `%s` (the first is on line %zu) is not supported "
-                                      "by this version yet; remove one of them",
-                                name, *line);
-    *line = settings_node_line(entry);
+                                "worker `%s` stands on line %zu already; remove one of them", name,
+                                file->stream_line);
+    if (is_stream)
+        file->stream_line = settings_node_line(entry);
     const yaml_node_t *config = NULL;
     struct settings_keys keys = {
         .mapping = entry, .names = names, .count = COUNT, .where = "a worker's entry"};
@@ -411,12 +669,12 @@ static enum weir_status settings_read_entry(struct settings_file *file, const ya
     }
     if (status != WEIR_EMPTY)
         return status;
+    if (is_manager)
+        return settings_read_managers(file, entry, config);
     if (config == NULL || settings_node_is_null(config))
         return WEIR_OK;
     status = settings_need_mapping(file, config, "config");
-    if (status != WEIR_OK)
-        return status;
-    return is_stream ? settings_read_stream(file, config) : settings_read_manager(file, config);
+    return status == WEIR_OK ? settings_read_stream(file, config) : status;
 }
 
 static enum weir_status settings_read_workers(struct settings_file *file,

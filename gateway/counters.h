@@ -61,8 +61,8 @@
     X(TRIGGER_SKIPPED, counter, "trigger events their condition function declined")                \
     X(TRIGGER_DROPPED, counter, "trigger events dropped: queue full, or lapped by the ring")       \
     X(TRIGGER_QUEUED, gauge, "trigger events waiting for their handler")                           \
-    X(AUTH_REFUSED, counter, "stream sockets refused by auth_function or for want of its answer")  \
-    X(AUTH_FAILED, counter, "auth_function failed, was late or not there")                         \
+    X(AUTH_REFUSED, counter, "connections refused by an auth function or for want of its answer")  \
+    X(AUTH_FAILED, counter, "an auth function failed, was late or not there")                      \
     X(JOINS_DENIED, counter, "joins denied by a stream:join handler or for want of its answer")    \
     X(CHANNEL_ENDS, gauge, "byte channel sockets open")                                            \
     X(CHANNEL_MESSAGES, counter, "byte channel messages passed on")                                \

@@ -12,10 +12,11 @@
 #include "gateway/gates.h"
 #include "gateway/http.h"
 #include "gateway/listener.h"
+#include "gateway/session_access.h"
 #include "gateway/stream_socket.h"
 #include "gateway/turn.h"
 
-enum { CLOSE_GRACE_MS = 2000, PORTS = 3 };
+enum { CLOSE_GRACE_MS = 2000, PORTS = WS_PORT_LISTENER + SETTINGS_LISTENERS_MAX };
 
 /* Only this file sees all parts; each part is given what it needs. */
 struct gateway {
@@ -38,6 +39,7 @@ struct gateway {
     struct triggers *triggers;
     struct auth *auth;
     struct gates *gates;
+    struct access_door *doors[SETTINGS_LISTENERS_MAX]; /* of the further worker listeners */
     struct link *link;
     struct ws_server *ws;
     struct turn *turn;
@@ -149,10 +151,22 @@ static bool gateway_fill_door(struct gateway *gateway, struct ws_request *reques
         door->socket = stream_socket_make(&gateway->streams, request);
         return door->socket != NULL;
     }
+    struct session_access *access = NULL;
+    if (request->port >= WS_PORT_LISTENER) {
+        access = session_access_make(gateway->doors[request->port - WS_PORT_LISTENER], request);
+        if (access == NULL) {
+            request->http_status = 503;
+            return false;
+        }
+    }
     door->worker = worker_make(gateway->workers);
-    if (door->worker == NULL)
+    if (door->worker == NULL) {
+        session_access_free(access);
         request->http_status = 503;
-    return door->worker != NULL;
+        return false;
+    }
+    worker_set_access(door->worker, access);
+    return true;
 }
 
 static enum ws_role on_upgrade(void *context, struct ws_request *request)
@@ -161,7 +175,7 @@ static enum ws_role on_upgrade(void *context, struct ws_request *request)
     enum ws_role role = WS_ROLE_NONE;
     if (request->port == WS_PORT_STREAM)
         role = WS_ROLE_STREAM;
-    else if (request->port == WS_PORT_WORKER)
+    else if (request->port == WS_PORT_WORKER || request->port >= WS_PORT_LISTENER)
         role = channel_sockets_is_path(request->path) ? WS_ROLE_CHANNEL
                                                : worker_channel_role(request->path);
     request->http_status = 404;
@@ -260,6 +274,11 @@ static void gateway_check_ready(struct gateway *gateway)
     if (gateway->is_ready || !gateway->is_listening || gateway->mapping == NULL)
         return;
     gateway->is_ready = true;
+    for (uint32_t i = 0; i < gateway->options->settings->listener_count; i++)
+        (void)fprintf(stderr,
+                      "weir-gateway: event=listening gateway=%llu worker_listener_port=%u\n",
+                      (unsigned long long)gateway->options->index,
+                      listener_port(gateway->listeners[WS_PORT_LISTENER + i]));
     (void)fprintf(stderr,
                   "weir-gateway: event=ready gateway=%llu stream_port=%u worker_port=%u io=%s\n",
                   (unsigned long long)gateway->options->index,
@@ -373,13 +392,34 @@ static enum weir_status gateway_open_gates(struct gateway *gateway, struct weir_
     return WEIR_OK;
 }
 
+static bool gateway_open_doors(struct gateway *gateway)
+{
+    const struct settings *settings = gateway->options->settings;
+    for (uint32_t i = 0; i < settings->listener_count; i++) {
+        const struct access_door_options options = {
+            .settings = settings,
+            .listener = &settings->listeners[i],
+            .calls = gateway->server_calls,
+            .counters = &gateway->counters,
+        };
+        gateway->doors[i] = access_door_open(&options);
+        if (gateway->doors[i] == NULL)
+            return false;
+    }
+    return true;
+}
+
 static enum weir_status gateway_open_callers(struct gateway *gateway, struct weir_error *error)
 {
     gateway->server_calls = server_calls_open(&gateway->counters);
     if (gateway->server_calls == NULL)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     enum weir_status status = gateway_open_triggers(gateway, error);
-    return status == WEIR_OK ? gateway_open_gates(gateway, error) : status;
+    if (status == WEIR_OK)
+        status = gateway_open_gates(gateway, error);
+    if (status == WEIR_OK && !gateway_open_doors(gateway))
+        status = weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+    return status;
 }
 
 static enum weir_status gateway_open_parts(struct gateway *gateway, struct weir_error *error)
@@ -503,6 +543,10 @@ static enum weir_status gateway_listen_all(struct gateway *gateway, struct weir_
         if (status == WEIR_OK)
             status = gateway_listen(gateway, WS_PORT_ADMIN, host, port, error);
     }
+    for (uint32_t i = 0; i < settings->listener_count && status == WEIR_OK; i++)
+        status = gateway_listen(gateway, (enum ws_port)(WS_PORT_LISTENER + i),
+                                settings->listeners[i].host, (uint16_t)settings->listeners[i].port,
+                                error);
     return status;
 }
 
@@ -596,6 +640,9 @@ static void gateway_stop(struct gateway *gateway)
     (void)uv_run(&gateway->loop, UV_RUN_DEFAULT);
     channel_sockets_close(gateway->channels);
     worker_channel_close(gateway->workers);
+    for (unsigned i = 0; i < SETTINGS_LISTENERS_MAX; i++)
+        access_door_close(gateway->doors[i]);
+    server_calls_close(gateway->server_calls);
     joins_close(gateway->joins);
     catch_up_close(gateway->catch_up);
     fanout_close(gateway->fanout);

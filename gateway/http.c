@@ -154,13 +154,14 @@ void http_answer(const struct http_view *view, const struct ws_request *request,
                  struct ws_http_answer *answer)
 {
     bool is_health = span_equal(request->path, SPAN_LITERAL("/healthz"));
-    if (is_health && request->port != WS_PORT_WORKER)
+    bool is_worker_port = request->port == WS_PORT_WORKER || request->port >= WS_PORT_LISTENER;
+    if (is_health && !is_worker_port)
         http_health(view, answer);
     else if (request->port == WS_PORT_ADMIN && span_equal(request->path, SPAN_LITERAL("/metrics")))
         http_metrics(view, answer);
     else if (request->port == WS_PORT_STREAM)
         http_page(request->path, answer);
-    else if (request->port == WS_PORT_WORKER && span_equal(request->path, SPAN_LITERAL("/")))
+    else if (is_worker_port && span_equal(request->path, SPAN_LITERAL("/")))
         http_text(answer, 400, "this is the worker channel: connect with a WebSocket\n");
     else
         http_text(answer, 404, "not found\n");

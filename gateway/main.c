@@ -8,13 +8,16 @@
 static void print_help(void)
 {
     printf("usage: weir-gateway [--config FILE] [--set KEY=VALUE]... [--index N]\n"
-           "                    [--ready-fd FD] [--local-fd FD] [--help] [--version]\n\n"
+           "                    [--ready-fd FD] [--local-fd FD] [--listener-ports PORT,...]\n"
+           "                    [--help] [--version]\n\n"
            "Serves subscribers and workers; needs weir-broker running with the same run_dir.\n\n"
            "  --config FILE    configuration file (YAML)\n"
            "  --set KEY=VALUE  one setting, over the file; may be repeated\n"
            "  --index N        number of this gateway in logs and metrics\n"
            "  --ready-fd FD    write \"ready\" here when attached and listening\n"
-           "  --local-fd FD    listening unix socket for libweir; else run_dir/weir.sock\n\n"
+           "  --local-fd FD    listening unix socket for libweir; else run_dir/weir.sock\n"
+           "  --listener-ports PORT,...\n"
+           "                   ports of the file's further worker listeners, over what it says\n\n"
            "settings:\n");
     settings_print_help(stdout);
 }
@@ -30,7 +33,8 @@ static long read_number(const char *text, long max)
 struct arguments {
     struct settings settings;
     struct gateway_options options;
-    bool is_done; /* help or version was printed */
+    const char *listener_ports; /* NULL: as in the file */
+    bool is_done;               /* help or version was printed */
 };
 
 enum {
@@ -39,6 +43,7 @@ enum {
     OPTION_INDEX,
     OPTION_READY_FD,
     OPTION_LOCAL_FD,
+    OPTION_LISTENER_PORTS,
     OPTION_HELP,
     OPTION_VERSION
 };
@@ -48,6 +53,7 @@ static const struct option long_options[] = {
     {"index", required_argument, NULL, OPTION_INDEX},
     {"ready-fd", required_argument, NULL, OPTION_READY_FD},
     {"local-fd", required_argument, NULL, OPTION_LOCAL_FD},
+    {"listener-ports", required_argument, NULL, OPTION_LISTENER_PORTS},
     {"help", no_argument, NULL, OPTION_HELP},
     {"version", no_argument, NULL, OPTION_VERSION},
     {NULL, 0, NULL, 0},
@@ -72,6 +78,9 @@ static enum weir_status take_option(struct arguments *arguments, int option,
     case OPTION_LOCAL_FD:
         number = read_number(optarg, 1 << 20);
         arguments->options.local_fd = (int)number;
+        break;
+    case OPTION_LISTENER_PORTS:
+        arguments->listener_ports = optarg;
         break;
     case OPTION_HELP:
         print_help();
@@ -122,6 +131,9 @@ static enum weir_status read_arguments(struct arguments *arguments, int argc, ch
     enum weir_status status = take_settings(arguments, argc, argv, OPTION_CONFIG, error);
     if (status == WEIR_OK)
         status = take_settings(arguments, argc, argv, OPTION_SET, error);
+    if (status == WEIR_OK && arguments->listener_ports != NULL)
+        status =
+            settings_set_listener_ports(&arguments->settings, arguments->listener_ports, error);
     if (status == WEIR_OK)
         status = settings_resolve(&arguments->settings, error);
     return status;

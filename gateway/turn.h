@@ -24,6 +24,7 @@
 #include "gateway/link.h"
 #include "gateway/local.h"
 #include "gateway/presence.h"
+#include "gateway/server_calls.h"
 #include "gateway/worker_channel.h"
 #include "gateway/ws.h"
 

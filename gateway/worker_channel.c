@@ -4,6 +4,7 @@
 
 #include "gateway/printer.h"
 #include "gateway/salvage.h"
+#include "gateway/session_access.h"
 
 enum { SCRATCH_KEPT_BYTES = 1024 * 1024 };
 
@@ -33,6 +34,8 @@ struct worker {
     bool is_paused;  /* by the session's bounds */
     bool is_waiting; /* for the end of its previous connection */
     bool is_closing;
+    struct session_access *access; /* NULL: everything is allowed */
+    bool is_asking;                /* about its rights, or the message at hand */
 };
 
 struct worker_channel *worker_channel_open(struct sessions *sessions, struct counters *counters)
@@ -208,9 +211,24 @@ static void worker_send_printed(struct worker *worker, const struct printer *pri
 
 /* ---- transport ---- */
 
+/* An id as the worker knows it. */
+static struct span worker_shown(const struct worker *worker, enum access_name kind, struct span id)
+{
+    return worker->access == NULL ? id : session_access_shown(worker->access, kind, id);
+}
+
+/* The id under which one of its own is filed; data NULL: no memory. */
+static struct span worker_filed(const struct worker *worker, enum access_name kind, struct span id)
+{
+    return worker->access == NULL ? id : session_access_filed(worker->access, kind, id);
+}
+
 static void on_answer(void *peer, const struct session_answer *answer)
 {
     struct worker *worker = peer;
+    struct session_answer shown;
+    if (worker->access != NULL)
+        answer = session_access_filter(worker->access, answer, &shown);
     struct printer printer = worker_printer(worker);
     print_literal(&printer, "{\"type\":\"invocationresult\",\"invocation_id\":");
     print_span(&printer, answer->tag);
@@ -233,7 +251,7 @@ static void on_invocation(void *peer, const struct session_invocation *invocatio
     print_literal(&printer, "{\"type\":\"invokefunction\",\"invocation_id\":\"");
     print_span(&printer, span_text(uuid));
     print_literal(&printer, "\",\"function_id\":");
-    print_string(&printer, invocation->function);
+    print_string(&printer, worker_shown(worker, ACCESS_FUNCTION, invocation->function));
     print_literal(&printer, ",\"data\":");
     print_span(&printer, invocation->data.data == NULL ? SPAN_LITERAL("null") : invocation->data);
     print_member(&printer, SPAN_LITERAL(",\"metadata\":"), invocation->metadata);
@@ -253,7 +271,7 @@ static void worker_send_rejection(struct worker *worker, const struct session_re
     if (rejection->worker_name.data != NULL)
         print_string_member(&printer, SPAN_LITERAL(",\"worker_name\":"), rejection->worker_name);
     else
-        print_string_member(&printer, SPAN_LITERAL(",\"function_id\":"), rejection->function);
+        print_string_member(&printer, SPAN_LITERAL(",\"function_id\":"), worker_shown(worker, ACCESS_FUNCTION, rejection->function));
     print_literal(&printer, ",\"owner_worker_id\":");
     print_string(&printer, rejection->owner_worker_id);
     print_literal(&printer, "}");
@@ -280,7 +298,7 @@ static void on_bind(void *peer, const struct session_bind *bind)
     print_literal(&printer, "{\"type\":\"registertrigger\",\"id\":");
     print_string(&printer, bind->id);
     print_literal(&printer, ",\"trigger_type\":");
-    print_string(&printer, bind->type);
+    print_string(&printer, worker_shown(worker, ACCESS_TRIGGER_TYPE, bind->type));
     print_literal(&printer, ",\"function_id\":");
     print_string(&printer, bind->function);
     print_literal(&printer, ",\"config\":");
@@ -299,7 +317,7 @@ static void on_unbind(void *peer, struct span id, struct span type)
     print_literal(&printer, "{\"type\":\"unregistertrigger\",\"id\":");
     print_string(&printer, id);
     print_literal(&printer, ",\"trigger_type\":");
-    print_string(&printer, type);
+    print_string(&printer, worker_shown(worker, ACCESS_TRIGGER_TYPE, type));
     print_literal(&printer, "}");
     worker_send_printed(worker, &printer);
 }
@@ -309,11 +327,11 @@ static void on_bind_result(void *peer, const struct session_bind_result *result)
     struct worker *worker = peer;
     struct printer printer = worker_printer(worker);
     print_literal(&printer, "{\"type\":\"triggerregistrationresult\",\"id\":");
-    print_string(&printer, result->id);
+    print_string(&printer, worker_shown(worker, ACCESS_TRIGGER, result->id));
     print_literal(&printer, ",\"trigger_type\":");
-    print_string(&printer, result->type);
+    print_string(&printer, worker_shown(worker, ACCESS_TRIGGER_TYPE, result->type));
     print_literal(&printer, ",\"function_id\":");
-    print_string(&printer, result->function);
+    print_string(&printer, worker_shown(worker, ACCESS_FUNCTION, result->function));
     print_member(&printer, SPAN_LITERAL(",\"error\":"), result->error_json);
     print_literal(&printer, "}");
     worker_send_printed(worker, &printer);
@@ -366,23 +384,23 @@ struct worker *worker_make(struct worker_channel *channel)
     return worker;
 }
 
+void worker_set_access(struct worker *worker, struct session_access *access)
+{
+    worker->access = access;
+}
+
 void worker_free(struct worker *worker)
 {
+    session_access_free(worker->access);
     buffer_fini(&worker->held);
     buffer_fini(&worker->deferred);
     free(worker);
 }
 
-void worker_opened(struct worker *worker, struct ws_connection *connection)
+static void worker_open_session(struct worker *worker)
 {
-    struct worker_channel *channel = worker->channel;
-    worker->connection = connection;
-    worker->next = channel->workers;
-    if (worker->next != NULL)
-        worker->next->previous = worker;
-    channel->workers = worker;
-    worker->session =
-        session_open(channel->sessions, &worker_transport, worker, ws_peer(connection));
+    worker->session = session_open(worker->channel->sessions, &worker_transport, worker,
+                                   ws_peer(worker->connection));
     if (worker->session == NULL) {
         worker_drop(worker, WS_TRY_LATER, "too many workers");
         return;
@@ -394,6 +412,51 @@ void worker_opened(struct worker *worker, struct ws_connection *connection)
     print_span(&printer, span_text(worker->session->reattach_token));
     print_literal(&printer, "\"}");
     worker_send_printed(worker, &printer);
+}
+
+/* No rights, no session (PROTOCOL 2.3 `error`, 10.4). */
+static void worker_refuse(struct worker *worker, const char *problem)
+{
+    struct printer printer = worker_printer(worker);
+    print_literal(&printer, "{\"type\":\"error\",\"error\":{\"code\":\"AUTH_ERROR\",\"message\":");
+    print_string(&printer, span_text(problem));
+    print_literal(&printer, "}}");
+    worker_send_printed(worker, &printer);
+    worker_drop(worker, WS_POLICY, "AUTH_ERROR");
+}
+
+static void worker_admit(struct worker *worker)
+{
+    const char *problem = session_access_problem(worker->access);
+    if (problem == NULL)
+        worker_open_session(worker);
+    else
+        worker_refuse(worker, problem);
+}
+
+/* The rights are known, or the message kept back can be taken up, at the end of the turn. */
+static void on_decided(void *peer)
+{
+    struct worker *worker = peer;
+    worker->is_asking = false;
+    if (!worker->is_closing && worker->session == NULL)
+        worker_admit(worker);
+}
+
+void worker_opened(struct worker *worker, struct ws_connection *connection)
+{
+    struct worker_channel *channel = worker->channel;
+    worker->connection = connection;
+    worker->next = channel->workers;
+    if (worker->next != NULL)
+        worker->next->previous = worker;
+    channel->workers = worker;
+    if (worker->access == NULL)
+        worker_open_session(worker);
+    else if (session_access_start(worker->access, on_decided, worker) == STEP_WAIT)
+        worker->is_asking = true;
+    else
+        worker_admit(worker);
 }
 
 static void worker_end_session(struct worker *worker)
@@ -456,6 +519,7 @@ struct incoming {
     struct worker *worker;
     struct span text;
     struct json_value values[FIELD_COUNT];
+    bool is_put_back; /* a question has to be answered first: take it again afterwards */
 };
 
 static void worker_ignore(struct worker *worker)
@@ -573,6 +637,92 @@ static const char *incoming_call_problem(const struct json_value *values, enum a
     return NULL;
 }
 
+/* ---- rights (session_access.h); NULL: everything is allowed ---- */
+
+/* True: it goes on. A registration nobody could be asked about must not get lost: its worker is
+ * sent away, to come back with all of them. */
+static bool incoming_may_go_on(struct incoming *incoming, enum access_step step)
+{
+    if (step == STEP_WAIT)
+        incoming->worker->is_asking = incoming->is_put_back = true;
+    if (step == STEP_LOST)
+        worker_drop(incoming->worker, WS_RESTART, "the broker is away");
+    return step == STEP_GO;
+}
+
+/* At most `bytes_max` bytes of whole characters. */
+static struct span span_cut(struct span text, size_t bytes_max)
+{
+    if (text.bytes <= bytes_max)
+        return text;
+    while (bytes_max > 0 && ((unsigned char)text.data[bytes_max] & 0xC0) == 0x80)
+        bytes_max--;
+    return span_of(text.data, bytes_max);
+}
+
+/* Refused calls are answered even when nobody asked for an answer (PROTOCOL 10.4). */
+static void worker_forbid_call(struct worker *worker, const struct call_request *request)
+{
+    char tag[UUID_TEXT_BYTES + 3] = "\"";
+    uint8_t uuid[UUID_BYTES];
+    struct call_request refused = *request;
+    if (request->tag.data == NULL) {
+        uuid_make(uuid);
+        uuid_print(tag + 1, uuid);
+        tag[UUID_TEXT_BYTES + 1] = '"';
+        refused.tag = span_of(tag, UUID_TEXT_BYTES + 2);
+    }
+    struct span function = span_cut(request->function, 200);
+    struct span name_space = request->name_space.data == NULL ? SPAN_LITERAL("default")
+                                                              : span_cut(request->name_space, 100);
+    session_answer_error(worker->session, &refused, "FORBIDDEN",
+                         "this session may not call '%.*s' in the namespace '%.*s'",
+                         (int)function.bytes, function.bytes == 0 ? "" : function.data,
+                         (int)name_space.bytes, name_space.data);
+}
+
+static bool action_is_void(struct json_value action)
+{
+    static const char *const names[] = {"type"};
+    struct json_value type;
+    return action.kind == JSON_OBJECT &&
+           json_scan_object(action.text, JSON_DEPTH_MAX, names, 1, &type, NULL) == WEIR_OK &&
+           type.kind == JSON_STRING && json_string_equals(type, SPAN_LITERAL("void"));
+}
+
+/* True: nothing is left to do here. */
+static bool channel_checks_call(struct incoming *incoming, struct call_request *request)
+{
+    struct worker *worker = incoming->worker;
+    struct json_value action = incoming->values[FIELD_ACTION];
+    if (worker->access == NULL ||
+        (request->name_space.data != NULL && span_is_blank(request->name_space)))
+        return false; /* a blank namespace is refused for what it is */
+    enum access_step step =
+        session_access_call(worker->access, request->name_space, request->function);
+    if (step == STEP_REFUSE)
+        worker_forbid_call(worker, request);
+    if (step != STEP_LOST && !incoming_may_go_on(incoming, step))
+        return true;
+    enum weir_status status = WEIR_UNAVAILABLE;
+    if (step == STEP_GO)
+        status = session_access_redirect(worker->access, request, action);
+    if (status == WEIR_EMPTY)
+        return false;
+    if (action_is_void(action))
+        request->tag = (struct span){0};
+    if (status == WEIR_OK)
+        session_call(worker->session, request);
+    else if (status == WEIR_UNAVAILABLE)
+        session_answer_error(worker->session, request, "invocation_stopped",
+                             "the broker is not available: whether the call is allowed could not "
+                             "be found out, and it was not made");
+    else
+        session_answer_error(worker->session, request, "invocation_error",
+                             "the call is too large to be handed to the middleware");
+    return true;
+}
+
 static void take_call(struct incoming *incoming)
 {
     struct worker *worker = incoming->worker;
@@ -596,6 +746,8 @@ static void take_call(struct incoming *incoming)
     request.baggage = json_decode(values[FIELD_BAGGAGE], decoded);
     request.data = values[FIELD_DATA];
     request.metadata = values[FIELD_METADATA];
+    if (channel_checks_call(incoming, &request))
+        return;
     if (action == ACTION_VOID)
         request.tag = (struct span){0};
     if (action == ACTION_ENQUEUE)
@@ -658,7 +810,7 @@ static void take_register_function(struct incoming *incoming)
         worker_ignore(worker);
         return;
     }
-    const struct session_registration function = {
+    struct session_registration function = {
         .function = json_decode(incoming->values[FIELD_ID], decoded),
         .description = json_decode(more[MORE_DESCRIPTION], decoded),
         .request_format = value_json(more[MORE_REQUEST]),
@@ -666,13 +818,17 @@ static void take_register_function(struct incoming *incoming)
         .metadata = value_json(incoming->values[FIELD_METADATA]),
         .is_http = more[MORE_INVOCATION].kind == JSON_OBJECT,
     };
-    session_register_function(worker->session, &function);
+    if (worker->access == NULL ||
+        incoming_may_go_on(incoming, session_access_function(worker->access, &function)))
+        session_register_function(worker->session, &function);
 }
 
 static void take_unregister_function(struct incoming *incoming)
 {
     struct worker *worker = incoming->worker;
     struct span id = json_decode(incoming->values[FIELD_ID], &worker->channel->decoded);
+    if (id.data != NULL)
+        id = worker_filed(worker, ACCESS_FUNCTION, id);
     if (id.data == NULL)
         worker_ignore(worker);
     else
@@ -680,6 +836,37 @@ static void take_unregister_function(struct incoming *incoming)
 }
 
 /* ---- triggers and trigger types ---- */
+
+/* True: the registration goes on, as it is to be filed. */
+static bool channel_checks_trigger(struct incoming *incoming,
+                                   struct session_trigger_registration *registration)
+{
+    struct session *session = incoming->worker->session;
+    struct session_access *access = incoming->worker->access;
+    if (access == NULL)
+        return true;
+    struct access_trigger trigger = {
+        .id = registration->id,
+        .type = registration->type,
+        .function = registration->function,
+        .config = registration->config,
+        .metadata = registration->metadata,
+        .name_space = registration->name_space,
+    };
+    struct span session_space =
+        session->name_space == NULL ? (struct span){0} : span_text(session->name_space);
+    enum access_step step = session_access_trigger(access, session_space, &trigger);
+    if (step == STEP_REFUSE)
+        session_refuse_trigger(session, registration, "FORBIDDEN",
+                               "this session may not use the trigger type, or not call the "
+                               "function or its condition");
+    registration->id = trigger.id;
+    registration->type = trigger.type;
+    registration->function = trigger.function;
+    registration->config = trigger.config;
+    registration->name_space = trigger.name_space;
+    return incoming_may_go_on(incoming, step);
+}
 
 static void take_register_trigger(struct incoming *incoming)
 {
@@ -697,7 +884,7 @@ static void take_register_trigger(struct incoming *incoming)
         worker_ignore(worker);
         return;
     }
-    const struct session_trigger_registration trigger = {
+    struct session_trigger_registration trigger = {
         .id = json_decode(values[FIELD_ID], decoded),
         .type = json_decode(more[MORE_TYPE], decoded),
         .function = json_decode(values[FIELD_FUNCTION_ID], decoded),
@@ -706,7 +893,8 @@ static void take_register_trigger(struct incoming *incoming)
         .name_space = json_decode(values[FIELD_NAMESPACE], decoded),
         .provider_space = json_decode(more[MORE_PROVIDER_SPACE], decoded),
     };
-    session_register_trigger(worker->session, &trigger);
+    if (channel_checks_trigger(incoming, &trigger))
+        session_register_trigger(worker->session, &trigger);
 }
 
 static void take_unregister_trigger(struct incoming *incoming)
@@ -716,7 +904,7 @@ static void take_unregister_trigger(struct incoming *incoming)
     if (id.data == NULL)
         worker_ignore(worker);
     else
-        session_unregister_trigger(worker->session, id);
+        session_unregister_trigger(worker->session, worker_filed(worker, ACCESS_TRIGGER, id));
 }
 
 static void take_register_trigger_type(struct incoming *incoming)
@@ -734,13 +922,20 @@ static void take_register_trigger_type(struct incoming *incoming)
         worker_ignore(worker);
         return;
     }
-    const struct session_trigger_type_registration type = {
+    struct session_trigger_type_registration type = {
         .name_space = json_decode(values[FIELD_NAMESPACE], decoded),
         .type = json_decode(values[FIELD_ID], decoded),
         .description = json_decode(more[MORE_DESCRIPTION], decoded),
         .trigger_request_format = value_json(more[MORE_TRIGGER_FORMAT]),
         .call_request_format = value_json(more[MORE_CALL_FORMAT]),
     };
+    if (worker->access != NULL) {
+        struct access_trigger_type asked = {type.type, type.description};
+        if (!incoming_may_go_on(incoming, session_access_trigger_type(worker->access, &asked)))
+            return;
+        type.type = asked.id;
+        type.description = asked.description;
+    }
     session_register_trigger_type(worker->session, &type);
 }
 
@@ -755,7 +950,8 @@ static void take_unregister_trigger_type(struct incoming *incoming)
     }
     struct span id = json_decode(values[FIELD_ID], &worker->channel->decoded);
     struct span name_space = json_decode(values[FIELD_NAMESPACE], &worker->channel->decoded);
-    session_unregister_trigger_type(worker->session, name_space, id);
+    session_unregister_trigger_type(worker->session, name_space,
+                                    worker_filed(worker, ACCESS_TRIGGER_TYPE, id));
 }
 
 static void take_bind_result(struct incoming *incoming)
@@ -772,7 +968,7 @@ static void take_bind_result(struct incoming *incoming)
     }
     const struct session_bind_result result = {
         .id = json_decode(values[FIELD_ID], decoded),
-        .type = json_decode(type, decoded),
+        .type = worker_filed(worker, ACCESS_TRIGGER_TYPE, json_decode(type, decoded)),
         .function = json_decode(values[FIELD_FUNCTION_ID], decoded),
         .error_json =
             incoming_error(values[FIELD_ERROR], ILL_FORMED_ERROR("trigger_registration_failed")),
@@ -866,7 +1062,8 @@ static void worker_take_undecodable(struct worker *worker, struct span message,
         worker_ignore(worker);
 }
 
-static void worker_take(struct worker *worker, struct span message)
+/* False: a question has to be answered first, the message is to be taken again. */
+static bool worker_take(struct worker *worker, struct span message)
 {
     struct worker_channel *channel = worker->channel;
     counters_add(channel->counters, COUNTER_WORKER_MESSAGES, 1);
@@ -877,23 +1074,26 @@ static void worker_take(struct worker *worker, struct span message)
     if (status != WEIR_OK) {
         worker_take_undecodable(worker, message, status,
                                 problem.reason == NULL ? "not an object" : problem.reason);
-        return;
+        return true;
     }
     buffer_clear(&channel->decoded);
     if (incoming.values[FIELD_TYPE].kind != JSON_STRING ||
         buffer_reserve(&channel->decoded, 1 + values_decoded_bytes(incoming.values, FIELD_COUNT)) !=
             WEIR_OK) {
         worker_ignore(worker);
-        return;
+        return true;
     }
     for (size_t i = 0; i < sizeof message_types / sizeof message_types[0]; i++) {
         if (json_string_equals(incoming.values[FIELD_TYPE], span_text(message_types[i].type))) {
             message_types[i].take(&incoming);
             channel_shrink(&channel->decoded);
-            return;
+            if (incoming.is_put_back)
+                counters_subtract(channel->counters, COUNTER_WORKER_MESSAGES, 1);
+            return !incoming.is_put_back;
         }
     }
     worker_ignore(worker);
+    return true;
 }
 
 /* ---- messages kept back ---- */
@@ -927,27 +1127,38 @@ static void worker_defer(struct worker *worker, struct span message)
 
 void worker_message(struct worker *worker, struct span message, bool is_binary)
 {
-    if (worker->session == NULL || worker->is_closing || span_is_blank(message) ||
+    bool is_unknown = worker->session == NULL && worker->is_asking; /* nothing is read yet */
+    if ((worker->session == NULL && !is_unknown) || worker->is_closing || span_is_blank(message) ||
         (is_binary && is_telemetry(message)))
         return;
-    bool is_kept_back = worker->is_waiting || worker->deferred.bytes > 0;
-    if (is_kept_back && !message_is_ping(message))
+    bool is_kept_back = worker->is_waiting || worker->is_asking || worker->deferred.bytes > 0;
+    if (is_unknown && message.bytes > WORKER_DEFERRED_BYTES) {
+        counters_add(worker->channel->counters, COUNTER_WORKERS_DROPPED, 1);
+        worker_drop(worker, WS_TOO_BIG, "too much before the session is there");
+    } else if (is_unknown || (is_kept_back && !message_is_ping(message)) ||
+               !worker_take(worker, message))
         worker_defer(worker, message);
-    else
-        worker_take(worker, message);
 }
 
 /* True when nothing is left. Bounded by what was kept back; a message may make the worker wait
  * again. */
 static bool worker_take_deferred(struct worker *worker)
 {
+    if (worker->session == NULL && worker->is_asking)
+        return false; /* its rights are not known yet */
     while (worker->deferred_start < worker->deferred.bytes && worker->session != NULL &&
            !worker->is_closing) {
-        if (worker->is_waiting || worker->is_paused || worker->is_slow)
+        if (worker->is_waiting || worker->is_asking || worker->is_paused || worker->is_slow)
             return false;
+        size_t start = worker->deferred_start;
         struct span message;
         buffer_take_message(&worker->deferred, &worker->deferred_start, &message);
-        worker_take(worker, message);
+        if (!worker_take(worker, message)) {
+            worker->deferred_start = start;
+            return false;
+        }
+        if (worker->access != NULL)
+            session_access_forget(worker->access);
     }
     size_t limit_bytes = worker->deferred.limit_bytes;
     buffer_fini(&worker->deferred);

@@ -8,8 +8,8 @@
  * Memory:   per worker a session and, while it reads slower than it is answered, the answers kept
  *           back: at most WORKER_HELD_BYTES_MAX, and its reading pauses meanwhile. Beyond that it
  *           is closed with 1013. While it waits for the end of its previous connection (PROTOCOL
- *           2.5), its messages are kept back: up to WORKER_DEFERRED_BYTES and one more message,
- *           then its reading pauses.
+ *           2.5), or a question about its rights is open (session_access.h), its messages are kept
+ *           back: up to WORKER_DEFERRED_BYTES and one more message, then its reading pauses.
  */
 #ifndef WEIR_GATEWAY_WORKER_CHANNEL_H
 #define WEIR_GATEWAY_WORKER_CHANNEL_H
@@ -33,6 +33,9 @@ void worker_channel_close(struct worker_channel *channel); /* all workers are go
 enum ws_role worker_channel_role(struct span path);
 /* For a handshake under way; NULL: no memory. Free with worker_free() when it fails. */
 struct worker *worker_make(struct worker_channel *channel);
+/* Before it is opened: its rights, the worker's from now on. Without, it may do everything. */
+struct session_access;
+void worker_set_access(struct worker *worker, struct session_access *access);
 void worker_free(struct worker *worker);
 void worker_opened(struct worker *worker, struct ws_connection *connection);
 void worker_message(struct worker *worker, struct span message, bool is_binary);

@@ -44,7 +44,8 @@ enum ws_role {
     WS_ROLE_HELD,      /* not decided yet: ws_upgrade_accept() or ws_upgrade_refuse() follows */
 };
 
-enum ws_port { WS_PORT_STREAM, WS_PORT_WORKER, WS_PORT_ADMIN };
+/* WS_PORT_LISTENER and above: the further worker listeners. */
+enum ws_port { WS_PORT_STREAM, WS_PORT_WORKER, WS_PORT_ADMIN, WS_PORT_LISTENER };
 
 struct ws_connection;
 
@@ -111,6 +112,7 @@ enum ws_status_code {
     WS_NORMAL = 1000,
     WS_GOING_AWAY = 1001,
     WS_PROTOCOL = 1002,
+    WS_POLICY = 1008,
     WS_TOO_BIG = 1009,
     WS_INTERNAL = 1011,
     WS_RESTART = 1012,

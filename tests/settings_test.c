@@ -194,16 +194,186 @@ Test(settings, what_this_version_cannot_honour_is_refused)
         (void)snprintf(text, sizeof text, "%s%s\n", stream, cases[i].line);
         assert_refused(text, 4, cases[i].about);
     }
-    static const char manager[] = "workers:\n- name: iii-worker-manager\n  config:\n    ";
-    static const char *const keys[] = {"rbac: { auth_function_id: a }",
-                                       "middleware_function_id: m"};
-    for (size_t i = 0; i < 2; i++) {
+}
+
+/* ---- worker listeners (PROTOCOL 10.4) ---- */
+
+static void assert_rule_text(struct settings_text text, const char *expected)
+{
+    struct span span = settings_text_span(&settings, text);
+    cr_assert(span_equal(span, span_text(expected)), "%.*s is not %s", (int)span.bytes, span.data,
+              expected);
+}
+
+/* The first entry without rbac and middleware is the plain port, wherever it stands; all others are
+ * listeners. */
+Test(settings, worker_manager_entries_may_repeat)
+{
+    assert_loads("workers:\n"
+                 "  - name: iii-worker-manager\n"
+                 "    config:\n"
+                 "      port: 49135\n"
+                 "      handshake_timeout_ms: 20000\n"
+                 "      rbac:\n"
+                 "        auth_function_id: app::ws-auth\n"
+                 "        on_function_registration_function_id: app::on-fn\n"
+                 "        on_trigger_registration_function_id: app::on-trig\n"
+                 "        on_trigger_type_registration_function_id: app::on-type\n"
+                 "        expose_functions:\n"
+                 "          - match(\"stream::*\")\n"
+                 "          - { match: \"app::public::*\", namespace: orders }\n"
+                 "          - metadata: { public: true, tier: match(\"gold*\"), level: 3,\n"
+                 "                        name: plain, quoted: 'true' }\n"
+                 "  - name: iii-worker-manager\n"
+                 "    config: { port: 50000 }\n"
+                 "  - name: iii-worker-manager\n"
+                 "    config: { port: 0, host: '::1', middleware_function_id: app::mw }\n"
+                 "  - name: iii-worker-manager\n"
+                 "    config: { port: 50002, rbac: {} }\n");
+    cr_assert_eq(settings.worker_port, 50000u);
+    cr_assert_str_eq(settings.worker_host, "127.0.0.1");
+    cr_assert_eq(settings.listener_count, 3u);
+    const struct settings_listener *listener = &settings.listeners[0];
+    cr_assert(listener->has_rbac);
+    cr_assert_eq(listener->port, 49135u);
+    cr_assert_str_eq(listener->host, "0.0.0.0");
+    cr_assert_str_eq(listener->auth_function, "app::ws-auth");
+    cr_assert_str_eq(listener->function_hook, "app::on-fn");
+    cr_assert_str_eq(listener->trigger_hook, "app::on-trig");
+    cr_assert_str_eq(listener->trigger_type_hook, "app::on-type");
+    cr_assert_eq(listener->rule_first, 0u);
+    cr_assert_eq(listener->rule_count, 3u);
+    assert_rule_text(settings.rules[0].match, "stream::*");
+    assert_rule_text(settings.rules[0].name_space, "default");
+    assert_rule_text(settings.rules[1].match, "app::public::*");
+    assert_rule_text(settings.rules[1].name_space, "orders");
+    cr_assert_eq(settings.rules[2].condition_count, 5u);
+    static const struct {
+        const char *key, *value;
+        enum settings_condition_kind kind;
+    } conditions[] = {{"public", "true", SETTINGS_CONDITION_LITERAL},
+                      {"tier", "gold*", SETTINGS_CONDITION_PATTERN},
+                      {"level", "3", SETTINGS_CONDITION_LITERAL},
+                      {"name", "plain", SETTINGS_CONDITION_STRING},
+                      {"quoted", "true", SETTINGS_CONDITION_STRING}};
+    for (unsigned i = 0; i < 5; i++) {
+        assert_rule_text(settings.conditions[i].key, conditions[i].key);
+        assert_rule_text(settings.conditions[i].value, conditions[i].value);
+        cr_assert_eq(settings.conditions[i].kind, conditions[i].kind, "%s", conditions[i].key);
+    }
+    cr_assert_not(settings.listeners[1].has_rbac);
+    cr_assert_str_eq(settings.listeners[1].middleware_function, "app::mw");
+    cr_assert_str_eq(settings.listeners[1].host, "::1");
+    cr_assert(settings.listeners[2].has_rbac);
+    cr_assert_eq(settings.listeners[2].rule_count, 0u);
+    cr_assert_eq(settings_resolve(&settings, &error), WEIR_OK, "%s", error.text);
+    cr_assert_eq(settings.handshake_timeout_ms, 20000u, "the longest serves every port");
+    cr_assert_eq(settings_set_listener_ports(&settings, "1,2,3", &error), WEIR_OK);
+    cr_assert_eq(settings.listeners[1].port, 2u);
+    static const char *const bad[] = {"", "1,2", "1,2,3,4", "1,2,x", "1,2,70000", "1,,3"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        cr_assert_eq(settings_set_listener_ports(&settings, bad[i], &error), WEIR_INVALID, "%s",
+                     bad[i]);
+}
+
+/* Whatever could open a door by a slip of the pen is refused instead. */
+Test(settings, mistakes_in_listeners_name_line_and_remedy)
+{
+    static const char start[] = "workers:\n- name: iii-worker-manager\n  config:\n    ";
+    static const struct {
+        const char *line, *about;
+    } cases[] = {
+        {"rbac:", "`rbac` needs a mapping"},
+        {"rbac: ~", "`rbac` needs a mapping"},
+        {"rbac: yes", "`rbac` needs a mapping"},
+        {"rbac: { auth: a }", "`auth` is not known in rbac"},
+        {"rbac: { auth_function_id: '' }", "`auth_function_id` needs a function id"},
+        {"rbac: { auth_function_id: ~ }", "`auth_function_id` needs a function id"},
+        {"rbac: { auth_function_id: [a] }", "`auth_function_id` needs a function id"},
+        {"middleware_function_id: ~", "`middleware_function_id` needs a function id"},
+        {"rbac: { expose_functions: match(\"a\") }", "`expose_functions` needs a list"},
+        {"rbac: { expose_functions: [ stream::set ] }", "not a rule"},
+        {"rbac: { expose_functions: [ match(a) ] }", "not a rule"},
+        {"rbac: { expose_functions: [ match(\"a\"b\") ] }", "not a rule"},
+        {"rbac: { expose_functions: [ match(\"\") ] }", "an empty pattern"},
+        {"rbac: { expose_functions: [ [a] ] }", "not a rule"},
+        {"rbac: { expose_functions: [ {} ] }", "either `match` or `metadata`"},
+        {"rbac: { expose_functions: [ { match: a, metadata: { b: 1 } } ] }", "either `match`"},
+        {"rbac: { expose_functions: [ { match: a, namespace: '' } ] }", "`namespace` is blank"},
+        {"rbac: { expose_functions: [ { match: a, name: b } ] }", "`name` is not known"},
+        {"rbac: { expose_functions: [ { match: [a] } ] }", "`match` needs a pattern"},
+        {"rbac: { expose_functions: [ { match: '' } ] }", "an empty pattern"},
+        {"rbac: { expose_functions: [ { metadata: {} } ] }", "would expose everything"},
+        {"rbac: { expose_functions: [ { metadata: true } ] }", "`metadata` needs a mapping"},
+        {"rbac: { expose_functions: [ { metadata: { a: [1] } } ] }", "`a` of metadata needs one"},
+        {"{ rbac: {}, port: 70000 }", "`port` is out of range"},
+        {"{ rbac: {}, port: x }", "`port` needs a whole number"},
+        {"{ rbac: {}, handshake_timeout_ms: 1 }", "`handshake_timeout_ms` is out of range"},
+        {"{ rbac: {}, host: [] }", "`host` needs an IP address"},
+        {"{ rbac: {}, prot: 1 }", "`prot` is not known in iii-worker-manager"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[256];
-        (void)snprintf(text, sizeof text, "%s%s\n", manager, keys[i]);
-        assert_refused(text, 4, "is not supported by this version yet");
+        (void)snprintf(text, sizeof text, "%s%s\n", start, cases[i].line);
+        assert_refused(text, 4, cases[i].about);
     }
     assert_refused("workers:\n- name: iii-worker-manager\n- name: iii-worker-manager\n", 3,
-                   "not supported by this version yet");
+                   "the first is on line 2");
+}
+
+/* Two listeners on one port would share its connections at random. */
+Test(settings, listeners_do_not_share_ports)
+{
+    static const struct {
+        const char *config, *about;
+    } cases[] = {
+        {"{ rbac: {} }", "`worker_port` both use port 49134"},
+        {"{ port: 3112, rbac: {} }", "`stream_port` both use port 3112"},
+        {"{ port: 3114, rbac: {} }", "`admin` both use port 3114"},
+        {"{ port: 49135, rbac: {} }\n- name: iii-worker-manager\n  config: { port: 49135, rbac: {} "
+         "}",
+         "on lines 3 and 5 both use port 49135"},
+        {"{ port: 49135, host: example, rbac: {} }", "not an IP address"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[256];
+        settings_init(&settings);
+        (void)snprintf(text, sizeof text, "workers:\n- name: iii-worker-manager\n  config: %s\n",
+                       cases[i].config);
+        assert_loads(text);
+        cr_assert_eq(settings_resolve(&settings, &error), WEIR_INVALID, "%s", text);
+        cr_assert_not_null(strstr(error.text, cases[i].about), "%s", error.text);
+    }
+    settings_init(&settings);
+    assert_loads("workers:\n- name: iii-worker-manager\n  config: { port: 0, rbac: {} }\n"
+                 "- name: iii-worker-manager\n  config: { port: 0, rbac: {} }\n");
+    cr_assert_eq(settings_resolve(&settings, &error), WEIR_OK, "any number may pick a free one");
+}
+
+Test(settings, listeners_and_rules_are_bounded)
+{
+    static char text[1 << 19];
+    size_t used = 0;
+    for (unsigned i = 0; i <= SETTINGS_LISTENERS_MAX; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used,
+                                 "%s- name: iii-worker-manager\n  config: { port: %u, rbac: {} }\n",
+                                 i == 0 ? "workers:\n" : "", 50000 + i);
+    assert_refused(text, 2 + 2 * SETTINGS_LISTENERS_MAX + 1, "more than 8 worker listeners");
+    used = (size_t)snprintf(text, sizeof text,
+                            "workers:\n- name: iii-worker-manager\n  config:\n    rbac:\n"
+                            "      expose_functions:\n");
+    size_t start_bytes = used;
+    for (unsigned i = 0; i <= SETTINGS_RULES_MAX; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "      - match(\"a%u\")\n", i);
+    assert_refused(text, 6 + SETTINGS_RULES_MAX, "more than 256 rules");
+    used = start_bytes;
+    for (unsigned i = 0; i < 20; i++) {
+        used += (size_t)snprintf(text + used, sizeof text - used, "      - match(\"");
+        memset(text + used, 'x', 4000);
+        used += 4000;
+        used += (size_t)snprintf(text + used, sizeof text - used, "\")\n");
+    }
+    assert_refused(text, 22, "64 KiB of their text");
 }
 
 Test(settings, mistakes_name_line_and_remedy)
