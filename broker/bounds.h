@@ -28,6 +28,8 @@ enum {
      * dropped. */
     PEER_OUTPUT_SOFT_BYTES = 16 * 1024 * 1024,
     PEER_OUTPUT_HARD_BYTES = 4 * WIRE_FRAME_BYTES_MAX,
+    /* Beyond, data of byte channels waits in its channels, so that it does not make a peer busy. */
+    PEER_OUTPUT_BULK_BYTES = 4 * 1024 * 1024,
 
     /* Events and replies collected before a turn commits early. */
     BATCH_REPLIES_MAX = 4096,

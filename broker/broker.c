@@ -265,6 +265,12 @@ static bool broker_output_is_busy(void *context, struct peer_handle peer)
     return peers_is_busy(broker->peers, peer);
 }
 
+static bool broker_output_is_lagging(void *context, struct peer_handle peer)
+{
+    const struct broker *broker = context;
+    return peers_is_lagging(broker->peers, peer);
+}
+
 /* ---- open and close ---- */
 
 static enum weir_status broker_open_segment(struct broker *broker, struct weir_error *error)
@@ -370,6 +376,8 @@ static enum weir_status broker_open_rooms(struct broker *broker, struct weir_err
     if (status == WEIR_OK)
         status = channels_open(&broker->channels, &output, &broker->counters,
                                segment_hash_seed(&broker->segment), error);
+    if (status == WEIR_OK)
+        channels_set_lag(broker->channels, broker_output_is_lagging, broker);
     if (status == WEIR_OK)
         status = deliveries_open(&broker->deliveries, broker->routes, &broker->counters,
                                  broker->settings.trigger_timeout_ms, error);
@@ -504,6 +512,7 @@ static enum weir_status broker_turn(struct broker *broker, bool *busy, struct we
     loop_run(broker->loop);
     *busy = peers_take(broker->peers);
     *busy |= presence_run(broker->presence, broker->now_ms);
+    channels_turn(broker->channels);
     broker_tick(broker); /* what it ends is answered in this turn */
     *busy |= deliveries_run(broker->deliveries, broker->now_ms);
     engine_commit(broker->engine);

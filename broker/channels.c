@@ -44,6 +44,7 @@ struct channel {
     uint64_t queue_messages;
     bool is_finished; /* the writer has gone */
     uint64_t unused_since_ms;
+    struct channel *blocked_next, **blocked_at; /* waits for its reader's gateway; NULL: does not */
 };
 
 struct channels {
@@ -52,6 +53,11 @@ struct channels {
     uint64_t hash_seed;
     struct table channels, ends;
     uint64_t queued_bytes;
+    bool is_starved; /* somebody got no credit because of queued_bytes */
+    struct channel *blocked, **blocked_end;
+    uint64_t blocked_count;
+    bool (*is_lagging)(void *context, struct peer_handle peer);
+    void *lag_context;
     struct buffer scratch;
 };
 
@@ -65,6 +71,9 @@ enum weir_status channels_open(struct channels **channels, const struct broker_o
     opened->output = *output;
     opened->counters = counters;
     opened->hash_seed = hash_seed;
+    opened->blocked_end = &opened->blocked;
+    opened->is_lagging = output->is_busy;
+    opened->lag_context = output->context;
     buffer_init(&opened->scratch, 64 * 1024);
     if (table_init(&opened->channels) != WEIR_OK || table_init(&opened->ends) != WEIR_OK) {
         channels_close(opened);
@@ -72,6 +81,13 @@ enum weir_status channels_open(struct channels **channels, const struct broker_o
     }
     *channels = opened;
     return WEIR_OK;
+}
+
+void channels_set_lag(struct channels *channels,
+                      bool (*is_lagging)(void *context, struct peer_handle peer), void *context)
+{
+    channels->is_lagging = is_lagging;
+    channels->lag_context = context;
 }
 
 static void channels_send(struct channels *channels, struct peer_handle peer, enum wire_type type,
@@ -129,8 +145,34 @@ static void end_close(struct channels *channels, struct channel_end *end)
     end_forget(channels, end);
 }
 
+/* Last in line for its reader's gateway. */
+static void channel_block(struct channels *channels, struct channel *channel)
+{
+    if (channel->blocked_at)
+        return;
+    channel->blocked_at = channels->blocked_end;
+    channel->blocked_next = NULL;
+    *channels->blocked_end = channel;
+    channels->blocked_end = &channel->blocked_next;
+    channels->blocked_count++;
+}
+
+static void channel_unblock(struct channels *channels, struct channel *channel)
+{
+    if (!channel->blocked_at)
+        return;
+    *channel->blocked_at = channel->blocked_next;
+    if (channel->blocked_next)
+        channel->blocked_next->blocked_at = channel->blocked_at;
+    else
+        channels->blocked_end = channel->blocked_at;
+    channel->blocked_at = NULL;
+    channels->blocked_count--;
+}
+
 static void channel_end_all(struct channels *channels, struct channel *channel)
 {
+    channel_unblock(channels, channel);
     end_close(channels, &channel->reader);
     end_close(channels, &channel->writer);
     table_remove(&channels->channels, &channel->node);
@@ -208,8 +250,7 @@ static void create_fail(struct channels *channels, struct peer_handle peer, uint
     if (error_body_append(&channels->scratch, span_text(code), span_text(sentence)) == WEIR_OK)
         body = buffer_span(&channels->scratch);
     const struct wire_field fields[] = {WIRE_NIL, WIRE_SPAN(body), WIRE_NIL, WIRE_NIL};
-    if (id != 0)
-        channels_send(channels, peer, WIRE_RESULT, id, fields);
+    channels_send(channels, peer, WIRE_RESULT, id, fields);
 }
 
 /* The wanted number of messages; 0: not acceptable. */
@@ -258,6 +299,8 @@ void channels_create(struct channels *channels, struct peer_handle peer,
                      const struct wire_message *call, uint64_t now_ms)
 {
     channels->counters->calls++;
+    if (call->id == 0)
+        return; /* nobody would know of the channel */
     uint64_t buffer_messages = create_buffer_size(call->fields[3].span);
     if (buffer_messages == 0) {
         create_fail(channels, peer, call->id, "deserialization_error",
@@ -282,8 +325,7 @@ void channels_create(struct channels *channels, struct peer_handle peer,
         channel->id, channel->writer.key, channel->id, channel->reader.key);
     const struct wire_field fields[] = {WIRE_SPAN(span_of(text, (size_t)bytes)), WIRE_NIL, WIRE_NIL,
                                         WIRE_NIL};
-    if (call->id != 0)
-        channels_send(channels, peer, WIRE_RESULT, call->id, fields);
+    channels_send(channels, peer, WIRE_RESULT, call->id, fields);
 }
 
 /* ---- what flows ---- */
@@ -293,11 +335,26 @@ static uint64_t channel_queued_bytes(const struct channel *channel)
     return channel->queue.bytes - channel->queue_start;
 }
 
-/* How many more messages the writer may be given leave to send. */
-static uint64_t channel_grantable(const struct channels *channels, const struct channel *channel)
+/* Messages that would pass to the reader at once, without being kept here. */
+static uint64_t channel_passing(const struct channels *channels, const struct channel *channel)
 {
-    if (channels->queued_bytes >= CHANNELS_BYTES || channel_queued_bytes(channel) >= CHANNEL_BYTES)
+    bool is_waited_for = channel->reader.is_open && channel->queue_messages == 0 &&
+                         channel->reader_credits > channel->granted &&
+                         !channels->is_lagging(channels->lag_context, channel->reader.peer);
+    return is_waited_for ? channel->reader_credits - channel->granted : 0;
+}
+
+/* How many more messages the writer may be given leave to send. */
+static uint64_t channel_grantable(struct channels *channels, const struct channel *channel)
+{
+    if (channel_queued_bytes(channel) >= CHANNEL_BYTES)
         return 0;
+    if (channels->queued_bytes >= CHANNELS_BYTES) {
+        uint64_t passing = channel_passing(channels, channel);
+        uint64_t unused = CHANNEL_CREDITS - channel->granted;
+        channels->is_starved = true;
+        return passing < unused ? passing : unused;
+    }
     uint64_t under_way = channel->queue_messages + channel->granted;
     uint64_t room = channel->buffer_messages > under_way ? channel->buffer_messages - under_way : 0;
     uint64_t more = CHANNEL_CREDITS - channel->granted;
@@ -331,6 +388,8 @@ static enum weir_status channel_queue(struct channels *channels, struct channel 
     char header[QUEUE_HEADER_BYTES];
     memcpy(header, &bytes, sizeof bytes);
     header[4] = (char)is_binary;
+    if (channels->queued_bytes + message.bytes > CHANNELS_BYTES_HARD)
+        return WEIR_FULL;
     enum weir_status status = buffer_reserve(&channel->queue, QUEUE_HEADER_BYTES + message.bytes);
     if (status == WEIR_OK)
         status = buffer_append(&channel->queue, span_of(header, sizeof header));
@@ -356,10 +415,21 @@ static void queue_give_back(struct channel *channel)
     }
 }
 
+/* May a message go to the reader now? When only its gateway is in the way, the channel gets in line. */
+static bool channel_may_deliver(struct channels *channels, struct channel *channel)
+{
+    if (!channel->reader.is_open || channel->reader_credits == 0)
+        return false;
+    if (!channels->is_lagging(channels->lag_context, channel->reader.peer))
+        return true;
+    channel_block(channels, channel);
+    return false;
+}
+
 /* Hand on what waits as far as the reader takes it. The channel may be over by that: false. */
 static bool channel_pump(struct channels *channels, struct channel *channel)
 {
-    while (channel->reader.is_open && channel->reader_credits > 0 && channel->queue_messages > 0) {
+    while (channel->queue_messages > 0 && channel_may_deliver(channels, channel)) {
         const char *at = channel->queue.data + channel->queue_start;
         uint32_t bytes;
         memcpy(&bytes, at, sizeof bytes);
@@ -432,10 +502,12 @@ static enum weir_status take_data(struct channels *channels, struct channel_end 
     channel->granted--;
     if (!data.data)
         data = SPAN_LITERAL("");
-    if (channel->reader.is_open && channel->reader_credits > 0 && channel->queue_messages == 0)
+    if (channel->queue_messages == 0 && channel_may_deliver(channels, channel)) {
         channel_deliver(channels, channel, is_binary, data);
-    else if (channel_queue(channels, channel, is_binary, data) != WEIR_OK)
+    } else if (channel_queue(channels, channel, is_binary, data) != WEIR_OK) {
+        channels->counters->channels_dropped++;
         channel_end_all(channels, channel); /* a gap would be worse than the end */
+    }
     return WEIR_OK;
 }
 
@@ -540,7 +612,39 @@ static bool is_unused(const struct channel *channel, const void *context)
            *now_ms > channel->unused_since_ms + CHANNEL_UNUSED_MS_MAX;
 }
 
+/* Those whose writers were told to wait for want of room, and whose reader does not come by. */
+static void channels_feed_starved(struct channels *channels)
+{
+    size_t bucket = 0;
+    struct table_node *node = NULL;
+    channels->is_starved = false;
+    while ((node = table_walk(&channels->channels, &bucket, node)))
+        channel_grant(channels, TABLE_OWNER(node, struct channel, node));
+}
+
+/* Each in line has one try; who is served and has more goes to the end of the line, so that all of a
+ * gateway's readers get their turn. */
+void channels_turn(struct channels *channels)
+{
+    struct channel *head = channels->blocked;
+    bool is_head_served = false;
+    for (uint64_t left = channels->blocked_count; left > 0; left--) {
+        struct channel *channel = channels->blocked;
+        uint64_t before = channel->queue_messages;
+        channel_unblock(channels, channel);
+        bool lives = channel_pump(channels, channel);
+        if (channel == head)
+            is_head_served = lives && channel->queue_messages < before;
+    }
+    if (is_head_served && channels->blocked == head) {
+        channel_unblock(channels, head);
+        channel_block(channels, head);
+    }
+}
+
 void channels_tick(struct channels *channels, uint64_t now_ms)
 {
     channels_end_where(channels, is_unused, &now_ms);
+    if (channels->is_starved)
+        channels_feed_starved(channels);
 }

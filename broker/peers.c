@@ -304,6 +304,12 @@ bool peers_is_busy(const struct peers *peers, struct peer_handle handle)
     return peer && peer_unsent_bytes(peer) > PEER_OUTPUT_SOFT_BYTES;
 }
 
+bool peers_is_lagging(const struct peers *peers, struct peer_handle handle)
+{
+    const struct peer *peer = peers_find(peers, handle);
+    return peer && peer_unsent_bytes(peer) > PEER_OUTPUT_BULK_BYTES;
+}
+
 /* ---- in ---- */
 
 /* Give the peer's frames to the handler until its share of the turn is used. */

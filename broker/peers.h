@@ -57,6 +57,8 @@ enum weir_status peers_send(struct peers *peers, struct peer_handle peer, enum w
 /* To every attached peer. */
 void peers_send_all(struct peers *peers, enum wire_type type, const struct wire_field *fields);
 bool peers_is_busy(const struct peers *peers, struct peer_handle peer);
+/* So much waits for it that bulk data is to wait elsewhere. */
+bool peers_is_lagging(const struct peers *peers, struct peer_handle peer);
 
 /* Hand the frames that have arrived to the handler, a bounded share per peer, starting at another
  * peer each turn. True when some are left. */

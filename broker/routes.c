@@ -23,8 +23,8 @@ enum {
 static_assert(CALLS_PENDING_MAX < 1 << SLOT_BITS, "a pending call's slot fits its id");
 
 #define NO_SLOT UINT32_MAX
-/* Ids of calls nobody waits for; never a pending call's, whose generation stays far below. */
-#define VOID_ID_BIT (1ull << 63)
+/* In ids of calls nobody waits for; never a pending call's, whose generation stays far below. */
+#define VOID_ID_BIT WIRE_VOID_ID_BIT
 
 struct pending {
     uint64_t generation; /* counts uses of the slot, from 1 */
@@ -38,6 +38,8 @@ struct pending {
     uint32_t next_free;
     bool used;
     bool is_eviction; /* of the executor's session: answered with SESSION_REATTACHED */
+    bool is_gateways; /* a gateway made it itself, and may cancel it: in the table `gateways` */
+    struct table_node node; /* by (caller, caller_id) */
     /* A call of the broker's own: nobody outside waits, `caller` is no peer. */
     routes_own_done *own_done; /* NULL: another's */
     void *own_context;
@@ -55,6 +57,7 @@ struct routes {
     struct table workers; /* the same sessions by worker id */
     struct table names;   /* those that have said one, by name */
     struct table functions;
+    struct table gateways; /* pending calls gateways have made themselves */
     struct session *peer_sessions[PEERS_MAX];
     struct pending *pending;
     uint32_t free_pending;
@@ -93,24 +96,25 @@ enum weir_status routes_open(struct routes **routes, const struct broker_output 
     opened->counters = counters;
     opened->limits = limits ? *limits : routes_limits_default;
     opened->hash_seed = hash_seed;
+    opened->own_first = NO_SLOT;
+    opened->own_last = NO_SLOT;
     buffer_init(&opened->error, 1024 * 1024);
     buffer_init(&opened->answer, ANSWER_BYTES_MAX);
     /* Untouched pages cost nothing: the table is as large as its bound from the start. */
     opened->pending = calloc(opened->limits.pending_max, sizeof *opened->pending);
     if (!opened->pending || table_init(&opened->sessions) != WEIR_OK ||
         table_init(&opened->workers) != WEIR_OK || table_init(&opened->names) != WEIR_OK ||
-        table_init(&opened->functions) != WEIR_OK) {
+        table_init(&opened->functions) != WEIR_OK || table_init(&opened->gateways) != WEIR_OK) {
         routes_close(opened);
         return weir_fail(error, WEIR_NO_MEMORY, "no memory for routes");
     }
     opened->free_pending = 0;
-    opened->own_first = NO_SLOT;
-    opened->own_last = NO_SLOT;
     *routes = opened;
     return WEIR_OK;
 }
 
 static void session_close(struct routes *routes, struct session *session);
+static void pending_free(struct routes *routes, uint32_t slot);
 
 void routes_close(struct routes *routes)
 {
@@ -118,6 +122,8 @@ void routes_close(struct routes *routes)
         return;
     routes->observer = (struct routes_observer){0};
     routes->session_observer = (struct routes_session_observer){0};
+    while (routes->pending && routes->own_first != NO_SLOT) /* whoever asked may be gone already */
+        pending_free(routes, routes->own_first);
     for (uint32_t slot = 0; slot < PEERS_MAX; slot++)
         while (routes->peer_sessions[slot])
             session_close(routes, routes->peer_sessions[slot]);
@@ -125,6 +131,7 @@ void routes_close(struct routes *routes)
     table_fini(&routes->workers);
     table_fini(&routes->names);
     table_fini(&routes->functions);
+    table_fini(&routes->gateways);
     buffer_fini(&routes->error);
     buffer_fini(&routes->answer);
     free(routes->pending);
@@ -631,6 +638,7 @@ static uint32_t pending_make(struct routes *routes, struct session *executor,
     pending->generation = (pending->generation + 1) & ((VOID_ID_BIT >> SLOT_BITS) - 1);
     pending->used = true;
     pending->is_eviction = false;
+    pending->is_gateways = false;
     pending->own_done = NULL;
     pending->executor = executor->peer;
     pending->executor_session = executor;
@@ -650,6 +658,9 @@ static uint32_t pending_make_for(struct routes *routes, struct peer_handle peer,
     pending->is_eviction = message->type == WIRE_SESSION_REATTACH;
     pending->caller = peer;
     pending->caller_id = message->id;
+    pending->is_gateways = message->type == WIRE_CALL && message->fields[0].number == 0;
+    if (pending->is_gateways)
+        table_insert(&routes->gateways, &pending->node, session_hash(peer, message->id));
     return slot;
 }
 
@@ -713,6 +724,8 @@ static void pending_free(struct routes *routes, uint32_t slot)
     pending_unlink(routes, slot);
     if (pending->own_done)
         pending_unlink_own(routes, pending);
+    if (pending->is_gateways)
+        table_remove(&routes->gateways, &pending->node);
     pending->own_done = NULL;
     pending->used = false;
     pending->executor_session = NULL;
@@ -720,6 +733,19 @@ static void pending_free(struct routes *routes, uint32_t slot)
     pending->next_free = routes->free_pending + 1;
     routes->free_pending = slot;
     routes->pending_count--;
+}
+
+/* Nobody waits any more. The executor's gateway is told: it too keeps a place for every answer that
+ * is to come, and of some handlers none ever does. */
+static void pending_give_up(struct routes *routes, uint32_t slot)
+{
+    const struct pending *pending = pending_at(routes, slot);
+    const struct wire_field fields[] = {WIRE_NUMBER(pending->executor_session->number)};
+    /* A gateway that is gone has forgotten it anyway. */
+    if (!pending->is_eviction)
+        (void)routes->output.send(routes->output.context, pending->executor, WIRE_CALL_CANCEL,
+                                  pending_id(pending, slot), fields);
+    pending_free(routes, slot);
 }
 
 /* End a call whose executor has gone; `call` is a copy of its slot, which is free again. */
@@ -747,7 +773,7 @@ static uint32_t session_find_call(const struct routes *routes, const struct sess
 static void session_end_calls(struct routes *routes, struct session *session)
 {
     while (session->calling != NO_SLOT)
-        pending_free(routes, session->calling);
+        pending_give_up(routes, session->calling);
     /* Who is told may call again, but not this session: its functions are gone. */
     for (uint32_t slot; (slot = session_find_call(routes, session)) != NO_SLOT;) {
         const struct pending call = *pending_at(routes, slot);
@@ -797,8 +823,12 @@ void routes_peer_gone(struct routes *routes, struct peer_handle peer)
         if (!pending->used)
             continue;
         left--;
-        if (!pending->own_done && peer_handle_equal(pending->caller, peer))
+        if (pending->own_done || !peer_handle_equal(pending->caller, peer))
+            continue;
+        if (peer_handle_equal(pending->executor, peer))
             pending_free(routes, slot);
+        else
+            pending_give_up(routes, slot);
     }
     while (routes->peer_sessions[peer.slot])
         session_close(routes, routes->peer_sessions[peer.slot]);
@@ -978,6 +1008,19 @@ uint64_t routes_function_sum(const struct routes *routes)
     return routes->function_sum;
 }
 
+/* A gateway gives up a call it has made itself; the answer may have crossed this. */
+static void routes_cancel(struct routes *routes, struct peer_handle peer, uint64_t id)
+{
+    struct table_node *node = table_first(&routes->gateways, session_hash(peer, id));
+    for (; node; node = table_next(node)) {
+        struct pending *pending = TABLE_OWNER(node, struct pending, node);
+        if (pending->caller_id == id && peer_handle_equal(pending->caller, peer)) {
+            pending_give_up(routes, (uint32_t)(pending - routes->pending));
+            return;
+        }
+    }
+}
+
 /* ---- calls of the broker's own ---- */
 
 bool routes_has_function(const struct routes *routes, struct span space, struct span id)
@@ -1019,7 +1062,7 @@ void routes_cancel_own(struct routes *routes, const void *context)
     for (uint32_t slot = routes->own_first, next; slot != NO_SLOT; slot = next) {
         next = pending_at(routes, slot)->own_next;
         if (pending_at(routes, slot)->own_context == context)
-            pending_free(routes, slot);
+            pending_give_up(routes, slot);
     }
 }
 
@@ -1037,7 +1080,7 @@ void routes_tick(struct routes *routes, uint64_t now_ms)
 {
     for (uint32_t slot; (slot = own_find_late(routes, now_ms)) != NO_SLOT;) {
         const struct pending call = *pending_at(routes, slot);
-        pending_free(routes, slot);
+        pending_give_up(routes, slot);
         call.own_done(call.own_context, call.own_token, ROUTES_OWN_LATE, (struct span){0},
                       (struct span){0});
     }
@@ -1130,6 +1173,9 @@ enum weir_status routes_take(struct routes *routes, struct peer_handle peer,
     case WIRE_RESULT:
     case WIRE_SESSION_REATTACHED:
         routes_result(routes, peer, message);
+        return WEIR_OK;
+    case WIRE_CALL_CANCEL:
+        routes_cancel(routes, peer, message->id);
         return WEIR_OK;
     case WIRE_SESSION_REATTACH:
         return routes_reattach(routes, peer, message);

@@ -19,9 +19,13 @@
  * An eviction is a pending call of the old session: it is over when that session is, for whatever
  * reason.
  *
+ * A call nobody waits for any more (its caller has gone, a gateway's or the broker's own is late)
+ * gives its slot back, and the executor's gateway is told so with CALL_CANCEL: a handler that never
+ * answers uses up no table.
+ *
  * Process and thread: the broker's loop thread.
  * Memory:   copies what it keeps; bounded by the numbers in broker/bounds.h. A call allocates
- *           nothing.
+ *           nothing, unless the table of gateways' own calls grows with it.
  * Errors:   a call that cannot be routed is answered with RESULT and an error of PROTOCOL 2.9; a
  *           registration that is not taken with FUNCTION_REJECTED, also when the session is unknown
  *           (beyond its bound). Other messages about unknown sessions are ignored: they may cross a
@@ -58,7 +62,7 @@ enum weir_status routes_open(struct routes **routes, const struct broker_output 
                              struct weir_error *error) WEIR_MUST_CHECK;
 void routes_close(struct routes *routes);
 
-/* SESSION_*, FUNCTION_*, CALL and RESULT. INVALID: a message no gateway of ours sends. */
+/* SESSION_*, FUNCTION_*, CALL, CALL_CANCEL and RESULT. INVALID: a message no gateway of ours sends. */
 enum weir_status routes_take(struct routes *routes, struct peer_handle peer,
                              const struct wire_message *message) WEIR_MUST_CHECK;
 /* Unix time in ms, once a turn: when sessions that open now have connected. */
@@ -96,7 +100,7 @@ enum routes_own_fate {
 typedef void routes_own_done(void *context, uint64_t token, enum routes_own_fate fate,
                              struct span result, struct span error_json);
 /* OK: done() follows exactly once, from inside routes_take(), routes_peer_gone() or routes_tick(),
- * unless routes_cancel_own() comes first; it may make further calls. EMPTY: no such function;
+ * unless routes_cancel_own() or routes_close() comes first; it may make further calls. EMPTY: no such function;
  * UNAVAILABLE: its worker's gateway does not keep up or is going; FULL; TOO_LARGE: done() is not
  * called. `token` is the caller's own. */
 enum weir_status routes_call_own(struct routes *routes, const struct routes_own_call *call,

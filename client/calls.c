@@ -50,11 +50,14 @@ static void calls_finish(struct weir_client *client, struct client_call *call,
 void calls_fail_all(struct weir_client *client, const char *code, const char *message)
 {
     struct weir_result result = {.error_code = code, .error_message = message};
-    for (uint32_t i = 0; client->calls != NULL && i < client->options.calls_max; i++) {
-        if (client->calls[i].done != NULL)
-            calls_finish(client, &client->calls[i], &result);
-    }
+    /* Before the callbacks: what they start has its own deadlines, and does not end here. */
     client->nearest_deadline_ms = UINT64_MAX;
+    client->losses++;
+    for (uint32_t i = 0; client->calls != NULL && i < client->options.calls_max; i++) {
+        struct client_call *call = &client->calls[i];
+        if (call->done != NULL && call->loss != client->losses)
+            calls_finish(client, call, &result);
+    }
 }
 
 void calls_expire(struct weir_client *client)
@@ -67,8 +70,10 @@ void calls_expire(struct weir_client *client)
     static const struct weir_result result = {
         .error_code = "timeout", .error_message = "no answer within the call's time limit"};
     for (uint32_t i = 0; i < client->options.calls_max; i++) {
-        if (client->calls[i].done != NULL && client->calls[i].deadline_ms <= now_ms)
-            calls_finish(client, &client->calls[i], &result);
+        if (client->calls[i].done == NULL || client->calls[i].deadline_ms > now_ms)
+            continue;
+        client->has_late_queued |= client->state != CLIENT_READY;
+        calls_finish(client, &client->calls[i], &result);
     }
     uint64_t nearest = UINT64_MAX; /* in a second pass: callbacks may have started calls anywhere */
     for (uint32_t i = 0; i < client->options.calls_max; i++) {
@@ -76,6 +81,31 @@ void calls_expire(struct weir_client *client)
             nearest = client->calls[i].deadline_ms;
     }
     client->nearest_deadline_ms = nearest;
+}
+
+/* Queued frames are our own, so only their headers are looked at (shm/wire.h). */
+void calls_clean_queue(struct weir_client *client)
+{
+    struct buffer *queue = &client->queue;
+    size_t kept = 0, at = 0;
+    if (!client->has_late_queued)
+        return;
+    client->has_late_queued = false;
+    while (at < queue->bytes) { /* each turn passes a frame */
+        uint32_t length;
+        uint64_t id;
+        memcpy(&length, queue->data + at, sizeof length);
+        memcpy(&id, queue->data + at + 8, sizeof id);
+        size_t bytes = sizeof length + length;
+        weir_assert(bytes <= queue->bytes - at);
+        /* Only calls that somebody waits for have an id. */
+        if (id == 0 || calls_find(client, id) != NULL) {
+            memmove(queue->data + kept, queue->data + at, bytes);
+            kept += bytes;
+        }
+        at += bytes;
+    }
+    queue->bytes = kept;
 }
 
 /* ---- what is sent ---- */
@@ -113,6 +143,7 @@ static int calls_start(struct weir_client *client, const struct weir_call *wante
     client->call_first_free = call->next_free;
     call->done = done;
     call->context = context;
+    call->loss = client->losses;
     call->deadline_ms = client_now_ms() + (wanted->timeout_ms != 0 ? wanted->timeout_ms
                                                                    : WEIR_CALL_TIMEOUT_MS_DEFAULT);
     if (call->deadline_ms < client->nearest_deadline_ms)

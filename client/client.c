@@ -37,7 +37,14 @@ int client_append(struct weir_client *client, enum wire_type type, uint64_t id,
     struct buffer *out = is_direct ? &client->output : &client->queue;
     if (client->state == CLIENT_LOST)
         return client_fail(client, -ENOTCONN, "the connection to the gateway is lost");
-    switch (wire_append(out, type, id, fields)) {
+    /* After everything was said again there may be more than the limit. */
+    enum weir_status status =
+        out->bytes > out->limit_bytes ? WEIR_FULL : wire_append(out, type, id, fields);
+    if (status == WEIR_FULL && !is_direct && client->has_late_queued) {
+        calls_clean_queue(client);
+        status = wire_append(out, type, id, fields);
+    }
+    switch (status) {
     case WEIR_OK:
         return 0;
     case WEIR_FULL:
@@ -254,6 +261,7 @@ static void client_set_defaults(struct weir_client *client,
     client->nearest_deadline_ms = UINT64_MAX;
     client->retry_delay_ms = WEIR_RECONNECT_MS_MIN;
     client->random = (unsigned)getpid() ^ (unsigned)client_now_ms();
+    client->functions_end = &client->functions;
     client->triggers_end = &client->triggers;
     client->options = *options;
     if (client->options.open_timeout_ms == 0 || client->options.open_timeout_ms > 3600000)
@@ -327,6 +335,9 @@ static void client_lose(struct weir_client *client, int result, const char *reas
     char kept[WEIR_ERROR_BYTES]; /* callbacks may overwrite client->error */
     memcpy(kept, client->error, sizeof kept);
     client->state = ends ? CLIENT_LOST : CLIENT_WAITING;
+    /* A gateway that welcomes us and then drops us is not to be asked ten times a second. */
+    if (was_ready && client_now_ms() >= client->ready_ms + WEIR_RECONNECT_MS_MAX)
+        client->retry_delay_ms = WEIR_RECONNECT_MS_MIN;
     client_schedule_retry(client);
     /* What is called from inside goes into the queue; what was in flight before has ended. */
     if (was_ready || ends)
@@ -369,6 +380,20 @@ static void client_keep_text(char out[CLIENT_ID_BYTES], struct span text)
     out[bytes] = '\0';
 }
 
+/* Registrations, then the queue. Both are in memory already, each within its own bound: the limit of
+ * the output does not apply to their sum. */
+static bool client_say_everything(struct weir_client *client)
+{
+    client->output.limit_bytes = SIZE_MAX / 4;
+    calls_clean_queue(client);
+    bool is_said = registrations_replay(client) == 0 &&
+                   buffer_append(&client->output, buffer_span(&client->queue)) == WEIR_OK;
+    client->output.limit_bytes = client->options.output_bytes_max;
+    if (is_said)
+        buffer_clear(&client->queue);
+    return is_said;
+}
+
 static void client_take_welcome(struct weir_client *client, const struct wire_message *message)
 {
     if (message->type != WIRE_WELCOME || message->fields[0].number != WIRE_VERSION ||
@@ -382,14 +407,12 @@ static void client_take_welcome(struct weir_client *client, const struct wire_me
     client_keep_text(client->id, message->fields[1].span);
     client_keep_text(client->token, message->fields[2].span);
     client->state = CLIENT_READY;
-    client->retry_delay_ms = WEIR_RECONNECT_MS_MIN;
-    if (registrations_replay(client) != 0 ||
-        buffer_append(&client->output, buffer_span(&client->queue)) != WEIR_OK) {
-        client_lose(client, -ENOBUFS, "what is registered and waits does not fit output_bytes_max",
-                    true);
+    client->ready_ms = client_now_ms();
+    if (!client_say_everything(client)) {
+        client->state = CLIENT_GREETING; /* nothing is in flight: what is queued waits on */
+        client_lose(client, -ENOMEM, "no memory to register everything again", false);
         return;
     }
-    buffer_clear(&client->queue);
     if (client->was_ready && client->options.on_connect != NULL)
         client->options.on_connect(client->options.context);
     client->was_ready = true;
@@ -589,7 +612,7 @@ static int client_turn(struct weir_client *client, uint64_t deadline_ms)
 int weir_client_run_until(struct weir_client *client, const bool *is_done, int timeout_ms)
 {
     uint64_t deadline_ms = timeout_ms < 0 ? UINT64_MAX : client_now_ms() + (uint64_t)timeout_ms;
-    int result = client->is_processing ? weir_client_process(client) : 0;
+    int result = *is_done ? 0 : weir_client_process(client);
     while (result == 0 && !*is_done)
         result = client_turn(client, deadline_ms);
     return *is_done ? 0 : result;

@@ -36,6 +36,7 @@ struct client_call {
     uint64_t deadline_ms; /* monotonic; UINT64_MAX: none */
     uint32_t generation;
     uint32_t next_free; /* position + 1; 0: none */
+    uint32_t loss;      /* client->losses when it was started */
 };
 
 struct client_function;
@@ -62,12 +63,17 @@ struct weir_client {
     struct client_call *calls;
     uint32_t call_first_free;     /* position + 1; 0: all in flight */
     uint64_t nearest_deadline_ms; /* no call ends before it; may be earlier than the truth */
+    uint32_t losses;              /* how often all calls were ended */
+    bool has_late_queued;         /* calls in the queue have ended: they are not to be sent */
     uint64_t greeting_deadline_ms;
     int open_result;   /* why the last connection was lost, a negative errno value */
     uint64_t retry_ms; /* monotonic, of CLIENT_WAITING */
     unsigned retry_delay_ms;
-    unsigned random; /* of the jitter */
-    struct client_function *functions;
+    unsigned random;                                    /* of the jitter */
+    uint64_t ready_ms;                                  /* when the connection was welcomed */
+    struct client_function *functions, **functions_end; /* in the order they were registered */
+    struct client_function **function_buckets;          /* the same by id; NULL: none yet */
+    size_t function_bucket_count, function_count;
     struct client_trigger *triggers, **triggers_end;
     struct client_type *types;
 };
@@ -101,8 +107,10 @@ void calls_close(struct weir_client *client);
 bool calls_take_frame(struct weir_client *client, const struct wire_message *message);
 /* End calls whose time is up. */
 void calls_expire(struct weir_client *client);
-/* End every call with an error. */
+/* End every call there is with an error; callbacks may start others. */
 void calls_fail_all(struct weir_client *client, const char *code, const char *message);
+/* Take out of the queue what has ended before it could be sent. */
+void calls_clean_queue(struct weir_client *client);
 /* code and message of an error object, NUL-terminated in `out`, which is cleared first. False: no
  * memory; both are static text then. */
 bool calls_read_error(struct buffer *out, struct span error, const char **code,

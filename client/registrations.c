@@ -5,11 +5,13 @@
 
 #include "client/client.h"
 #include "shm/error_body.h"
+#include "shm/hash.h"
 #include "shm/json.h"
 
 /* Everything is kept as the message that says it, encoded once: saying it again is a copy. */
 struct client_function {
-    struct client_function *next;
+    struct client_function *next, **at; /* of all, in order */
+    struct client_function *next_of_bucket;
     weir_handler *handler;
     void *context;
     struct buffer frame;
@@ -63,6 +65,8 @@ void registrations_close(struct weir_client *client)
         next = type->next;
         type_free(type);
     }
+    free(client->function_buckets);
+    client->function_buckets = NULL;
     client->functions = NULL;
     client->triggers = NULL;
     client->types = NULL;
@@ -129,20 +133,84 @@ static int registration_unsay(struct weir_client *client, enum wire_type type,
 
 /* ---- functions ---- */
 
+/* Where the function hangs in its bucket, or NULL. */
 static struct client_function **function_find(struct weir_client *client, struct span id)
 {
-    struct client_function **link = &client->functions;
+    if (client->function_bucket_count == 0)
+        return NULL;
+    size_t bucket = hash_bytes(0, id) & (client->function_bucket_count - 1);
+    struct client_function **link = &client->function_buckets[bucket];
     while (*link != NULL && !span_equal(span_text((*link)->id), id))
-        link = &(*link)->next;
-    return link;
+        link = &(*link)->next_of_bucket;
+    return *link == NULL ? NULL : link;
+}
+
+static void function_hang(struct weir_client *client, struct client_function *function)
+{
+    size_t bucket = hash_bytes(0, span_text(function->id)) & (client->function_bucket_count - 1);
+    function->next_of_bucket = client->function_buckets[bucket];
+    client->function_buckets[bucket] = function;
+}
+
+/* Room for one function more; the buckets double with their number. */
+static bool function_make_room(struct weir_client *client)
+{
+    if (client->function_count < client->function_bucket_count)
+        return true;
+    size_t count = client->function_bucket_count == 0 ? 16 : 2 * client->function_bucket_count;
+    struct client_function **buckets = calloc(count, sizeof(struct client_function *));
+    if (buckets == NULL)
+        return false;
+    free(client->function_buckets);
+    client->function_buckets = buckets;
+    client->function_bucket_count = count;
+    for (struct client_function *function = client->functions; function; function = function->next)
+        function_hang(client, function);
+    return true;
+}
+
+/* Put `function` into the place of `earlier`, which is freed, or behind all when that is NULL. */
+static void function_enter(struct weir_client *client, struct client_function *function,
+                           struct client_function **earlier_link)
+{
+    function->at = client->functions_end;
+    if (earlier_link != NULL) {
+        struct client_function *earlier = *earlier_link;
+        function->at = earlier->at;
+        function->next = earlier->next;
+        *earlier_link = earlier->next_of_bucket;
+        function_free(earlier);
+    } else {
+        client->function_count++;
+    }
+    *function->at = function;
+    if (function->next != NULL)
+        function->next->at = &function->next;
+    else
+        client->functions_end = &function->next;
+    function_hang(client, function);
+}
+
+static void function_leave(struct weir_client *client, struct client_function **link)
+{
+    struct client_function *function = *link;
+    *link = function->next_of_bucket;
+    *function->at = function->next;
+    if (function->next != NULL)
+        function->next->at = function->at;
+    else
+        client->functions_end = function->at;
+    client->function_count--;
+    function_free(function);
 }
 
 weir_handler *registrations_find_handler(struct weir_client *client, struct span function_id,
                                          void **context, const char **id)
 {
-    const struct client_function *function = *function_find(client, function_id);
-    if (function == NULL)
+    struct client_function **link = function_find(client, function_id);
+    if (link == NULL)
         return NULL;
+    const struct client_function *function = *link;
     *context = function->context;
     *id = function->id;
     return function->handler;
@@ -170,8 +238,10 @@ int weir_client_register(struct weir_client *client, const struct weir_function 
         return result;
     size_t bytes = strlen(function->id) + 1;
     struct client_function *made = calloc(1, sizeof *made + bytes);
-    if (made == NULL)
+    if (made == NULL || !function_make_room(client)) {
+        free(made);
         return client_fail(client, -ENOMEM, "no memory for another function");
+    }
     memcpy(made->id, function->id, bytes);
     made->handler = function->handler;
     made->context = function->context;
@@ -191,21 +261,14 @@ int weir_client_register(struct weir_client *client, const struct weir_function 
         function_free(made);
         return result;
     }
-    struct client_function **link = function_find(client, span_text(function->id));
-    struct client_function *earlier = *link;
-    if (earlier != NULL) {
-        made->next = earlier->next;
-        function_free(earlier);
-    }
-    *link = made;
+    function_enter(client, made, function_find(client, span_text(function->id)));
     return 0;
 }
 
 int weir_client_unregister(struct weir_client *client, const char *function_id)
 {
     struct client_function **link = function_find(client, span_text(function_id));
-    struct client_function *function = *link;
-    if (function == NULL)
+    if (link == NULL)
         return 0;
     const struct wire_field fields[] = {WIRE_NUMBER(0),
                                         WIRE_SPAN(client_span_of(client->name_space)),
@@ -213,8 +276,7 @@ int weir_client_unregister(struct weir_client *client, const char *function_id)
     int result = registration_unsay(client, WIRE_FUNCTION_UNREGISTER, fields);
     if (result != 0)
         return result;
-    *link = function->next;
-    function_free(function);
+    function_leave(client, link);
     return 0;
 }
 
@@ -388,20 +450,21 @@ static const char *keep_text(struct buffer *out, struct span text)
 static void take_rejection(struct weir_client *client, const struct wire_message *message)
 {
     struct span code = message->fields[1].span;
-    const struct client_function *function = *function_find(client, message->fields[3].span);
-    if (function == NULL || client->options.on_rejected == NULL)
+    struct client_function **link = function_find(client, message->fields[3].span);
+    if (link == NULL || client->options.on_rejected == NULL)
         return;
     char code_text[80], id[NAME_BYTES_MAX + 1]; /* its own copy: the callback may unregister it */
     (void)snprintf(code_text, sizeof code_text, "%.*s", (int)(code.bytes < 79 ? code.bytes : 79),
                    code.bytes > 0 ? code.data : "");
-    memcpy(id, function->id, strlen(function->id) + 1);
+    memcpy(id, (*link)->id, strlen((*link)->id) + 1);
     client->options.on_rejected(client->options.context, id, code_text);
 }
 
 static void take_bind_failure(struct weir_client *client, const struct wire_message *message)
 {
     struct span id = message->fields[1].span;
-    if (client->options.on_bind_failed == NULL || id.bytes >= WEIR_TRIGGER_ID_BYTES)
+    if (client->options.on_bind_failed == NULL || id.bytes >= WEIR_TRIGGER_ID_BYTES ||
+        message->fields[4].span.data == NULL) /* nil: it is bound */
         return;
     char id_text[WEIR_TRIGGER_ID_BYTES];
     (void)snprintf(id_text, sizeof id_text, "%.*s", (int)id.bytes, id.data ? id.data : "");

@@ -33,9 +33,11 @@
  *
  * A lost connection ends the pending calls with the code `connection_lost` (whether they were
  * carried out is not known), and on_disconnect is called. The client then connects again by itself,
- * after 100 ms, doubling up to 5 s, for ever: it retires the old connection at the server, registers
- * its functions and trigger types and binds its triggers as before, sends what was called meanwhile,
- * in order, and calls on_connect. Answers to invocations of the old connection are dropped, for
+ * after 100 ms, doubling up to 5 s, for ever (and from 100 ms again when a connection has lasted
+ * 5 s): it retires the old connection at the server, registers its functions and trigger types and
+ * binds its triggers as before, sends what was called meanwhile, in order, and calls on_connect. A
+ * call whose time limit ends before that is never sent; one without a callback has no time limit and
+ * waits for the connection. Answers to invocations of the old connection are dropped, for
  * their callers have been told. With ends_on_loss a lost connection is final instead.
  */
 #ifndef WEIR_H
@@ -112,18 +114,20 @@ const char *weir_client_id(const struct weir_client *client);
 bool weir_client_is_connected(const struct weir_client *client);
 
 /* For an event loop: the descriptor (-1 while there is none), the poll(2) events to wait for, and
- * the longest wait in ms (-1: any). Ask again after every library call. */
+ * the longest wait in ms (-1: any). Ask again after every library call. Every new connection is
+ * preceded by a -1: a loop that remembers descriptors (epoll(7), libuv) forgets the old one then,
+ * though the next may have the same number. */
 int weir_client_fd(const struct weir_client *client);
 short weir_client_events(const struct weir_client *client);
 int weir_client_timeout_ms(const struct weir_client *client);
 /* Read, write, connect again when it is time, and run callbacks as far as possible without waiting.
  * -ENOTCONN: lost for good. */
 int weir_client_process(struct weir_client *client);
-/* Process until *is_done (set by a callback), at most timeout_ms (-1: for ever). 0, -ETIMEDOUT,
- * -EINTR (a signal came) or -ENOTCONN. */
+/* Process until *is_done (set by a callback), at most timeout_ms (-1: for ever; 0: once, without
+ * waiting). 0, -ETIMEDOUT, -EINTR (a signal came) or -ENOTCONN. */
 int weir_client_run_until(struct weir_client *client, const bool *is_done, int timeout_ms);
-/* Process until everything said so far has been handed to the socket. Results as
- * weir_client_run_until(). */
+/* Process until everything called and answered so far has been handed to the socket; while the
+ * connection is away, registrations are not waited for. Results as weir_client_run_until(). */
 int weir_client_flush(struct weir_client *client, int timeout_ms);
 
 /* ---- calling ---- */
@@ -217,7 +221,8 @@ struct weir_trigger_type {
     const char *id;
     const char *description; /* NULL: none */
     /* Returns NULL, or the sentence with which the binding is refused. The same id may come again:
-     * it replaces the earlier one, also after a reconnect. */
+     * it replaces the earlier one. Bindings end with the connection, without on_unbind: a provider
+     * forgets them in on_disconnect, and those that still hold come again. */
     const char *(*on_bind)(void *context, const struct weir_binding *binding);
     void (*on_unbind)(void *context, const char *id);
     void *context;

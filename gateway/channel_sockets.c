@@ -40,6 +40,7 @@ struct channel_sockets {
     struct channel_socket *busy;
     uint64_t numbers;
     uint64_t count;
+    bool are_writers_held; /* too much waits for the broker */
 };
 
 struct channel_sockets *channel_sockets_open(struct counters *counters)
@@ -231,14 +232,40 @@ static void reader_give_credit(struct channel_socket *end, uint64_t messages)
         link_post(end->channels->link, WIRE_CHANNEL_CREDIT, 0, fields);
 }
 
+/* A writer's socket is read as far as its own credit and the link allow. */
+static void writer_update_reading(struct channel_socket *end)
+{
+    ws_set_reading(end->connection, end->credits > 0 && !end->channels->are_writers_held);
+}
+
+static void writers_hold(struct channel_sockets *channels, bool are_held)
+{
+    if (channels->are_writers_held == are_held)
+        return;
+    channels->are_writers_held = are_held;
+    for (unsigned bucket = 0; bucket < BUCKETS; bucket++)
+        for (struct channel_socket *end = channels->buckets[bucket]; end != NULL; end = end->next)
+            if (end->is_writer && end->is_known)
+                writer_update_reading(end);
+}
+
+/* Sent at once when much has been gathered; what the broker does not take holds up the writers. */
+static void writers_watch_link(struct channel_sockets *channels)
+{
+    if (!link_is_flowing(channels->link))
+        link_flush(channels->link);
+    if (!link_is_flowing(channels->link))
+        writers_hold(channels, true);
+}
+
 void channel_socket_opened(struct channel_socket *end)
 {
     if (end->is_taken)
         ws_close_code(end->connection, CLOSE_POLICY, "this end of the channel is taken");
     else if (!end->is_writer)
         reader_give_credit(end, CHANNEL_READ_AHEAD);
-    else if (end->credits == 0)
-        ws_set_reading(end->connection, false);
+    else
+        writer_update_reading(end);
 }
 
 void channel_socket_message(struct channel_socket *end, struct span message, bool is_binary)
@@ -253,9 +280,11 @@ void channel_socket_message(struct channel_socket *end, struct span message, boo
                                         WIRE_SPAN(message)};
     link_post(end->channels->link, WIRE_CHANNEL_DATA, 0, fields);
     counters_add(end->channels->counters, COUNTER_CHANNEL_MESSAGES, 1);
+    weir_assert(end->credits > 0);
     end->credits--;
     if (end->credits == 0)
-        ws_set_reading(end->connection, false);
+        writer_update_reading(end);
+    writers_watch_link(end->channels);
 }
 
 void channel_socket_closed(struct channel_socket *end)
@@ -330,6 +359,8 @@ static bool reader_settle(struct channel_socket *end)
 
 void channel_sockets_turn(struct channel_sockets *channels)
 {
+    if (channels->are_writers_held && link_is_flowing(channels->link))
+        writers_hold(channels, false);
     struct channel_socket **at = &channels->busy;
     while (*at != NULL) {
         struct channel_socket *end = *at;
@@ -367,7 +398,7 @@ bool channel_sockets_take(struct channel_sockets *channels, const struct wire_me
         reader_take(end, message->fields[1].number != 0, message->fields[2].span);
     } else if (message->type == WIRE_CHANNEL_CREDIT && end->is_writer) {
         end->credits += message->fields[1].number;
-        ws_set_reading(end->connection, true);
+        writer_update_reading(end);
     }
     return true;
 }

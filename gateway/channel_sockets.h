@@ -5,8 +5,10 @@
  *   upgrade --held--> CHANNEL_OPEN --OPENED 1--> 101      unknown id or key: 404; broker away: 503
  *                                  --OPENED 2--> 101, then Close 1008: that end is taken
  *
- * A writer is read only while the broker has given it credit; a reader gives the broker credit while
- * its socket takes what it is sent.
+ * A writer is read only while the broker has given it credit, and no writer is while more than
+ * LINK_BACKLOG_BYTES_MAX wait for the broker: credit is for messages, whatever their size, and what
+ * the link has no room for would cost the connection to the broker. A reader gives the broker credit
+ * while its socket takes what it is sent.
  *
  * Process:  gateway, loop thread only.
  * Memory:   per end 100 bytes, and what a reader's socket does not take: at most CHANNEL_READ_AHEAD

@@ -361,6 +361,7 @@ enum weir_status link_ask(struct link *link, enum wire_type type, const struct w
     request->deadline_ms = 0;
     request->is_waiting = false;
     request->is_unsent = false;
+    request->is_cancelled = false;
     request->is_timed = type == WIRE_STREAM && !request->is_void && !request->is_patient;
     request->link_in_flight = NULL;
     request->id = 0;
@@ -385,6 +386,25 @@ enum weir_status link_ask(struct link *link, enum wire_type type, const struct w
     else if (request->is_void)
         request->done(request, LINK_ANSWERED, NULL);
     return WEIR_OK;
+}
+
+/* Best effort: what the output has no room for costs the broker a slot until the executor goes. */
+static void link_tell_cancelled(struct link *link, uint64_t id)
+{
+    const struct wire_field fields[] = {WIRE_NUMBER(0)};
+    if (link->state == LINK_ATTACHED &&
+        wire_append(&link->output, WIRE_CALL_CANCEL, id, fields) != WEIR_OK)
+        counters_add(link->counters, COUNTER_POSTS_DROPPED, 1);
+}
+
+bool link_cancel_call(struct link *link, struct link_request *request)
+{
+    request->is_cancelled = request->is_waiting;
+    if (request->is_waiting)
+        return false;
+    link_tell_cancelled(link, request->id);
+    (void)link_free_slot(link, request->id);
+    return true;
 }
 
 void link_post(struct link *link, enum wire_type type, uint64_t id, const struct wire_field *fields)
@@ -472,7 +492,11 @@ static void link_release_waiting(struct link *link)
     while (request != NULL) {
         struct link_request *next = request->next;
         request->is_waiting = false;
-        if (request->is_timed)
+        if (request->is_cancelled) { /* it goes out, and is called off right behind */
+            link_tell_cancelled(link, request->id);
+            (void)link_free_slot(link, request->id);
+            request->done(request, LINK_EXPIRED, NULL);
+        } else if (request->is_timed)
             link_take_off(link, request);
         else if (request->is_void)
             request->done(request, LINK_ANSWERED, NULL);

@@ -43,8 +43,9 @@ struct link_request {
     uint64_t id;
     uint64_t deadline_ms; /* of its waiting; 0: never waited */
     bool is_waiting;
-    bool is_timed;  /* a stream question: SILENT after the time limit */
-    bool is_unsent; /* the broker has gone, and this would have to wait but does not fit */
+    bool is_timed;     /* a stream question: SILENT after the time limit */
+    bool is_unsent;    /* the broker has gone, and this would have to wait but does not fit */
+    bool is_cancelled; /* while it waits: the asker has gone */
     size_t frame_bytes;
     struct link_request *next;
     uint64_t asked_ms; /* of a stream question in flight; those are in a list, oldest first */
@@ -83,6 +84,10 @@ void link_close(struct link *link);
 bool link_is_attached(const struct link *link);
 enum weir_status link_ask(struct link *link, enum wire_type type, const struct wire_field *fields,
                           struct link_request *request) WEIR_MUST_CHECK;
+/* Nobody waits for the answer of a CALL any more, and the broker is told so. True: the request is the
+ * asker's again, done() will not be called. False: it still waits for the broker, and done() follows.
+ * Never calls done() from inside. */
+bool link_cancel_call(struct link *link, struct link_request *request);
 /* A notice or an answer; dropped and counted when the broker is away. */
 void link_post(struct link *link, enum wire_type type, uint64_t id,
                const struct wire_field *fields);

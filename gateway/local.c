@@ -123,9 +123,9 @@ static void local_send(struct local_connection *connection)
             continue;
         if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
             break;
-        if (sent < 0) {
-            connection->is_closing = true; /* the worker has gone: nothing to report */
-            return;
+        if (sent < 0) { /* the worker has gone; what it said before is read up to its end */
+            connection->output_sent = connection->output.bytes;
+            break;
         }
         connection->output_sent += (size_t)sent;
     }
@@ -661,11 +661,26 @@ static void local_receive(struct local_connection *connection)
     }
 }
 
+/* A worker that closes without having read all its answers is an error of the socket (unix(7)), in
+ * front of which its last messages wait. A pause puts the rest off: polling starts again after it. */
+static void local_read_to_end(struct local_connection *connection)
+{
+    enum { ROUNDS_MAX = 64 }; /* more than a socket holds */
+    connection->events = 0;
+    local_send(connection);
+    for (unsigned i = 0; i < ROUNDS_MAX && !connection->is_closing && !connection->is_paused; i++) {
+        local_receive(connection);
+        local_send(connection); /* to nobody: makes room for the next answers */
+    }
+    if (!connection->is_paused)
+        connection->is_closing = true;
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
     struct local_connection *connection = poll->data;
     if (status < 0) {
-        connection->is_closing = true;
+        local_read_to_end(connection);
         return;
     }
     if ((events & UV_WRITABLE) != 0)

@@ -58,6 +58,16 @@ static void server_call_leave(struct server_call *call)
     call->calls = NULL;
 }
 
+/* Nobody waits any more. A handler that never answers must not use up the tables of link, broker and
+ * executor's gateway, so they are told. */
+static void server_call_give_up(struct server_call *call)
+{
+    struct link *link = call->calls->link;
+    server_call_leave(call);
+    if (link_cancel_call(link, &call->request))
+        free(call);
+}
+
 void server_calls_close(struct server_calls *calls)
 {
     if (calls == NULL)
@@ -124,7 +134,7 @@ struct server_call *server_call_start(struct server_calls *calls,
 
 void server_call_cancel(struct server_call *call)
 {
-    server_call_leave(call);
+    server_call_give_up(call);
 }
 
 /* done() may start and cancel calls, so those that are late are set apart first. */
@@ -146,6 +156,11 @@ void server_calls_tick(struct server_calls *calls, uint64_t now_ms)
             next->at = call->at;
         server_call_enter(call, &late);
     }
-    while (late != NULL) /* each takes one off */
-        server_call_end(late, SERVER_CALL_LATE, nothing, nothing);
+    while (late != NULL) { /* each turn takes one off */
+        server_call_done *done = late->done;
+        void *context = late->context;
+        server_call_give_up(late);
+        counters_add(calls->counters, COUNTER_SERVER_CALLS_FAILED, 1);
+        done(context, SERVER_CALL_LATE, nothing, nothing);
+    }
 }

@@ -3,6 +3,7 @@
  *
  *   server_call_start --CALL, session 0--> broker --> whoever has the function
  *                     <--RESULT-----------          done(): exactly once, unless it was cancelled
+ *   late, cancelled --CALL_CANCEL--> broker --> its gateway     nobody keeps a place for the answer
  *
  * Process:  gateway, loop thread only.
  * Memory:   spans handed in are copied before the call returns; spans handed to done() are valid

@@ -5,8 +5,12 @@
 #include "gateway/calls.h"
 #include "gateway/custom_streams.h"
 #include "gateway/parts.h"
+#include "shm/hash.h"
 
 enum { SLOT_NONE = -1, SLOTS_FIRST = 64 };
+
+/* In place of a slot's index: of an invocation nobody waits for, which has no slot. */
+#define VOID_INDEX UINT32_MAX
 
 /* A question to the broker, and who is held back until it is answered. */
 struct reattach {
@@ -67,6 +71,30 @@ static struct session *sessions_find(const struct sessions *sessions, uint64_t i
     return sessions->slots[index].session;
 }
 
+/* Slots by broker_id: as many chains as slots, each slot the head of one. */
+static struct invocation_slot *invocation_bucket(const struct sessions *sessions,
+                                                 uint64_t broker_id)
+{
+    return &sessions->invocations[hash_pair(broker_id, 0) % sessions->invocation_slot_count];
+}
+
+static void invocation_hang(struct sessions *sessions, uint32_t index)
+{
+    struct invocation_slot *slot = &sessions->invocations[index];
+    struct invocation_slot *bucket = invocation_bucket(sessions, slot->broker_id);
+    slot->bucket_next = bucket->bucket_first;
+    bucket->bucket_first = (int32_t)index;
+}
+
+static void invocation_unhang(struct sessions *sessions, uint32_t index)
+{
+    struct invocation_slot *slot = &sessions->invocations[index];
+    int32_t *at = &invocation_bucket(sessions, slot->broker_id)->bucket_first;
+    while (*at != (int32_t)index)
+        at = &sessions->invocations[*at].bucket_next;
+    *at = slot->bucket_next;
+}
+
 static bool sessions_grow_invocations(struct sessions *sessions)
 {
     uint32_t have = sessions->invocation_slot_count;
@@ -82,12 +110,18 @@ static bool sessions_grow_invocations(struct sessions *sessions)
         sessions->free_invocation = (int32_t)i;
     }
     sessions->invocation_slot_count = count;
+    for (uint32_t i = 0; i < count; i++)
+        slots[i].bucket_first = SLOT_NONE;
+    for (uint32_t i = 0; i < have; i++)
+        if (slots[i].session != NULL)
+            invocation_hang(sessions, i);
     return true;
 }
 
 static void sessions_free_invocation(struct sessions *sessions, uint32_t index)
 {
     struct invocation_slot *slot = &sessions->invocations[index];
+    invocation_unhang(sessions, index);
     slot->session->invocation_count--;
     slot->session = NULL;
     slot->next_free = sessions->free_invocation;
@@ -522,6 +556,31 @@ static bool session_has_http_function(const struct session *session, struct span
     return function != NULL;
 }
 
+static struct session_invocation invocation_of(const struct wire_message *message)
+{
+    return (struct session_invocation){
+        .function = message->fields[1].span,
+        .data = message->fields[2].span,
+        .metadata = message->fields[3].span,
+        .traceparent = message->fields[4].span,
+        .baggage = message->fields[5].span,
+    };
+}
+
+/* No place is kept for an answer: there are handlers that never give one to a void call. */
+static void sessions_send_void(struct session *session, const struct wire_message *message)
+{
+    const uint32_t index = VOID_INDEX;
+    uint32_t high;
+    struct session_invocation invocation = invocation_of(message);
+    uuid_make(invocation.uuid);
+    memcpy(invocation.uuid, &index, sizeof index);
+    uuid_random(&high, sizeof high);
+    invocation.number = (uint64_t)high << 32 | index;
+    counters_add(session->sessions->counters, COUNTER_INVOCATIONS, 1);
+    session->transport->send_invocation(session->peer, &invocation);
+}
+
 static void sessions_take_invoke(struct sessions *sessions, const struct wire_message *message)
 {
     struct session *session = sessions_find(sessions, message->fields[0].number);
@@ -539,6 +598,10 @@ static void sessions_take_invoke(struct sessions *sessions, const struct wire_me
                          "server does not do\"}"));
         return;
     }
+    if ((message->id & WIRE_VOID_ID_BIT) != 0) {
+        sessions_send_void(session, message);
+        return;
+    }
     if (session->invocation_count >= SESSION_INVOCATIONS_MAX ||
         (sessions->free_invocation == SLOT_NONE && !sessions_grow_invocations(sessions))) {
         sessions_refuse_invocation(sessions, message->id,
@@ -551,22 +614,23 @@ static void sessions_take_invoke(struct sessions *sessions, const struct wire_me
     sessions->free_invocation = slot->next_free;
     slot->session = session;
     slot->broker_id = message->id;
+    invocation_hang(sessions, index);
     /* The slot's index in the first bytes; the other 90 bits are random. */
     uuid_make(slot->uuid);
     memcpy(slot->uuid, &index, sizeof index);
     uuid_random(&slot->number_high, sizeof slot->number_high);
     session->invocation_count++;
     counters_add(sessions->counters, COUNTER_INVOCATIONS, 1);
-    struct session_invocation invocation = {
-        .number = (uint64_t)slot->number_high << 32 | index,
-        .function = message->fields[1].span,
-        .data = message->fields[2].span,
-        .metadata = message->fields[3].span,
-        .traceparent = message->fields[4].span,
-        .baggage = message->fields[5].span,
-    };
+    struct session_invocation invocation = invocation_of(message);
+    invocation.number = (uint64_t)slot->number_high << 32 | index;
     memcpy(invocation.uuid, slot->uuid, UUID_BYTES);
     session->transport->send_invocation(session->peer, &invocation);
+}
+
+/* True for an answer to a void invocation. It goes no further. */
+static bool answer_is_void(uint32_t index)
+{
+    return index == VOID_INDEX;
 }
 
 static void session_post_result(struct session *session, uint32_t index,
@@ -597,6 +661,8 @@ bool session_answer_uuid(struct session *session, struct span uuid_text,
     if (!uuid_parse(uuid, uuid_text))
         return false;
     memcpy(&index, uuid, sizeof index);
+    if (answer_is_void(index))
+        return true;
     if (index >= sessions->invocation_slot_count ||
         sessions->invocations[index].session != session ||
         memcmp(sessions->invocations[index].uuid, uuid, UUID_BYTES) != 0)
@@ -610,6 +676,8 @@ bool session_answer_number(struct session *session, uint64_t number,
 {
     struct sessions *sessions = session->sessions;
     uint32_t index = (uint32_t)number;
+    if (answer_is_void(index))
+        return true;
     if (index >= sessions->invocation_slot_count ||
         sessions->invocations[index].session != session ||
         sessions->invocations[index].number_high != (uint32_t)(number >> 32))
@@ -645,6 +713,18 @@ static void session_take_end(struct session *session, const struct wire_message 
     session_close(session);
 }
 
+/* Nobody waits for the answer: when it comes, it is passed over like any that was not asked for. */
+static void sessions_take_cancel(struct sessions *sessions, uint64_t broker_id)
+{
+    if (sessions->invocation_slot_count == 0)
+        return;
+    int32_t index = invocation_bucket(sessions, broker_id)->bucket_first;
+    while (index != SLOT_NONE && sessions->invocations[index].broker_id != broker_id)
+        index = sessions->invocations[index].bucket_next;
+    if (index != SLOT_NONE)
+        sessions_free_invocation(sessions, (uint32_t)index);
+}
+
 void sessions_take_message(struct sessions *sessions, const struct wire_message *message)
 {
     if (message->type == WIRE_INVOKE) {
@@ -653,6 +733,10 @@ void sessions_take_message(struct sessions *sessions, const struct wire_message 
     }
     if (message->type == WIRE_SESSION_EVICT) {
         sessions_take_evict(sessions, message);
+        return;
+    }
+    if (message->type == WIRE_CALL_CANCEL) {
+        sessions_take_cancel(sessions, message->id);
         return;
     }
     struct session *session = sessions_find(sessions, message->fields[0].number);

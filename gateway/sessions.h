@@ -140,6 +140,8 @@ struct invocation_slot {
     struct session *session; /* NULL: free */
     uint32_t number_high;    /* random half of the number */
     int32_t next_free;
+    int32_t bucket_first; /* of the slots whose broker_id belongs here */
+    int32_t bucket_next;  /* in the same bucket */
 };
 
 struct sessions_limits {

@@ -29,6 +29,8 @@
 #include "shm/span.h"
 
 #define WIRE_VERSION 1u
+/* In the id of an INVOKE: nobody waits, an answer need not be sent. */
+#define WIRE_VOID_ID_BIT (1ull << 63)
 enum {
     WIRE_HEADER_BYTES = 16,
     WIRE_FIELDS_KNOWN_MAX = 8, /* the longest field list below */
@@ -85,6 +87,9 @@ enum {
     /* executor -> broker -> caller; id as in INVOKE resp. CALL: result JSON (nil: no result key), error JSON */       \
     /* (nil: none), traceparent, baggage */                                                                            \
     X(RESULT, 32, "bbbb")                                                                                              \
+    /* nobody waits any more: gateway -> broker of a call it has made itself, id as in CALL; broker -> executor's */   \
+    /* gateway, id as in INVOKE: 0 resp. executor session. What comes as an answer finds nobody. */                    \
+    X(CALL_CANCEL, 33, "u")                                                                                            \
                                                                                                                        \
     /* Triggers (PROTOCOL 2.11, 8). A trigger is known by its owner's session and its id. libweir says the same to its */ \
     /* gateway, with session 0. */                                                                                     \

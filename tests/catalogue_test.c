@@ -122,7 +122,7 @@ Test(catalogue, functions_list)
                  "stream::send|stream::set");
 }
 
-/* covers: 2.15#3 */
+/* covers: 2.15#3 2.9#16 */
 Test(catalogue, functions_info)
 {
     populate();

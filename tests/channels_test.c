@@ -209,6 +209,133 @@ Test(channels, a_slow_reader_holds_up_its_writer_by_bytes)
     cr_assert_gt(credits_of(writing), 0u);
 }
 
+static bool is_lagging;
+static bool reader_lags(void *context, struct peer_handle peer)
+{
+    (void)context;
+    return is_lagging && peer_handle_equal(peer, reading);
+}
+
+/* While the reader's gateway lags nothing is sent to it, and all of it afterwards, in order, then the
+ * end; several channels have their turns. */
+Test(channels, a_lagging_gateway_is_sent_nothing)
+{
+    enum { CHANNELS = 3, MESSAGES = 5 };
+    uint64_t sent = 0;
+    is_lagging = true;
+    channels_set_lag(channels, reader_lags, NULL);
+    for (uint64_t n = 1; n <= CHANNELS; n++) {
+        uint64_t credits;
+        create("{}");
+        cr_assert_eq(attach(writing, n, writer_key, 2, &credits), 1u);
+        cr_assert_geq(credits, MESSAGES);
+        cr_assert_eq(attach(reading, n, reader_key, 1, NULL), 1u);
+        cr_assert_eq(take(reading, WIRE_CHANNEL_CREDIT, 0, n, 8, NULL, 2000), WEIR_OK);
+        for (unsigned i = 0; i < MESSAGES; i++) {
+            char text[2] = {(char)('a' + i), 0};
+            cr_assert_eq(take(writing, WIRE_CHANNEL_DATA, 0, n, 0, text, 2000), WEIR_OK);
+        }
+        cr_assert_eq(take(writing, WIRE_CHANNEL_CLOSED, 0, n, 0, NULL, 2000), WEIR_OK);
+    }
+    channels_turn(channels);
+    cr_assert_eq(count_of(WIRE_CHANNEL_DATA), 0u);
+    cr_assert_eq(take(reading, WIRE_CHANNEL_CLOSED, 0, 2, 0, NULL, 2000),
+                 WEIR_OK); /* out of line */
+    channels_turn(channels);
+    is_lagging = false;
+    channels_turn(channels);
+    channels_turn(channels);
+    unsigned next[CHANNELS + 1] = {0};
+    for (unsigned i = 0; i < recorder.count; i++) {
+        const struct recorded *message = &recorder.messages[i];
+        if (message->type != WIRE_CHANNEL_DATA)
+            continue;
+        uint64_t n = message->fields[0].number;
+        cr_assert_eq(message->fields[2].span.data[0], (char)('a' + next[n]++));
+        sent++;
+    }
+    cr_assert_eq(sent, 2u * MESSAGES);
+    cr_assert_eq(count_of(WIRE_CHANNEL_CLOSED), 2u);
+    cr_assert_eq(counters.channels, 0u);
+}
+
+/* Channels nobody reads fill all the room there is. One that is read gets on all the same, and the
+ * others do when there is room again. */
+Test(channels, unread_channels_do_not_stop_the_others, .timeout = 60)
+{
+    enum { UNREAD = CHANNELS_BYTES / CHANNEL_BYTES + 8 };
+    static char text[CHANNEL_BYTES + 1];
+    uint64_t credits, full = 0, end = 1;
+    memset(text, 'x', sizeof text - 1);
+    for (; end <= UNREAD; end++) {
+        create("{}");
+        cr_assert_eq(attach(writing, end, writer_key, 2, &credits), 1u);
+        if (credits == 0)
+            break;
+        cr_assert_eq(take(writing, WIRE_CHANNEL_DATA, 0, end, 1, text, 2000), WEIR_OK);
+        full++;
+    }
+    cr_assert_leq(full, (uint64_t)CHANNELS_BYTES / CHANNEL_BYTES);
+    uint64_t starved = end++;
+    create("{}");
+    cr_assert_eq(attach(writing, end, writer_key, 2, &credits), 1u);
+    cr_assert_eq(credits, 0u);
+    cr_assert_eq(attach(reading, 1, reader_key, 1, NULL), 1u);
+    for (unsigned i = 0; i < 20; i++) {
+        recorder_clear(&recorder);
+        cr_assert_eq(take(reading, WIRE_CHANNEL_CREDIT, 0, 1, 1, NULL, 2000), WEIR_OK);
+        cr_assert_eq(credits_of(writing), 1u, "just what the reader waits for");
+        cr_assert_eq(take(writing, WIRE_CHANNEL_DATA, 0, end, 1, "through", 2000), WEIR_OK);
+        cr_assert_eq(count_of(WIRE_CHANNEL_DATA), 1u);
+    }
+    recorder_clear(&recorder);
+    channels_tick(channels, 2000);
+    cr_assert_eq(credits_of(writing), 0u);
+    /* One that is unread ends: its writer goes, and nobody comes to read it. */
+    cr_assert_eq(take(writing, WIRE_CHANNEL_CLOSED, 0, 1, 0, NULL, 2000), WEIR_OK);
+    channels_tick(channels, 2000 + CHANNEL_UNUSED_MS_MAX + 1);
+    channels_tick(channels, 2000 + CHANNEL_UNUSED_MS_MAX + 2);
+    uint64_t granted = 0;
+    for (unsigned i = 0; i < recorder.count; i++)
+        if (recorder.messages[i].type == WIRE_CHANNEL_CREDIT &&
+            recorder.messages[i].fields[0].number == starved)
+            granted += recorder.messages[i].fields[1].number;
+    cr_assert_eq(granted, (uint64_t)CHANNEL_CREDITS, "there is room again");
+}
+
+/* Credit is for messages of any size; what all of them keep has a bound of its own. */
+Test(channels, what_is_kept_has_a_hard_bound, .timeout = 60)
+{
+    enum { BYTES = 16 * 1024 * 1024 };
+    char *text = malloc(BYTES + 1);
+    cr_assert_not_null(text);
+    memset(text, 'x', BYTES);
+    text[BYTES] = '\0';
+    uint64_t granted[16], kept = 0;
+    for (uint64_t end = 1; end <= 10; end++) {
+        create("{}");
+        cr_assert_eq(attach(writing, end, writer_key, 2, &granted[end]), 1u);
+    }
+    for (uint64_t end = 1; end <= 10; end++)
+        for (; granted[end] > 0 && counters.channels_dropped == 0; granted[end]--, kept += BYTES)
+            cr_assert_eq(take(writing, WIRE_CHANNEL_DATA, 0, end, 1, text, 2000), WEIR_OK);
+    free(text);
+    cr_assert_eq(counters.channels_dropped, 1u);
+    cr_assert_eq(counters.channels, 9u);
+    cr_assert_leq(kept, (uint64_t)CHANNELS_BYTES_HARD + BYTES);
+    cr_assert_eq(recorder.messages[recorder.count - 1].type, WIRE_CHANNEL_CLOSED);
+}
+
+/* Nobody would know of a channel whose making nobody waits for. */
+Test(channels, a_void_call_makes_no_channel)
+{
+    struct wire_message call = {.type = WIRE_CALL, .id = 0};
+    call.fields[2].span = SPAN_LITERAL("engine::channels::create");
+    channels_create(channels, maker, &call, 1000);
+    cr_assert_eq(counters.channels, 0u);
+    cr_assert_eq(recorder.count, 0u);
+}
+
 /* covers: 2.15#12 */
 Test(channels, buffer_size_is_checked)
 {

@@ -744,6 +744,157 @@ Test(client, a_call_made_while_away_ends_at_its_time_limit)
     cr_assert_str_eq(late.code, "timeout");
 }
 
+/* ---- calls made from inside callbacks, and what waits for a connection ---- */
+
+struct repeater {
+    struct outcome outcomes[3];
+    unsigned started;
+};
+
+/* Two calls for one that is lost: the second takes a slot that was free already. */
+static void call_twice_again(void *context, const struct weir_result *result)
+{
+    struct repeater *repeater = context;
+    if (strcmp(result->error_code, "connection_lost") != 0)
+        abort();
+    for (; repeater->started < 2; repeater->started++)
+        if (start_call("echo", "\"again\"", 400, &repeater->outcomes[repeater->started]) != 0)
+            abort();
+}
+
+/* What a callback of a lost call starts is not lost with it, and has a time limit of its own. */
+Test(client, calls_started_by_a_lost_calls_callback_are_calls_like_any_other)
+{
+    struct repeater repeater = {.started = 0};
+    cr_assert_eq(open_client((struct weir_client_options){0}), 0, "%s", error);
+    const struct weir_call lost = {.function_id = "drop", .json = weir_text("1")};
+    cr_assert_eq(weir_client_call(client, &lost, call_twice_again, &repeater), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        cr_assert_eq(weir_client_run_until(client, &repeater.outcomes[i].is_done, 20000), 0);
+        cr_assert_str_eq(repeater.outcomes[i].code, "");
+        cr_assert_str_eq(repeater.outcomes[i].json, "\"again\"");
+    }
+    gateway.greeting = "silent";
+    memset(&repeater, 0, sizeof repeater);
+    cr_assert_eq(weir_client_call(client, &lost, call_twice_again, &repeater), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        cr_assert_eq(weir_client_run_until(client, &repeater.outcomes[i].is_done, 20000), 0);
+        cr_assert_str_eq(repeater.outcomes[i].code, "timeout");
+        cr_assert_eq(repeater.outcomes[i].count, 1u);
+    }
+}
+
+static void lose_connection(void)
+{
+    struct outcome lost = {.is_done = false};
+    cr_assert_eq(start_call("drop", "1", 0, &lost), 0);
+    cr_assert_eq(weir_client_run_until(client, &lost.is_done, 20000), 0);
+    cr_assert_not(weir_client_is_connected(client));
+}
+
+/* A call that ended while it waited for a connection is not carried out afterwards, and gives its
+ * place back. */
+Test(client, a_call_that_ended_before_it_was_sent_is_never_sent)
+{
+    static char large[2048];
+    memset(large, 'x', sizeof large - 1);
+    large[0] = large[sizeof large - 2] = '"';
+    cr_assert_eq(open_client((struct weir_client_options){.output_bytes_max = 4096}), 0, "%s",
+                 error);
+    lose_connection();
+    struct outcome late = {.is_done = false}, kept = {.is_done = false};
+    cr_assert_eq(call_void("echo", "\"first\""), 0);
+    cr_assert_eq(start_call("stale", large, 20, &late), 0);
+    cr_assert_eq(start_call("echo", large, 0, &kept), -ENOBUFS, "the queue is full");
+    cr_assert_eq(weir_client_run_until(client, &late.is_done, 20000), 0);
+    cr_assert_str_eq(late.code, "timeout");
+    cr_assert_eq(start_call("echo", large, 0, &kept), 0, "%s", weir_client_error(client));
+    late.is_done = false;
+    cr_assert_eq(start_call("stale", "1", 1, &late), 0);
+    cr_assert_eq(weir_client_run_until(client, &late.is_done, 20000), 0);
+    cr_assert_eq(weir_client_run_until(client, &kept.is_done, 20000), 0);
+    cr_assert_str_eq(kept.code, "");
+    finish();
+    cr_assert_null(strstr(gateway.seen, "stale"), "%s", gateway.seen);
+    cr_assert_not_null(strstr(gateway.seen, "VOID echo \"first\""), "%s", gateway.seen);
+}
+
+/* A full queue and registrations together are more than output_bytes_max: all is said all the same. */
+Test(client, what_is_said_again_may_be_more_than_the_limit_of_the_output)
+{
+    unsigned count = 0, queued = 0, seen = 0;
+    cr_assert_eq(open_client((struct weir_client_options){.output_bytes_max = 1024}), 0, "%s",
+                 error);
+    for (unsigned i = 0; i < 30; i++) {
+        char id[64];
+        (void)snprintf(id, sizeof id, "app::function-number-%u", i);
+        cr_assert_eq(offer(id, NULL, answer_now, &count), 0);
+        cr_assert_eq(weir_client_flush(client, 20000), 0);
+    }
+    lose_connection();
+    while (call_void("echo", "\"queued\"") == 0)
+        queued++;
+    cr_assert_gt(queued, 5u);
+    struct outcome last = call("echo", "\"last\"", 0);
+    cr_assert_str_eq(last.json, "\"last\"");
+    finish();
+    for (const char *at = gateway.seen; (at = strstr(at, "VOID echo \"queued\"")) != NULL; at++)
+        seen++;
+    cr_assert_eq(seen, queued);
+}
+
+/* Many functions: found by id, replaced and taken away anywhere, said again in order. */
+Test(client, many_functions_are_found_replaced_and_taken_away)
+{
+    enum { FUNCTIONS = 3000 };
+    unsigned counts[2] = {0, 0};
+    cr_assert_eq(open_client((struct weir_client_options){0}), 0, "%s", error);
+    char id[32];
+    for (unsigned round = 0; round < 2; round++)
+        for (unsigned i = 0; i < FUNCTIONS; i++) {
+            (void)snprintf(id, sizeof id, "f%u", i);
+            cr_assert_eq(offer(id, NULL, answer_error, &counts[round]), 0);
+        }
+    for (unsigned i = 0; i < FUNCTIONS; i++) {
+        (void)snprintf(id, sizeof id, "f%u", (i * 7) % FUNCTIONS);
+        if ((i * 7) % FUNCTIONS % 1000 != 0)
+            cr_assert_eq(weir_client_unregister(client, id), 0);
+    }
+    cr_assert_eq(offer("now", NULL, answer_now, &counts[0]), 0);
+    cr_assert_eq(weir_client_unregister(client, "f2000"), 0);
+    cr_assert_eq(weir_client_unregister(client, "f2000"), 0);
+    struct outcome outcome = call("invoke:f17", "1", 0);
+    cr_assert_str_eq(outcome.code, "function_not_found");
+    outcome = call("invoke:f2000", "1", 0);
+    cr_assert_str_eq(outcome.code, "function_not_found");
+    lose_connection();
+    memset(gateway.seen, 0, sizeof gateway.seen);
+    outcome = call("invoke:now", "[1]", 0);
+    cr_assert_str_eq(outcome.json, "[1]");
+    outcome = call("invoke:f1000", "1", 0);
+    cr_assert_str_eq(outcome.code, "no");
+    finish();
+    const char *first = strstr(gateway.seen, "REGISTER  f0\n");
+    const char *second = first == NULL ? NULL : strstr(first, "REGISTER  f1000\n");
+    cr_assert_not_null(second == NULL ? NULL : strstr(second, "REGISTER  now\n"), "%s",
+                       gateway.seen);
+    cr_assert_null(strstr(gateway.seen, "REGISTER  f2000"), "%s", gateway.seen);
+}
+
+/* run_until() with no time to wait still makes progress, so it can be a poll. */
+Test(client, running_without_waiting_gets_on)
+{
+    cr_assert_eq(open_client((struct weir_client_options){0}), 0, "%s", error);
+    struct outcome outcome = {.is_done = false};
+    cr_assert_eq(start_call("echo", "1", 0, &outcome), 0);
+    for (unsigned i = 0; i < 20000 && !outcome.is_done; i++) {
+        int result = weir_client_run_until(client, &outcome.is_done, 0);
+        cr_assert(result == 0 || result == -ETIMEDOUT);
+        (void)usleep(1000);
+    }
+    cr_assert_str_eq(outcome.json, "1");
+}
+
 /* Values larger than any socket buffer cross in both directions, through frames cut anywhere. */
 Test(client, large_values_cross_whole)
 {

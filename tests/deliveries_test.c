@@ -11,7 +11,7 @@ enum { TIMEOUT_MS = 5000 };
 
 static struct routes *routes;
 static struct deliveries *deliveries;
-static struct recorder recorder;
+static struct recorder recorder = {.hides_cancels = true};
 static struct broker_counters counters;
 static uint64_t now_ms;
 static const struct peer_handle worker = {3, 1};

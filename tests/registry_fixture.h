@@ -12,7 +12,7 @@
 static struct routes *routes;
 static struct deliveries *deliveries;
 static struct registry *registry;
-static struct recorder recorder;
+static struct recorder recorder = {.hides_cancels = true};
 static struct broker_counters counters;
 static uint64_t now_ms;
 static const struct peer_handle a = {0, 1};

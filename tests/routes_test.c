@@ -308,11 +308,88 @@ Test(routes, a_closed_caller_is_forgotten)
     recorder_clear(&recorder);
     take(a, WIRE_SESSION_CLOSED, 0, 1, NULL, NULL, NULL, NULL, NULL, NULL);
     cr_assert_eq(pending(), 1);
+    cr_assert_eq(last(WIRE_CALL_CANCEL, b)->id, by_session);
     routes_peer_gone(routes, a);
     cr_assert_eq(pending(), 0);
+    cr_assert_eq(last(WIRE_CALL_CANCEL, b)->id, by_gateway);
     result(b, by_session, "1", NULL);
     result(b, by_gateway, "1", NULL);
+    cr_assert_eq(recorder.count, 2, "nobody is answered");
+}
+
+/* A gateway gives up calls of its own, and of its own only: a handler that never answers leaves
+ * nothing behind, here or at its gateway. */
+Test(routes, a_gateways_own_calls_can_be_cancelled)
+{
+    session(a, 1, "caller");
+    session(b, 9, "owner");
+    add(b, 9, NULL, "f");
+    call(a, 7, 0, NULL, "f", "null");
+    uint64_t invoked = last(WIRE_INVOKE, b)->id;
+    call(a, 8, 1, NULL, "f", "null");
+    recorder_clear(&recorder);
+    take(b, WIRE_CALL_CANCEL, 7, 0, NULL, NULL, NULL, NULL, NULL, NULL); /* not its call */
+    take(a, WIRE_CALL_CANCEL, 8, 0, NULL, NULL, NULL, NULL, NULL, NULL); /* a worker's */
+    take(a, WIRE_CALL_CANCEL, 99, 0, NULL, NULL, NULL, NULL, NULL, NULL);
+    cr_assert_eq(pending(), 2);
     cr_assert_eq(recorder.count, 0);
+    take(a, WIRE_CALL_CANCEL, 7, 0, NULL, NULL, NULL, NULL, NULL, NULL);
+    cr_assert_eq(pending(), 1);
+    cr_assert_eq(last(WIRE_CALL_CANCEL, b)->id, invoked);
+    cr_assert_eq(last(WIRE_CALL_CANCEL, b)->fields[0].number, 9u);
+    take(a, WIRE_CALL_CANCEL, 7, 0, NULL, NULL, NULL, NULL, NULL, NULL); /* again: no effect */
+    result(b, invoked, "1", NULL);
+    cr_assert_eq(recorder.count, 1, "the late answer goes nowhere");
+    for (uint64_t id = 100; id < 100000; id++) {
+        call(a, id, 0, NULL, "f", "null");
+        take(a, WIRE_CALL_CANCEL, id, 0, NULL, NULL, NULL, NULL, NULL, NULL);
+        recorder_clear(&recorder);
+    }
+    cr_assert_eq(pending(), 1);
+    cr_assert_eq(counters.call_errors, 0, "more than one executor may have open at once");
+}
+
+static unsigned own_done_count;
+static enum routes_own_fate own_fate;
+static void keep_own(void *context, uint64_t token, enum routes_own_fate fate, struct span value,
+                     struct span error_json)
+{
+    (void)context;
+    (void)token;
+    (void)value;
+    (void)error_json;
+    own_done_count++;
+    own_fate = fate;
+}
+
+/* The broker's own calls: late, cancelled, and cut short by the end of the routes. */
+Test(routes, the_brokers_own_calls_end_once_and_leave_nothing)
+{
+    const struct routes_own_call own = {
+        .function = SPAN_LITERAL("f"), .data = SPAN_LITERAL("null"), .timeout_ms = 100};
+    int other = 0;
+    own_done_count = 0;
+    cr_assert_eq(routes_call_own(routes, &own, keep_own, &other, 1, 1000), WEIR_EMPTY);
+    session(b, 9, "owner");
+    add(b, 9, NULL, "f");
+    cr_assert_eq(routes_call_own(routes, &own, keep_own, NULL, 1, 1000), WEIR_OK);
+    uint64_t invoked = last(WIRE_INVOKE, b)->id;
+    routes_tick(routes, 1099);
+    cr_assert_eq(own_done_count, 0u);
+    routes_tick(routes, 1100);
+    cr_assert_eq(own_done_count, 1u);
+    cr_assert_eq(own_fate, ROUTES_OWN_LATE);
+    cr_assert_eq(last(WIRE_CALL_CANCEL, b)->id, invoked);
+    cr_assert_eq(routes_call_own(routes, &own, keep_own, &other, 1, 1000), WEIR_OK);
+    invoked = last(WIRE_INVOKE, b)->id;
+    routes_cancel_own(routes, &other);
+    cr_assert_eq(last(WIRE_CALL_CANCEL, b)->id, invoked);
+    cr_assert_eq(pending(), 0);
+    cr_assert_eq(routes_call_own(routes, &own, keep_own, &other, 1, 1000), WEIR_OK);
+    routes_close(routes);
+    cr_assert_eq(own_done_count, 1u, "whoever asked may be gone before the routes");
+    recorder_clear(&recorder);
+    open_with(NULL);
 }
 
 Test(routes, a_gone_peer_takes_its_functions_along)

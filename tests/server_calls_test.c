@@ -412,6 +412,44 @@ Test(server_calls, a_cancelled_call_is_never_done, .timeout = 20)
     world_close();
 }
 
+/* Calls nobody waits for are called off at the broker, and use up nothing here: also those that were
+ * still waiting for a broker. */
+Test(server_calls, a_call_given_up_is_called_off, .timeout = 20)
+{
+    world_open(60000);
+    start(&notes[0], 5000);
+    start(&notes[1], 500000);
+    uint64_t late = broker_expect(WIRE_CALL).id;
+    uint64_t cancelled = broker_expect(WIRE_CALL).id;
+    tick(5001);
+    cr_assert_eq(notes[0].fate, SERVER_CALL_LATE);
+    cr_assert_eq(broker_expect(WIRE_CALL_CANCEL).id, late);
+    server_call_cancel(notes[1].call);
+    cr_assert_eq(broker_expect(WIRE_CALL_CANCEL).id, cancelled);
+    broker_answer(late, "1", NULL);
+    broker_answer(cancelled, "1", NULL);
+    cr_assert_eq(notes[0].times + notes[1].times, 1);
+    broker_die();
+    start(&notes[2], 5000);
+    start(&notes[3], 5000);
+    server_call_cancel(notes[2].call);
+    tick(5001);
+    cr_assert_eq(notes[3].fate, SERVER_CALL_LATE);
+    start(&notes[4], 500000);
+    broker_listen();
+    broker_attach();
+    uint64_t ids[3];
+    for (unsigned i = 0; i < 3; i++)
+        ids[i] = broker_expect(WIRE_CALL).id;
+    for (unsigned i = 0; i < 2; i++)
+        cr_assert_eq(broker_expect(WIRE_CALL_CANCEL).id, ids[i]);
+    broker_answer(ids[2], "1", NULL);
+    cr_assert_eq(notes[4].fate, SERVER_CALL_RESULT);
+    cr_assert_eq(notes[2].times, 0);
+    cr_assert_eq(notes[3].times, 1);
+    world_close();
+}
+
 /* Goal: done() may start and cancel calls, those included that the same tick would end. */
 Test(server_calls, done_may_start_and_cancel, .timeout = 20)
 {
@@ -429,8 +467,20 @@ Test(server_calls, done_may_start_and_cancel, .timeout = 20)
         cr_assert_eq(notes[i].times + notes[i + 1].times, 1);
     for (unsigned i = 0; i < 6; i++)
         (void)broker_expect(WIRE_CALL);
-    for (unsigned i = 0; i < 3; i++)
-        broker_answer(broker_expect(WIRE_CALL).id, NULL, NULL);
+    unsigned cancelled = 0;
+    for (unsigned answered = 0; answered < 3;) {
+        struct wire_message message;
+        cr_assert(broker_receive(&message));
+        cancelled += message.type == WIRE_CALL_CANCEL;
+        if (message.type != WIRE_CALL)
+            continue;
+        broker_answer(message.id, NULL, NULL);
+        answered++;
+    }
+    while (cancelled < 6) {
+        (void)broker_expect(WIRE_CALL_CANCEL);
+        cancelled++;
+    }
     for (unsigned i = 10; i < 16; i += 2) {
         cr_assert_eq(notes[i].times, 1);
         cr_assert_eq(notes[i].fate, SERVER_CALL_RESULT, "younger than what was late");

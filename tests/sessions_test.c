@@ -538,6 +538,67 @@ Test(sessions, results_are_taken_from_the_executor_only, .timeout = 20)
     world_close(session);
 }
 
+/* An invocation the broker calls off gives its place back, whichever it is, and a late answer meets
+ * nobody. More of them than a worker may have open. */
+Test(sessions, invocations_are_called_off, .timeout = 60)
+{
+    enum { OPEN = 300, ROUNDS = 300 };
+    struct session *session = world_open(100, 1000);
+    const struct wire_field invoke[] = {WIRE_NUMBER(session->id),
+                                        WIRE_SPAN(SPAN_LITERAL("f")),
+                                        WIRE_SPAN(SPAN_LITERAL("{}")),
+                                        WIRE_NIL,
+                                        WIRE_NIL,
+                                        WIRE_NIL};
+    const struct wire_field cancel[] = {WIRE_NUMBER(session->id)};
+    struct wire_message message = {.type = WIRE_INVOKE};
+    memcpy(message.fields, invoke, sizeof invoke);
+    for (uint64_t id = 1; id <= (uint64_t)OPEN * ROUNDS; id++) {
+        message.type = WIRE_INVOKE;
+        message.id = id;
+        sessions_take_message(&world.sessions, &message);
+        if (id <= OPEN)
+            continue;
+        message.type = WIRE_CALL_CANCEL;
+        message.id = id - OPEN;
+        sessions_take_message(&world.sessions, &message);
+        sessions_take_message(&world.sessions, &message); /* again: no effect */
+        cr_assert_eq(session->invocation_count, OPEN);
+    }
+    broker_send(WIRE_CALL_CANCEL, (uint64_t)OPEN * ROUNDS, cancel);
+    pump();
+    cr_assert_eq(session->invocation_count, OPEN - 1);
+    const struct session_answer answer = {.result = SPAN_LITERAL("5")};
+    cr_assert_not(session_answer_number(session, notes.number, &answer));
+    world_close(session);
+}
+
+/* A void invocation keeps no place for an answer, and an answer to it goes no further. */
+Test(sessions, void_invocations_keep_nothing, .timeout = 20)
+{
+    struct session *session = world_open(100, 1000);
+    const struct wire_field invoke[] = {WIRE_NUMBER(session->id),
+                                        WIRE_SPAN(SPAN_LITERAL("f")),
+                                        WIRE_SPAN(SPAN_LITERAL("{}")),
+                                        WIRE_NIL,
+                                        WIRE_NIL,
+                                        WIRE_NIL};
+    broker_send(WIRE_INVOKE, WIRE_VOID_ID_BIT | 1, invoke);
+    pump();
+    cr_assert_eq(notes.invocations, 1);
+    cr_assert_eq(session->invocation_count, 0u);
+    char uuid[UUID_TEXT_BYTES + 1];
+    uuid_print(uuid, notes.uuid);
+    const struct session_answer answer = {.result = SPAN_LITERAL("5")};
+    cr_assert(session_answer_uuid(session, span_text(uuid), &answer));
+    cr_assert(session_answer_number(session, notes.number, &answer));
+    broker_send(WIRE_INVOKE, 7, invoke);
+    pump();
+    cr_assert(session_answer_number(session, notes.number, &answer));
+    cr_assert_eq(broker_expect(WIRE_RESULT).id, 7u, "the first to come");
+    world_close(session);
+}
+
 /* The broker dies: what was in flight is answered, what comes then waits, the session is announced
  *                  again. */
 Test(sessions, broker_death, .timeout = 20)
