@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "broker/log.h"
 #include "broker/registry_state.h"
 #include "shm/error_body.h"
 #include "shm/hash.h"
@@ -193,10 +194,12 @@ static void trigger_remove(struct registry *registry, struct trigger *trigger)
     if (!group->own)
         trigger_park(registry, trigger);
     trigger_unlink(registry, trigger);
-    if (group->own)
-        own_stop(registry, trigger);
-    else
-        trigger_settle_siblings(registry, trigger);
+    if (group->own) {
+        if (!own_stop(registry, trigger))
+            free(trigger);
+        return;
+    }
+    trigger_settle_siblings(registry, trigger);
     free(trigger);
     group_drop_if_empty(registry, group);
 }
@@ -260,19 +263,43 @@ static const char *trigger_problem(struct registry *registry, const struct wire_
     return status == WEIR_OK ? NULL : "config is too large, or memory is short";
 }
 
-/* A bound that TRIGGER_REGISTER would exceed, or NULL. `earlier` (may be NULL) is to be replaced. */
+/* The away gate that ends with TRIGGER_REGISTER; NULL: none. */
+static const struct trigger *trigger_away(const struct registry *registry,
+                                          const struct wire_message *message,
+                                          const struct trigger_config *config)
+{
+    const struct wire_field *fields = message->fields;
+    const struct trigger_type *own = trigger_type_by_name(fields[2].span);
+    if (!own || own->kind != TRIGGER_JOIN)
+        return NULL;
+    return gate_find_away(registry, space_or_default(fields[6].span), fields[3].span,
+                          config->stream);
+}
+
+/* All that counts against the bound of its own type. */
+static uint64_t group_taken(const struct registry *registry, const struct trigger_group *group)
+{
+    uint64_t away = group->own->kind == TRIGGER_JOIN ? registry->counters->gates_away : 0;
+    return group->trigger_count + away;
+}
+
+/* A bound that TRIGGER_REGISTER would exceed, or NULL. `earlier` and `away` (may be NULL) are to be
+ * replaced. */
 static const char *trigger_bound(const struct registry *registry, const struct session *session,
-                                 struct span type, uint64_t bytes, const struct trigger *earlier)
+                                 struct span type, uint64_t bytes, const struct trigger *earlier,
+                                 const struct trigger *away)
 {
     const struct trigger_group *group = group_find(registry, type);
     const struct trigger_owner *owner = session->triggers;
     bool is_bounded = group && group->own && group->own->kind != TRIGGER_STREAM;
     if (owner && owner->trigger_count - (earlier != NULL) >= registry->limits.session_triggers_max)
         return "the worker has as many triggers as a worker may have";
-    if (is_bounded && group->trigger_count - (earlier && earlier->group == group) >=
-                          registry->limits.own_triggers_max)
+    if (is_bounded &&
+        group_taken(registry, group) - (earlier && earlier->group == group) - (away != NULL) >=
+            registry->limits.own_triggers_max)
         return "there are as many triggers of this type as there may be";
-    return bytes_problem(registry, bytes, earlier ? earlier->bytes : 0);
+    return bytes_problem(registry, bytes,
+                         (earlier ? earlier->bytes : 0) + (away ? away->bytes : 0));
 }
 
 /* `earlier` is to be replaced by it. */
@@ -284,7 +311,8 @@ static const char *trigger_add(struct registry *registry, struct session *sessio
     if (problem)
         return problem;
     uint64_t bytes = trigger_bytes(message, &config);
-    problem = trigger_bound(registry, session, message->fields[2].span, bytes, earlier);
+    problem = trigger_bound(registry, session, message->fields[2].span, bytes, earlier,
+                            trigger_away(registry, message, &config));
     if (problem)
         return problem;
     struct trigger_owner *owner = session_owner(session);
@@ -325,6 +353,37 @@ static void trigger_unregister(struct registry *registry, struct session *sessio
     struct trigger *trigger = trigger_find(registry, session->triggers, message->fields[1].span);
     if (trigger)
         trigger_remove(registry, trigger);
+}
+
+/* GATE_BIND of a gateway: a gate that was away before this broker was there. */
+static enum weir_status gate_take(struct registry *registry, const struct wire_message *message)
+{
+    const struct wire_field *fields = message->fields;
+    struct span space = space_or_default(fields[1].span);
+    const struct trigger_group *group = registry->own_groups[TRIGGER_JOIN];
+    uint64_t bytes = sizeof(struct trigger) + sizeof "default";
+    for (unsigned index = 1; index < 6; index++)
+        bytes += fields[index].span.bytes;
+    if (!name_is_acceptable(space) || !name_is_acceptable(fields[2].span))
+        return WEIR_INVALID;
+    bool fits = group_taken(registry, group) < registry->limits.own_triggers_max &&
+                !bytes_problem(registry, bytes, 0);
+    struct trigger *trigger = fits ? calloc(1, bytes) : NULL;
+    if (!trigger) {
+        log_line("event=gate_not_kept reason=\"too many, too large, or no memory\"");
+        return WEIR_OK; /* whoever knows it keeps it */
+    }
+    char *end = trigger->text;
+    trigger->bytes = bytes;
+    trigger->serial = ++registry->serial;
+    trigger->space = part_put(&end, space);
+    trigger->function = part_put(&end, fields[2].span);
+    trigger->stream = part_put(&end, fields[3].span);
+    trigger->condition = part_put(&end, fields[4].span);
+    trigger->metadata = part_put(&end, fields[5].span);
+    if (!gate_remember(registry, trigger))
+        free(trigger);
+    return WEIR_OK;
 }
 
 /* The bind that a provider's answer is about; NULL: it has none, or no more. */
@@ -552,6 +611,8 @@ enum weir_status registry_take(struct registry *registry, struct peer_handle pee
         if (session)
             trigger_result(registry, session, message);
         return WEIR_OK;
+    case WIRE_GATE_BIND:
+        return gate_take(registry, message);
     default:
         return WEIR_INVALID;
     }
@@ -624,6 +685,7 @@ enum weir_status registry_open(struct registry **registry, const struct registry
     opened->counters = options->counters;
     opened->limits = options->limits ? *options->limits : registry_limits_default;
     opened->hash_seed = options->hash_seed;
+    opened->forgets_gates = options->forgets_gates;
     buffer_init(&opened->scratch, opened->limits.bytes_each_max + 1);
     buffer_init(&opened->text, 1024 * 1024);
     if (table_init(&opened->all) != WEIR_OK || table_init(&opened->groups) != WEIR_OK ||
@@ -666,7 +728,9 @@ void registry_close(struct registry *registry)
     routes_use_registry(registry->routes, NULL);
     registry->leave_observer = (struct registry_leave_observer){0};
     memset(registry->is_gate, 0, sizeof registry->is_gate);
+    registry->forgets_gates = true;
     registry_forget_sessions(registry);
+    gates_forget_away(registry);
     for (unsigned kind = 0; kind < KIND_COUNT; kind++)
         free(registry->own_groups[kind]);
     table_fini(&registry->all);

@@ -16,6 +16,16 @@
  * (shm/trigger_types.h) are everywhere and never a worker's: `stream` is run by its owner's gateway
  * and only listed here, stream:join is told to every gateway, the others are delivered from here.
  *
+ * A stream:join trigger is a gate, and one whose owner has gone must not stand open:
+ *
+ *   BOUND --unregistered, replaced by its owner--> forgotten
+ *     | ^--- a trigger of the same (namespace, function, stream filter) is bound
+ *     '---owner gone, and nobody else has the same bound--> AWAY: gateways deny its joins
+ *
+ * An away gate keeps its bytes and its place among the triggers of its type, so there is always room
+ * for it; what does not fit is refused when it is registered. Gateways that know of away gates from
+ * an earlier broker tell this one.
+ *
  * Process and thread: the broker's loop thread.
  * Memory:   copies what it keeps; bounded by struct registry_limits. What is beyond is answered
  *           with TRIGGER_RESULT and trigger_registration_failed.
@@ -42,7 +52,8 @@ struct registry_options {
     struct deliveries *deliveries;
     struct broker_output output;
     struct broker_counters *counters;
-    uint64_t hash_seed;                   /* random */
+    uint64_t hash_seed; /* random */
+    bool forgets_gates; /* join_gate: open, a gate whose owner has gone is withdrawn */
     const struct registry_limits *limits; /* NULL: the defaults */
 };
 
@@ -50,7 +61,7 @@ enum weir_status registry_open(struct registry **registry, const struct registry
                                struct weir_error *error) WEIR_MUST_CHECK;
 void registry_close(struct registry *registry); /* before deliveries_close() and routes_close() */
 
-/* TRIGGER_* of a gateway. INVALID: a message no gateway of ours sends. */
+/* TRIGGER_* or GATE_BIND of a gateway. INVALID: a message no gateway of ours sends. */
 enum weir_status registry_take(struct registry *registry, struct peer_handle peer,
                                const struct wire_message *message) WEIR_MUST_CHECK;
 /* A gateway is there: it is told of every stream:join trigger, now and later. */

@@ -1,4 +1,7 @@
+#include <stdlib.h>
+
 #include "broker/catalogue.h"
+#include "broker/log.h"
 #include "broker/registry_state.h"
 
 enum { FUNCTIONS_CHECK_MS = 5000 };
@@ -6,26 +9,148 @@ enum { FUNCTIONS_CHECK_MS = 5000 };
 /* ---- stream:join ---- */
 
 static void gate_send_bind(struct registry *registry, struct peer_handle peer,
-                           const struct trigger *trigger)
+                           const struct trigger *trigger, bool is_away)
 {
     const struct wire_field fields[] = {
         WIRE_NUMBER(trigger->serial), WIRE_SPAN(trigger->space),     WIRE_SPAN(trigger->function),
         WIRE_SPAN(trigger->stream),   WIRE_SPAN(trigger->condition), WIRE_SPAN(trigger->metadata),
+        WIRE_NUMBER(is_away),
     };
     registry_send(registry, peer, WIRE_GATE_BIND, fields);
 }
 
-static void gate_tell_all(struct registry *registry, const struct trigger *trigger, bool is_bound)
+static void gate_send_unbind(struct registry *registry, struct peer_handle peer,
+                             const struct trigger *trigger, bool is_away)
 {
-    const struct wire_field unbind[] = {WIRE_NUMBER(trigger->serial)};
-    for (uint32_t slot = 0; slot < PEERS_MAX; slot++) {
-        if (!registry->is_gate[slot])
-            continue;
-        if (is_bound)
-            gate_send_bind(registry, registry->gates[slot], trigger);
-        else
-            registry_send(registry, registry->gates[slot], WIRE_GATE_UNBIND, unbind);
+    const struct wire_field fields[] = {WIRE_NUMBER(trigger->serial), WIRE_NUMBER(is_away)};
+    registry_send(registry, peer, WIRE_GATE_UNBIND, fields);
+}
+
+static void gate_tell_bind(struct registry *registry, const struct trigger *trigger, bool is_away)
+{
+    for (uint32_t slot = 0; slot < PEERS_MAX; slot++)
+        if (registry->is_gate[slot])
+            gate_send_bind(registry, registry->gates[slot], trigger, is_away);
+}
+
+static void gate_tell_unbind(struct registry *registry, const struct trigger *trigger, bool is_away)
+{
+    for (uint32_t slot = 0; slot < PEERS_MAX; slot++)
+        if (registry->is_gate[slot])
+            gate_send_unbind(registry, registry->gates[slot], trigger, is_away);
+}
+
+static bool gate_is(const struct trigger *gate, struct span space, struct span function,
+                    struct span stream)
+{
+    return span_equal(gate->function, function) && span_equal(gate->space, space) &&
+           !gate->stream.data == !stream.data && span_equal(gate->stream, stream);
+}
+
+static struct trigger *gate_find(struct trigger *list, struct span space, struct span function,
+                                 struct span stream)
+{
+    struct trigger *gate = list;
+    while (gate && !gate_is(gate, space, function, stream))
+        gate = gate->next_of_group;
+    return gate;
+}
+
+struct trigger *gate_find_away(const struct registry *registry, struct span space,
+                               struct span function, struct span stream)
+{
+    return gate_find(registry->away, space, function, stream);
+}
+
+static void gate_forget_away(struct registry *registry, struct trigger *gate)
+{
+    *gate->link_of_group = gate->next_of_group;
+    if (gate->next_of_group)
+        gate->next_of_group->link_of_group = gate->link_of_group;
+    registry->bytes -= gate->bytes;
+    registry->counters->gates_away--;
+    free(gate);
+}
+
+void gates_forget_away(struct registry *registry)
+{
+    while (registry->away)
+        /* Each takes the head off the list. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+        gate_forget_away(registry, registry->away);
+}
+
+/* Its joins are guarded again: the new gate is told before the away one ends. */
+static void gate_start(struct registry *registry, const struct trigger *trigger)
+{
+    struct trigger *away =
+        gate_find_away(registry, trigger->space, trigger->function, trigger->stream);
+    gate_tell_bind(registry, trigger, false);
+    if (!away)
+        return;
+    gate_tell_unbind(registry, away, false);
+    gate_forget_away(registry, away);
+}
+
+/* For a log line: at most `size` - 1 bytes, nothing that would break it. */
+static const char *log_text(char *text, size_t size, struct span from)
+{
+    size_t bytes = from.bytes < size - 1 ? from.bytes : size - 1;
+    for (size_t index = 0; index < bytes; index++) {
+        char byte = from.data[index];
+        text[index] = (char)(byte > ' ' && byte <= '~' && byte != '"' ? byte : '?');
     }
+    text[bytes] = '\0';
+    return text;
+}
+
+static void gate_log_away(const struct trigger *gate)
+{
+    char function[81], stream[81];
+    log_line("event=gate_away function=\"%s\" stream=\"%s\" hint=\"joins are denied until a worker "
+             "binds it again, which may then unregister it; or restart weir, or set join_gate to "
+             "open\"",
+             log_text(function, sizeof function, gate->function),
+             gate->stream.data ? log_text(stream, sizeof stream, gate->stream) : "*");
+}
+
+static bool gate_is_bound(const struct registry *registry, const struct trigger *gate)
+{
+    return gate_find(registry->own_groups[TRIGGER_JOIN]->triggers, gate->space, gate->function,
+                     gate->stream) != NULL;
+}
+
+static void gate_put_away(struct registry *registry, struct trigger *trigger)
+{
+    trigger->owner = NULL;
+    trigger->link_of_group = &registry->away;
+    trigger->next_of_group = registry->away;
+    if (registry->away)
+        registry->away->link_of_group = &trigger->next_of_group;
+    registry->away = trigger;
+    registry->bytes += trigger->bytes;
+    registry->counters->gates_away++;
+    gate_log_away(trigger);
+}
+
+/* True: its owner has gone, so it is away. */
+static bool gate_stop(struct registry *registry, struct trigger *trigger)
+{
+    bool is_away =
+        trigger->owner->is_going && !registry->forgets_gates && !gate_is_bound(registry, trigger);
+    gate_tell_unbind(registry, trigger, is_away);
+    if (is_away)
+        gate_put_away(registry, trigger);
+    return is_away;
+}
+
+bool gate_remember(struct registry *registry, struct trigger *trigger)
+{
+    if (registry->forgets_gates || gate_is_bound(registry, trigger) ||
+        gate_find_away(registry, trigger->space, trigger->function, trigger->stream))
+        return false;
+    gate_put_away(registry, trigger);
+    gate_tell_bind(registry, trigger, true);
+    return true;
 }
 
 void registry_peer_attached(struct registry *registry, struct peer_handle peer)
@@ -35,7 +160,9 @@ void registry_peer_attached(struct registry *registry, struct peer_handle peer)
     registry->is_gate[peer.slot] = true;
     const struct trigger *trigger = registry->own_groups[TRIGGER_JOIN]->triggers;
     for (; trigger; trigger = trigger->next_of_group)
-        gate_send_bind(registry, peer, trigger);
+        gate_send_bind(registry, peer, trigger, false);
+    for (trigger = registry->away; trigger; trigger = trigger->next_of_group)
+        gate_send_bind(registry, peer, trigger, true);
 }
 
 void registry_peer_gone(struct registry *registry, struct peer_handle peer)
@@ -72,23 +199,24 @@ bool own_start(struct registry *registry, struct trigger *trigger)
     }
     trigger_set_state(registry, trigger, TRIGGER_BOUND);
     if (kind == TRIGGER_JOIN)
-        gate_tell_all(registry, trigger, true);
+        gate_start(registry, trigger);
     if (kind == TRIGGER_LEAVE && !trigger->group->triggers->next_of_group)
         registry_tell_leave(registry, true);
     return true;
 }
 
-void own_stop(struct registry *registry, const struct trigger *trigger)
+bool own_stop(struct registry *registry, struct trigger *trigger)
 {
     enum trigger_kind kind = trigger->group->own->kind;
     if (trigger->state != TRIGGER_BOUND)
-        return;
+        return false;
+    if (kind == TRIGGER_JOIN)
+        return gate_stop(registry, trigger);
     if (trigger->line)
         delivery_line_close(trigger->line);
-    if (kind == TRIGGER_JOIN)
-        gate_tell_all(registry, trigger, false);
     if (kind == TRIGGER_LEAVE && !trigger->group->triggers)
         registry_tell_leave(registry, false);
+    return false;
 }
 
 /* ---- what is delivered ---- */

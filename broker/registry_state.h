@@ -25,6 +25,8 @@ struct registry {
     struct trigger_group *own_groups[KIND_COUNT];
     struct peer_handle gates[PEERS_MAX]; /* who is told of stream:join triggers */
     bool is_gate[PEERS_MAX];
+    struct trigger *away; /* gates whose owner has gone; by next_of_group, without owner */
+    bool forgets_gates;
     struct registry_leave_observer leave_observer;
     uint64_t serial;
     uint64_t bytes;
@@ -57,8 +59,15 @@ void group_settle(struct registry *registry, struct trigger_group *group);
 
 /* The trigger is in its group. False: no memory. */
 bool own_start(struct registry *registry, struct trigger *trigger);
-/* It has left its group. */
-void own_stop(struct registry *registry, const struct trigger *trigger);
+/* It has left its group, its owner and the table. True: it is away, and no longer the caller's. */
+bool own_stop(struct registry *registry, struct trigger *trigger);
+/* The away gate that ends when such a stream:join trigger is bound; NULL: none. */
+struct trigger *gate_find_away(const struct registry *registry, struct span space,
+                               struct span function, struct span stream);
+void gates_forget_away(struct registry *registry);
+/* An away gate that an earlier broker knew. False: it is bound, or known already; it stays the
+ * caller's. */
+bool gate_remember(struct registry *registry, struct trigger *trigger);
 /* `event`: of engine::workers-available. */
 void registry_tell_worker(struct registry *registry, const struct session *session,
                           const char *event);

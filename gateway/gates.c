@@ -13,10 +13,11 @@ static_assert(4 * NAME_ESCAPED_BYTES_MAX + 64 * 1024 + 256 < PAYLOAD_BYTES_MAX, 
 
 /* One stream:join trigger. Calls under way keep it when it goes. */
 struct gate {
-    struct gate *next, **at; /* in `gates` or in `lost` */
-    uint64_t handle;
+    struct gate *next, **at; /* in `bound`, `lost` or `away` */
+    uint64_t handle;         /* 0: of an earlier broker */
+    uint64_t until_ms;       /* away: how long joins wait for it to come back */
     unsigned references;
-    bool is_unbound;                                               /* only calls keep it */
+    bool is_unbound;                                               /* it will not be announced */
     struct span name_space, function, stream, condition, metadata; /* data NULL: as in GATE_BIND */
     char text[];
 };
@@ -32,12 +33,13 @@ struct gate_call {
 struct gate_join {
     struct gate_join *next, **at; /* of the visitor */
     struct gate_join *queue_next, *queue_previous;
+    struct gate_queue *queue;
     struct gates *gates;
     struct gate_visitor *visitor;
     struct gate_call *calls;
     struct span context;
-    uint64_t deadline_ms; /* of waiting for the table; then of being asked */
-    bool is_held;         /* in `held`, else in `asking` */
+    uint64_t deadline_ms; /* of waiting for the table, or an away gate; then of being asked */
+    uint64_t patience_ms; /* until when it waits for away gates; 0: it has met none */
     bool is_denied;
     bool is_path;
     struct subscription_wish wish;
@@ -56,12 +58,15 @@ struct gates {
     struct counters *counters;
     struct gate *bound;
     struct gate *lost; /* were there before the broker went, and are not back yet */
-    size_t gate_count; /* of both */
-    struct gate_queue held, asking;
+    struct gate *away; /* closed gates whose worker has gone */
+    size_t gate_count; /* of all three */
+    struct gate_queue held, awaiting, asking;
     size_t join_count, join_bytes;
     struct server_call *barrier; /* the question after attaching */
     uint64_t grace_ms;           /* until when the lost are waited for */
-    bool was_attached, is_attached;
+    uint64_t generation;         /* the broker's */
+    bool is_same_broker;         /* as before the last loss */
+    bool was_attached, is_attached, has_told;
     bool is_sure;  /* the table was whole when last attached */
     bool is_blind; /* a gate could not be kept */
     struct buffer payload;
@@ -73,17 +78,16 @@ static uint64_t gates_now(const struct gates *gates)
     return gates->caller.now_ms(gates->caller.context);
 }
 
-/* ---- queues ---- */
-
-static struct gate_queue *join_queue(struct gate_join *join)
+static uint64_t gates_hold_deadline(const struct gates *gates)
 {
-    return join->is_held ? &join->gates->held : &join->gates->asking;
+    return gates_now(gates) + gates->options.timeout_ms + GATES_GRACE_MS;
 }
 
-static void join_enqueue(struct gate_join *join, bool is_held)
+/* ---- queues ---- */
+
+static void join_enqueue(struct gate_join *join, struct gate_queue *queue)
 {
-    join->is_held = is_held;
-    struct gate_queue *queue = join_queue(join);
+    join->queue = queue;
     join->queue_next = NULL;
     join->queue_previous = queue->last;
     if (queue->last == NULL)
@@ -95,7 +99,7 @@ static void join_enqueue(struct gate_join *join, bool is_held)
 
 static void join_dequeue(struct gate_join *join)
 {
-    struct gate_queue *queue = join_queue(join);
+    struct gate_queue *queue = join->queue;
     if (join->queue_previous == NULL)
         queue->first = join->queue_next;
     else
@@ -104,6 +108,12 @@ static void join_dequeue(struct gate_join *join)
         queue->last = join->queue_previous;
     else
         join->queue_next->queue_previous = join->queue_previous;
+}
+
+static void join_move(struct gate_join *join, struct gate_queue *queue)
+{
+    join_dequeue(join);
+    join_enqueue(join, queue);
 }
 
 /* ---- the table ---- */
@@ -190,18 +200,77 @@ static bool gates_are_same(const struct gate *a, const struct gate *b)
            texts_equal(a->metadata, b->metadata);
 }
 
-static void gates_unbind(struct gates *gates, uint64_t handle)
+/* Does one stand in for the other? What it asks first and what it is told are its worker's affair. */
+static bool gates_guard_same(const struct gate *a, const struct gate *b)
 {
-    struct gate *gate = gates->bound;
+    return texts_equal(a->function, b->function) && texts_equal(a->name_space, b->name_space) &&
+           texts_equal(a->stream, b->stream);
+}
+
+static struct gate *list_find_handle(struct gate *list, uint64_t handle)
+{
+    struct gate *gate = list;
     while (gate != NULL && gate->handle != handle)
         gate = gate->next;
-    if (gate != NULL)
+    return gate;
+}
+
+/* Another gate that guards the same; NULL: none. */
+static struct gate *list_find_twin(struct gate *list, const struct gate *of)
+{
+    struct gate *gate = list;
+    while (gate != NULL && (gate == of || !gates_guard_same(gate, of)))
+        gate = gate->next;
+    return gate;
+}
+
+static bool gate_matches(const struct gate *gate, struct span stream)
+{
+    return gate->stream.data == NULL || span_equal(gate->stream, stream);
+}
+
+/* The gate's worker has gone. Open gates are as if they had not been there. */
+static void gate_go_away(struct gates *gates, struct gate *gate, uint64_t grace_ms)
+{
+    if (!gates->options.is_closed || list_find_twin(gates->bound, gate) != NULL ||
+        list_find_twin(gates->away, gate) != NULL) {
         gates_drop(gates, gate);
+        return;
+    }
+    gate_unlink(gate);
+    gate->is_unbound = true;
+    gate->until_ms = gates_now(gates) + grace_ms;
+    gate_link(gate, &gates->away);
+}
+
+/* The gate is back, or given up: joins that wait for it are looked at anew. */
+static void gate_end_away(struct gates *gates, struct gate *gate)
+{
+    for (struct gate_join *join = gates->awaiting.first, *next; join != NULL; join = next) {
+        next = join->queue_next;
+        if (!gate_matches(gate, join->wish.stream))
+            continue;
+        join_move(join, &gates->held);
+        join->deadline_ms = gates_hold_deadline(gates);
+    }
+    gates_drop(gates, gate);
+}
+
+static void gates_unbind(struct gates *gates, uint64_t handle, bool is_away)
+{
+    struct gate *gate = list_find_handle(gates->bound, handle);
+    struct gate *away = list_find_handle(gates->away, handle);
+    if (gate != NULL && is_away)
+        gate_go_away(gates, gate, GATES_GRACE_MS);
+    else if (gate != NULL)
+        gates_drop(gates, gate);
+    else if (away != NULL && !is_away)
+        gate_end_away(gates, away);
 }
 
 static void gates_bind(struct gates *gates, const struct wire_message *message)
 {
-    gates_unbind(gates, message->fields[0].number);
+    gates_unbind(gates, message->fields[0].number, false);
     struct gate *gate = gate_make(message);
     if (gate == NULL) {
         gates->is_blind = true;
@@ -213,6 +282,16 @@ static void gates_bind(struct gates *gates, const struct wire_message *message)
         back = back->next;
     if (back != NULL)
         gates_drop(gates, back);
+    bool is_away = message->fields[6].number != 0;
+    struct gate *away = list_find_twin(gates->away, gate);
+    if (away != NULL && is_away)
+        away->handle = gate->handle;
+    else if (away != NULL)
+        gate_end_away(gates, away);
+    if (is_away && (away != NULL || !gates->options.is_closed)) {
+        free(gate);
+        return;
+    }
     if (gates->gate_count >= GATES_MAX) {
         gates->is_blind = true;
         free(gate);
@@ -222,11 +301,43 @@ static void gates_bind(struct gates *gates, const struct wire_message *message)
     }
     gate_link(gate, &gates->bound);
     gates->gate_count++;
+    if (is_away)
+        gate_go_away(gates, gate, GATES_GRACE_MS);
 }
 
-static bool gate_matches(const struct gate *gate, struct span stream)
+/* The broker may not know of it, and a gateway that is yet to come does not either. */
+static void gate_tell(struct gates *gates, const struct gate *gate)
 {
-    return gate->stream.data == NULL || span_equal(gate->stream, stream);
+    const struct wire_field fields[] = {
+        WIRE_NUMBER(0),          WIRE_SPAN(gate->name_space), WIRE_SPAN(gate->function),
+        WIRE_SPAN(gate->stream), WIRE_SPAN(gate->condition),  WIRE_SPAN(gate->metadata),
+        WIRE_NUMBER(1),
+    };
+    if (gate->handle == 0 && gates->options.post != NULL)
+        gates->options.post(gates->options.post_context, WIRE_GATE_BIND, fields);
+}
+
+/* The grace is over. What has not come back is away, and joins have waited for it already. */
+static void gates_give_up_lost(struct gates *gates)
+{
+    for (struct gate *gate = gates->lost, *next; gate != NULL; gate = next) {
+        next = gate->next;
+        gate->handle = 0;
+        gate_go_away(gates, gate, 0);
+    }
+    for (struct gate *gate = gates->away; gate != NULL && !gates->has_told; gate = gate->next)
+        gate_tell(gates, gate);
+    gates->has_told = true;
+}
+
+/* Of the away gates of a stream the one that is waited for the shortest; NULL: none. */
+static const struct gate *gates_find_away(const struct gates *gates, struct span stream)
+{
+    const struct gate *found = NULL;
+    for (const struct gate *gate = gates->away; gate != NULL; gate = gate->next)
+        if (gate_matches(gate, stream) && (found == NULL || gate->until_ms < found->until_ms))
+            found = gate;
+    return found;
 }
 
 /* Can joins be decided now? */
@@ -272,7 +383,7 @@ static struct gate_join *join_make(struct gates *gates, struct gate_visitor *vis
     visitor->count++;
     gates->join_count++;
     gates->join_bytes += bytes;
-    join_enqueue(join, true);
+    join_enqueue(join, &gates->held);
     return join;
 }
 
@@ -424,8 +535,7 @@ static void join_ask_gate(struct gate_join *join, struct gate *gate)
 static bool join_begin(struct gate_join *join)
 {
     struct gates *gates = join->gates;
-    join_dequeue(join);
-    join_enqueue(join, false);
+    join_move(join, &gates->asking);
     join->deadline_ms = gates_now(gates) + gates->options.timeout_ms;
     join->is_denied = gates->is_blind && gates->options.is_closed;
     bool is_printed = false;
@@ -440,6 +550,26 @@ static bool join_begin(struct gate_join *join)
         join_ask_gate(join, gate);
     }
     return join->calls == NULL;
+}
+
+/* The same, and false as well if it waits for an away gate first. */
+static bool join_try(struct gate_join *join)
+{
+    struct gates *gates = join->gates;
+    const struct gate *away = gates_find_away(gates, join->wish.stream);
+    uint64_t now_ms = gates_now(gates);
+    if (away == NULL)
+        return join_begin(join);
+    if (join->patience_ms == 0)
+        join->patience_ms = now_ms + GATES_GRACE_MS;
+    uint64_t until_ms = away->until_ms < join->patience_ms ? away->until_ms : join->patience_ms;
+    if (until_ms <= now_ms) {
+        join_fail(join, away, "its worker has gone");
+        return true;
+    }
+    join_move(join, &gates->awaiting);
+    join->deadline_ms = until_ms;
+    return false;
 }
 
 /* ---- answers ---- */
@@ -521,12 +651,23 @@ static void gates_settle(struct gates *gates)
         return;
     for (struct gate_join *join = gates->held.first, *next; join != NULL; join = next) {
         next = join->queue_next;
-        if (join_begin(join))
+        if (join_try(join))
             join_decide(join, join->is_denied);
     }
 }
 
 static void gates_ask_barrier(struct gates *gates);
+
+/* A broker that was there all the time has said what is bound and away. The rest was withdrawn. */
+static void gates_forget_unsaid(struct gates *gates)
+{
+    gates_drop_all(gates, gates->lost);
+    for (struct gate *gate = gates->away, *next; gate != NULL; gate = next) {
+        next = gate->next;
+        if (gate->handle == 0)
+            gate_end_away(gates, gate);
+    }
+}
 
 static void on_barrier(void *context, enum server_call_fate fate, struct span result,
                        struct span error_json)
@@ -538,6 +679,8 @@ static void on_barrier(void *context, enum server_call_fate fate, struct span re
     if (!gates->is_attached || (fate != SERVER_CALL_RESULT && fate != SERVER_CALL_ERROR))
         return; /* the tick asks again */
     gates->is_sure = true;
+    if (gates->is_same_broker)
+        gates_forget_unsaid(gates);
     gates_settle(gates);
 }
 
@@ -551,16 +694,14 @@ static void gates_ask_barrier(struct gates *gates)
     gates->barrier = gates->caller.start(gates->caller.context, &request, on_barrier, gates);
 }
 
-static uint64_t gates_hold_deadline(const struct gates *gates)
+void gates_attached(struct gates *gates, uint64_t generation)
 {
-    return gates_now(gates) + gates->options.timeout_ms + GATES_GRACE_MS;
-}
-
-void gates_attached(struct gates *gates)
-{
+    gates->is_same_broker = gates->was_attached && gates->generation == generation;
+    gates->generation = generation;
     gates->is_attached = true;
     gates->is_sure = false;
     gates->is_blind = false;
+    gates->has_told = false;
     gates->grace_ms = gates_now(gates) + GATES_GRACE_MS;
     if (!gates->was_attached) {
         gates->was_attached = true;
@@ -590,6 +731,8 @@ void gates_lost(struct gates *gates)
         gate_unlink(gate);
         gate_link(gate, &gates->lost);
     }
+    for (struct gate *gate = gates->away; gate != NULL; gate = gate->next)
+        gate->handle = 0; /* the next broker's handles are its own */
     for (struct gate_join *join = gates->asking.first, *next; join != NULL; join = next) {
         next = join->queue_next;
         if (join_asks_unbound(join)) {
@@ -597,8 +740,7 @@ void gates_lost(struct gates *gates)
             continue;
         }
         join_cancel_calls(join);
-        join_dequeue(join);
-        join_enqueue(join, true);
+        join_move(join, &gates->held);
         join->deadline_ms = gates_hold_deadline(gates);
     }
 }
@@ -608,8 +750,20 @@ void gates_take_message(struct gates *gates, const struct wire_message *message)
     if (message->type == WIRE_GATE_BIND)
         gates_bind(gates, message);
     else if (message->type == WIRE_GATE_UNBIND)
-        gates_unbind(gates, message->fields[0].number);
+        gates_unbind(gates, message->fields[0].number, message->fields[1].number != 0);
     gates_settle(gates);
+}
+
+/* Away gates that did not come back in time. */
+static void gates_end_waits(struct gates *gates, uint64_t now_ms)
+{
+    for (struct gate_join *join = gates->awaiting.first, *next; join != NULL; join = next) {
+        next = join->queue_next;
+        if (join->deadline_ms > now_ms)
+            continue;
+        join_fail(join, gates_find_away(gates, join->wish.stream), "its worker has gone");
+        join_decide(join, true);
+    }
 }
 
 void gates_tick(struct gates *gates)
@@ -618,8 +772,9 @@ void gates_tick(struct gates *gates)
     if (gates->is_attached && !gates->is_sure && gates->barrier == NULL)
         gates_ask_barrier(gates);
     if (gates->is_attached && gates->is_sure && now_ms >= gates->grace_ms)
-        gates_drop_all(gates, gates->lost);
+        gates_give_up_lost(gates);
     gates_settle(gates);
+    gates_end_waits(gates, now_ms);
     if (!gates->was_attached)
         return;
     for (struct gate_join *join = gates->held.first, *next; join != NULL; join = next) {
@@ -653,13 +808,18 @@ enum gate_verdict gates_ask(struct gates *gates, struct gate_visitor *visitor,
     bool can_decide = gates_can_decide(gates);
     if (can_decide && gates->is_blind && gates->options.is_closed)
         return gates_count(gates, true);
-    if (can_decide && !gates_concern(gates, question->wish.stream))
+    const struct gate *away = gates_find_away(gates, question->wish.stream);
+    if (can_decide && away != NULL && away->until_ms <= gates_now(gates)) {
+        gates_log(gates, away, "its worker has gone");
+        return gates_count(gates, true);
+    }
+    if (can_decide && away == NULL && !gates_concern(gates, question->wish.stream))
         return GATE_PASSED;
     struct gate_join *join = join_make(gates, visitor, question);
     if (join == NULL)
         return GATE_FULL;
     join->deadline_ms = gates_hold_deadline(gates);
-    if (!can_decide || !join_begin(join))
+    if (!can_decide || !join_try(join))
         return GATE_WAITING;
     bool is_denied = join->is_denied;
     join_leave(join);
@@ -711,6 +871,7 @@ void gates_close(struct gates *gates)
     weir_assert(gates->join_count == 0);
     gates_drop_all(gates, gates->bound);
     gates_drop_all(gates, gates->lost);
+    gates_drop_all(gates, gates->away);
     buffer_fini(&gates->payload);
     free(gates);
 }

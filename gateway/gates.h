@@ -16,15 +16,27 @@
  *   broker away until it is back, if there were gates; joins being asked wait as well, and are asked
  *               anew. Without gates they pass, as they do while it is there.
  *   re-attach   until every gate that was there is back, for their workers' gateways announce them
- *               one by one; GATES_GRACE_MS at most, then what is known decides
+ *               one by one; GATES_GRACE_MS at most, then those that are missing are away. A broker
+ *               that was never gone itself knows them all: what it does not say is withdrawn
+ *
+ * A gate whose worker has gone is not a gate that was withdrawn. With closed gates it stays, away,
+ * and denies every join of its stream:
+ *
+ *   bound --GATE_UNBIND 1--> away: joins wait for it, GATES_GRACE_MS from then, so that a worker may
+ *     ^                       |    be restarted; afterwards they are denied at once
+ *     '--a GATE_BIND of the same namespace, function and stream
+ *
+ * A GATE_UNBIND 0 ends it, bound or away. It outlives the broker: its successor is told of it after
+ * the grace. Open gates are never away.
  *
  * A join that has waited gate_timeout_ms and GATES_GRACE_MS, counted from the first attach, is
  * treated as one whose handler failed.
  *
  * Process:  gateway, loop thread only.
  * Memory:   per waiting join its names and a small block per call; GATES_JOINS_MAX joins and
- *           GATES_JOIN_BYTES_MAX bytes in all, beyond which joins are FULL. Up to GATES_MAX gates; with
- *           one that could not be kept, no join passes closed gates before the next attach.
+ *           GATES_JOIN_BYTES_MAX bytes in all, beyond which joins are FULL. Up to GATES_MAX gates, away
+ *           ones included; with one that could not be kept, no join passes closed gates before the
+ *           next attach. Nothing is needed for a gate to be away that it did not have before.
  * Units:    ms of caller.now_ms().
  */
 #ifndef WEIR_GATEWAY_GATES_H
@@ -73,6 +85,9 @@ struct gates_options {
     bool is_closed;
     gates_decided *decided;
     void *context;
+    /* Sends to the broker, which may drop it. NULL: nothing is said. */
+    void (*post)(void *context, enum wire_type type, const struct wire_field *fields);
+    void *post_context;
 };
 
 /* NULL: no memory. */
@@ -80,7 +95,7 @@ struct gates *gates_open(const struct gates_options *options, const struct calle
                          struct counters *counters);
 void gates_close(struct gates *gates); /* every visitor was forgotten */
 
-void gates_attached(struct gates *gates);
+void gates_attached(struct gates *gates, uint64_t generation); /* the broker's */
 void gates_lost(struct gates *gates);
 /* GATE_BIND, GATE_UNBIND. */
 void gates_take_message(struct gates *gates, const struct wire_message *message);

@@ -311,7 +311,7 @@ static void on_attached(void *context, struct mapping *mapping)
     mapping_close(old);
     custom_streams_clear(gateway->custom);
     sessions_announce(&gateway->sessions);
-    gates_attached(gateway->gates);
+    gates_attached(gateway->gates, mapping->generation);
     gateway_check_ready(gateway);
 }
 
@@ -374,6 +374,12 @@ static enum weir_status gateway_open_triggers(struct gateway *gateway, struct we
     return WEIR_OK;
 }
 
+static void on_gates_post(void *context, enum wire_type type, const struct wire_field *fields)
+{
+    const struct gateway *gateway = context;
+    link_post(gateway->link, type, 0, fields);
+}
+
 static enum weir_status gateway_open_gates(struct gateway *gateway, struct weir_error *error)
 {
     const struct settings *settings = gateway->options->settings;
@@ -383,6 +389,8 @@ static enum weir_status gateway_open_gates(struct gateway *gateway, struct weir_
         .is_closed = strcmp(settings->join_gate, "open") != 0,
         .decided = stream_socket_decided,
         .context = &gateway->streams,
+        .post = on_gates_post,
+        .post_context = gateway,
     };
     gateway->auth = auth_open(settings, &caller, &gateway->counters);
     gateway->gates = gates_open(&options, &caller, &gateway->counters);
@@ -642,7 +650,6 @@ static void gateway_stop(struct gateway *gateway)
     worker_channel_close(gateway->workers);
     for (unsigned i = 0; i < SETTINGS_LISTENERS_MAX; i++)
         access_door_close(gateway->doors[i]);
-    server_calls_close(gateway->server_calls);
     joins_close(gateway->joins);
     catch_up_close(gateway->catch_up);
     fanout_close(gateway->fanout);

@@ -51,7 +51,8 @@
     X(custom_calls, counter, "calls of custom stream adapters' functions")                         \
     X(custom_failed, counter, "of these, answered with an error or not at all")                    \
     X(presence_refused, counter, "subscriptions whose leave is not told: there are too many")      \
-    X(channels_dropped, counter, "byte channels ended because too much waited in them")
+    X(channels_dropped, counter, "byte channels ended because too much waited in them")            \
+    X(gates_away, gauge, "stream:join triggers whose worker has gone: joins are denied")
 
 struct broker_counters {
 #define BROKER_COUNTER_FIELD(name, type, sentence) uint64_t name;

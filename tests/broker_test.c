@@ -361,7 +361,9 @@ BOTH(registry_are_bound_between_peers)
     cr_assert(told.type == WIRE_TRIGGER_UNBIND || told.type == WIRE_GATE_UNBIND);
     cr_assert(client_take(&b, &told));
     cr_assert(told.type == WIRE_TRIGGER_UNBIND || told.type == WIRE_GATE_UNBIND);
-    cr_assert_eq(take(&c, WIRE_GATE_UNBIND, 0).fields[0].number, handle);
+    told = take(&c, WIRE_GATE_UNBIND, 0);
+    cr_assert_eq(told.fields[0].number, handle);
+    cr_assert_eq(told.fields[1].number, 1, "its worker has gone");
     client_close(&b);
     client_close(&c);
     stop();

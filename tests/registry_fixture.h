@@ -15,6 +15,7 @@ static struct registry *registry;
 static struct recorder recorder = {.hides_cancels = true};
 static struct broker_counters counters;
 static uint64_t now_ms;
+static bool fixture_forgets_gates; /* join_gate: open */
 static const struct peer_handle a = {0, 1};
 static const struct peer_handle b = {1, 1};
 
@@ -35,6 +36,7 @@ static inline void fixture_open(const struct routes_limits *routes_limits,
                                              .output = output,
                                              .counters = &counters,
                                              .hash_seed = 17,
+                                             .forgets_gates = fixture_forgets_gates,
                                              .limits = limits};
     cr_assert_eq(registry_open(&registry, &options, &error), WEIR_OK, "%s", error.text);
 }

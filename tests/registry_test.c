@@ -450,6 +450,177 @@ Test(registry, every_gateway_knows_every_gate)
         nth(index, WIRE_GATE_UNBIND, index % 2 ? late : a);
 }
 
+/* ---- stream:join triggers whose owner has gone ---- */
+
+static uint64_t expect_gate(unsigned index, struct peer_handle peer)
+{
+    return nth(index, WIRE_GATE_BIND, peer)->fields[0].number;
+}
+
+static void expect_gate_ends(unsigned index, struct peer_handle peer, uint64_t handle,
+                             uint64_t is_away)
+{
+    const struct recorded *message = nth(index, WIRE_GATE_UNBIND, peer);
+    cr_assert_eq(message->fields[0].number, handle);
+    cr_assert_eq(message->fields[1].number, is_away);
+}
+
+Test(registry, a_gate_whose_owner_has_gone_is_away_until_it_is_bound_again)
+{
+    registry_peer_attached(registry, a);
+    session(a, 1, "w");
+    gate(a, 1, "t", "{\"stream_name\":\"chat\",\"condition_function_id\":\"c\"}");
+    uint64_t first = expect_gate(0, a);
+    clear();
+    session_end(a, 1);
+    cr_assert_eq(recorder.count, 1);
+    expect_gate_ends(0, a, first, 1);
+    cr_assert_eq(counters.gates_away, 1);
+    cr_assert_eq(counters.triggers, 0);
+    clear();
+
+    registry_peer_attached(registry, b);
+    cr_assert_eq(recorder.count, 1, "a gateway that comes is told of it");
+    const struct recorded *told = nth(0, WIRE_GATE_BIND, b);
+    cr_assert_eq(told->fields[0].number, first);
+    cr_assert_eq(told->fields[6].number, 1);
+    const char *const wanted[] = {NULL, "blue", "may", "chat", "c", "{\"m\":1}"};
+    for (unsigned index = 1; index < 6; index++)
+        cr_assert_str_eq(recorded_text(told, index), wanted[index]);
+    clear();
+
+    /* Other gates are other gates. */
+    session(b, 1, "v");
+    gate(b, 1, "t", NULL);
+    gate(b, 1, "u", "{\"stream_name\":\"\"}");
+    TAKE(b, WIRE_TRIGGER_REGISTER, 1, "v", "stream:join", "may", "{\"stream_name\":\"chat\"}", NULL,
+         NULL, NULL);
+    TAKE(b, WIRE_TRIGGER_REGISTER, 1, "w", "stream:join", "must", "{\"stream_name\":\"chat\"}",
+         NULL, "blue", NULL);
+    TAKE(b, WIRE_TRIGGER_REGISTER, 1, "x", "stream:leave", "may", "{\"stream_name\":\"chat\"}",
+         NULL, "blue", NULL);
+    cr_assert_eq(recorder.count, 8);
+    cr_assert_eq(counters.gates_away, 1);
+    clear();
+    /* The same again, under another id and without condition: first it is there, then away ends. */
+    gate(b, 1, "again", "{\"stream_name\":\"chat\"}");
+    cr_assert_eq(recorder.count, 4);
+    uint64_t second = expect_gate(0, a);
+    cr_assert_eq(recorder.messages[0].fields[6].number, 0);
+    cr_assert_eq(expect_gate(1, b), second);
+    expect_gate_ends(2, a, first, 0);
+    expect_gate_ends(3, b, first, 0);
+    cr_assert_eq(counters.gates_away, 0);
+    clear();
+    unbind(b, 1, "again");
+    cr_assert_eq(recorder.count, 2);
+    expect_gate_ends(0, a, second, 0);
+    cr_assert_eq(counters.gates_away, 0, "withdrawn");
+    clear();
+
+    /* The others go with their gateway, each for itself. */
+    routes_peer_gone(routes, b);
+    registry_peer_gone(registry, b);
+    cr_assert_eq(counters.gates_away, 4);
+    clear();
+    registry_peer_attached(registry, (struct peer_handle){2, 1});
+    cr_assert_eq(recorder.count, 4);
+}
+
+static void remember(const char *space, const char *function, const char *stream)
+{
+    const struct span nil = {0};
+    const struct wire_message message = {
+        .type = WIRE_GATE_BIND,
+        .fields = {WIRE_NUMBER(0), WIRE_SPAN(space ? span_text(space) : nil),
+                   WIRE_SPAN(span_text(function)), WIRE_SPAN(stream ? span_text(stream) : nil),
+                   WIRE_SPAN(span_text("c")), WIRE_SPAN(span_text("{\"m\":1}")), WIRE_NUMBER(1)}};
+    enum weir_status status = registry_take(registry, a, &message);
+    cr_assert_eq(status, *function ? WEIR_OK : WEIR_INVALID);
+}
+
+/* Gateways tell a new broker which gates were away: all of them learn it, once. */
+Test(registry, away_gates_of_an_earlier_broker_are_taken_over)
+{
+    registry_peer_attached(registry, a);
+    registry_peer_attached(registry, b);
+    session(a, 1, "w");
+    gate(a, 1, "t", NULL);
+    clear();
+    remember("blue", "may", NULL);
+    remember("blue", "", NULL);
+    nothing();
+    remember("blue", "may", "chat");
+    cr_assert_eq(recorder.count, 2);
+    uint64_t handle = expect_gate(0, a);
+    cr_assert_eq(expect_gate(1, b), handle);
+    const char *const wanted[] = {NULL, "blue", "may", "chat", "c", "{\"m\":1}"};
+    for (unsigned index = 1; index < 6; index++)
+        cr_assert_str_eq(recorded_text(&recorder.messages[1], index), wanted[index]);
+    cr_assert_eq(recorder.messages[1].fields[6].number, 1);
+    clear();
+    remember("blue", "may", "chat");
+    nothing();
+    cr_assert_eq(counters.gates_away, 1);
+    remember(NULL, "may", "chat");
+    cr_assert_str_eq(recorded_text(&recorder.messages[0], 1), "default");
+    cr_assert_eq(counters.gates_away, 2);
+    clear();
+    gate(a, 1, "u", "{\"stream_name\":\"chat\"}");
+    cr_assert_eq(recorder.count, 4);
+    expect_gate_ends(3, b, handle, 0);
+    cr_assert_eq(counters.gates_away, 1);
+    clear();
+}
+
+Test(registry, a_gate_that_somebody_else_has_as_well_is_not_away)
+{
+    registry_peer_attached(registry, a);
+    session(a, 1, "w");
+    session(b, 1, "v");
+    gate(a, 1, "t", NULL);
+    gate(b, 1, "t", NULL);
+    gate(b, 1, "u", "{\"condition_function_id\":\"c\"}");
+    uint64_t first = expect_gate(0, a), second = expect_gate(1, a), third = expect_gate(2, a);
+    clear();
+    session_end(a, 1);
+    cr_assert_eq(recorder.count, 1);
+    expect_gate_ends(0, a, first, 0);
+    cr_assert_eq(counters.gates_away, 0);
+    clear();
+    /* All of one worker's own: one is remembered. */
+    session_end(b, 1);
+    cr_assert_eq(recorder.count, 2);
+    uint64_t last = recorder.messages[1].fields[0].number;
+    cr_assert(last == second || last == third);
+    expect_gate_ends(0, a, last == second ? third : second, 0);
+    expect_gate_ends(1, a, last, 1);
+    cr_assert_eq(counters.gates_away, 1);
+}
+
+static void open_forgetful(void)
+{
+    fixture_forgets_gates = true;
+    open_default();
+}
+
+Test(registry_open_gates, a_gate_whose_owner_has_gone_is_withdrawn, .init = open_forgetful,
+     .fini = fixture_close, .timeout = 30)
+{
+    registry_peer_attached(registry, a);
+    session(a, 1, "w");
+    gate(a, 1, "t", NULL);
+    uint64_t handle = expect_gate(0, a);
+    clear();
+    session_end(a, 1);
+    cr_assert_eq(recorder.count, 1);
+    expect_gate_ends(0, a, handle, 0);
+    clear();
+    remember("blue", "may", NULL);
+    nothing();
+    cr_assert_eq(counters.gates_away, 0);
+}
+
 /* ---- what the broker delivers itself ---- */
 
 struct wanted_log {
@@ -572,14 +743,14 @@ Test(registry, a_changed_set_of_functions_is_told)
 static void open_small(void)
 {
     fixture_open(NULL, &(struct registry_limits){.session_types_max = 2,
-                                                  .session_triggers_max = 2,
-                                                  .own_triggers_max = 1,
-                                                  .bytes_each_max = 4096,
-                                                  .bytes_max = 7000});
+                                                 .session_triggers_max = 2,
+                                                 .own_triggers_max = 1,
+                                                 .bytes_each_max = 4096,
+                                                 .bytes_max = 7000});
 }
 
-Test(registry_limits, every_bound_is_a_failure_told, .init = open_small,
-     .fini = fixture_close, .timeout = 30)
+Test(registry_limits, every_bound_is_a_failure_told, .init = open_small, .fini = fixture_close,
+     .timeout = 30)
 {
     char large[5000], half[3000];
     memset(large, '1', sizeof large - 1);
@@ -626,6 +797,34 @@ Test(registry_limits, every_bound_is_a_failure_told, .init = open_small,
     TAKE(a, WIRE_TRIGGER_REGISTER, 1, "s1", "stream", "g", "{\"stream_name\":\"s\"}", NULL, NULL,
          NULL);
     TAKE(a, WIRE_TRIGGER_REGISTER, 2, "j", "stream:join", "f", NULL, NULL, NULL, NULL);
+    nothing();
+}
+
+/* An away gate keeps the place and the bytes it had, so that it never has to be let go. */
+Test(registry_limits, away_gates_count, .init = open_small, .fini = fixture_close, .timeout = 30)
+{
+    char half[3600];
+    memset(half, '1', sizeof half - 1);
+    half[sizeof half - 1] = 0;
+    session(a, 1, "w");
+    TAKE(a, WIRE_TRIGGER_REGISTER, 1, "j", "stream:join", "f", NULL, half, NULL, NULL);
+    session_end(a, 1);
+    cr_assert_eq(counters.gates_away, 1);
+    session(a, 1, "w");
+    nothing();
+    TAKE(a, WIRE_TRIGGER_REGISTER, 1, "j", "stream:join", "g", NULL, NULL, NULL, NULL);
+    expect_failure(a, 1, "j", "as many triggers of this type");
+    TAKE(a, WIRE_TRIGGER_REGISTER, 1, "l", "stream:leave", "g", NULL, half, NULL, NULL);
+    expect_failure(a, 1, "l", "all triggers");
+    remember(NULL, "g", NULL);
+    nothing();
+    cr_assert_eq(counters.gates_away, 1);
+    TAKE(a, WIRE_TRIGGER_REGISTER, 1, "j", "stream:join", "f", NULL, half, NULL, NULL);
+    nothing();
+    cr_assert_eq(counters.gates_away, 0);
+    unbind(a, 1, "j");
+    TAKE(a, WIRE_TRIGGER_REGISTER, 1, "j", "stream:join", "g", NULL, half, NULL, NULL);
+    TAKE(a, WIRE_TRIGGER_REGISTER, 1, "l", "stream:leave", "g", NULL, NULL, NULL, NULL);
     nothing();
 }
 
