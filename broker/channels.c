@@ -20,6 +20,14 @@ enum {
 
 struct channel;
 
+/* A session with channels: one must not use up those of all. */
+struct channel_owner {
+    struct table_node node; /* by (peer, session) */
+    struct peer_handle peer;
+    uint64_t session;
+    uint32_t channel_count;
+};
+
 /* One side of a channel; in the table of ends while a socket is there. */
 struct channel_end {
     struct table_node node; /* by (peer, number) */
@@ -33,8 +41,7 @@ struct channel_end {
 struct channel {
     struct table_node node; /* by id */
     char id[SECRET_BYTES + 1];
-    struct peer_handle owner;
-    uint64_t owner_session;
+    struct channel_owner *owner;
     struct channel_end reader, writer;
     uint64_t buffer_messages;
     uint64_t granted;        /* messages the writer may send and has not */
@@ -51,7 +58,7 @@ struct channels {
     struct broker_output output;
     struct broker_counters *counters;
     uint64_t hash_seed;
-    struct table channels, ends;
+    struct table channels, ends, owners;
     uint64_t queued_bytes;
     bool is_starved; /* somebody got no credit because of queued_bytes */
     struct channel *blocked, **blocked_end;
@@ -75,7 +82,8 @@ enum weir_status channels_open(struct channels **channels, const struct broker_o
     opened->is_lagging = output->is_busy;
     opened->lag_context = output->context;
     buffer_init(&opened->scratch, 64 * 1024);
-    if (table_init(&opened->channels) != WEIR_OK || table_init(&opened->ends) != WEIR_OK) {
+    if (table_init(&opened->channels) != WEIR_OK || table_init(&opened->ends) != WEIR_OK ||
+        table_init(&opened->owners) != WEIR_OK) {
         channels_close(opened);
         return weir_fail(error, WEIR_NO_MEMORY, "no memory for channels");
     }
@@ -170,11 +178,49 @@ static void channel_unblock(struct channels *channels, struct channel *channel)
     channels->blocked_count--;
 }
 
+static struct channel_owner *owner_find(const struct channels *channels, struct peer_handle peer,
+                                        uint64_t session)
+{
+    struct table_node *node = table_first(&channels->owners, end_hash(peer, session));
+    for (; node; node = table_next(node)) {
+        struct channel_owner *owner = TABLE_OWNER(node, struct channel_owner, node);
+        if (owner->session == session && peer_handle_equal(owner->peer, peer))
+            return owner;
+    }
+    return NULL;
+}
+
+/* Counts one more channel. NULL: no memory. */
+static struct channel_owner *owner_hold(struct channels *channels, struct peer_handle peer,
+                                        uint64_t session)
+{
+    struct channel_owner *owner = owner_find(channels, peer, session);
+    if (!owner) {
+        owner = calloc(1, sizeof *owner);
+        if (!owner)
+            return NULL;
+        owner->peer = peer;
+        owner->session = session;
+        table_insert(&channels->owners, &owner->node, end_hash(peer, session));
+    }
+    owner->channel_count++;
+    return owner;
+}
+
+static void owner_release(struct channels *channels, struct channel_owner *owner)
+{
+    if (--owner->channel_count > 0)
+        return;
+    table_remove(&channels->owners, &owner->node);
+    free(owner);
+}
+
 static void channel_end_all(struct channels *channels, struct channel *channel)
 {
     channel_unblock(channels, channel);
     end_close(channels, &channel->reader);
     end_close(channels, &channel->writer);
+    owner_release(channels, channel->owner);
     table_remove(&channels->channels, &channel->node);
     channels->counters->channels = channels->channels.count;
     channels->queued_bytes -= channel->queue.bytes - channel->queue_start;
@@ -197,6 +243,7 @@ void channels_close(struct channels *channels)
     }
     table_fini(&channels->channels);
     table_fini(&channels->ends);
+    table_fini(&channels->owners);
     buffer_fini(&channels->scratch);
     free(channels);
 }
@@ -222,7 +269,8 @@ static struct channel *channel_find(const struct channels *channels, struct span
 bool channels_is_create(const struct wire_message *call)
 {
     struct span space = call->fields[1].span;
-    return call->type == WIRE_CALL &&
+    /* Session 0 is a gateway that runs a trigger: nobody would get the keys, or close the channel. */
+    return call->type == WIRE_CALL && call->fields[0].number != 0 &&
            span_equal(call->fields[2].span, SPAN_LITERAL("engine::channels::create")) &&
            (space.bytes == 0 || span_equal(space, SPAN_LITERAL("default")));
 }
@@ -274,7 +322,8 @@ static uint64_t create_buffer_size(struct span input)
     return size > CHANNEL_BUFFER_MAX ? CHANNEL_BUFFER_MAX : size;
 }
 
-static struct channel *channel_make(struct channels *channels)
+static struct channel *channel_make(struct channels *channels, struct peer_handle peer,
+                                    uint64_t session)
 {
     struct channel *channel =
         channels->channels.count < CHANNELS_MAX ? calloc(1, sizeof *channel) : NULL;
@@ -282,6 +331,11 @@ static struct channel *channel_make(struct channels *channels)
         return NULL;
     if (!secret_make(channel->id) || !secret_make(channel->reader.key) ||
         !secret_make(channel->writer.key)) {
+        free(channel);
+        return NULL;
+    }
+    channel->owner = owner_hold(channels, peer, session);
+    if (!channel->owner) {
         free(channel);
         return NULL;
     }
@@ -307,14 +361,19 @@ void channels_create(struct channels *channels, struct peer_handle peer,
                     "engine::channels::create: buffer_size must be a whole number from 1 to 1024");
         return;
     }
-    struct channel *channel = channel_make(channels);
+    uint64_t session = call->fields[0].number;
+    const struct channel_owner *owner = owner_find(channels, peer, session);
+    if (owner && owner->channel_count >= CHANNELS_SESSION_MAX) {
+        create_fail(channels, peer, call->id, "invocation_error",
+                    "the worker has as many channels as a worker may have");
+        return;
+    }
+    struct channel *channel = channel_make(channels, peer, session);
     if (!channel) {
         create_fail(channels, peer, call->id, "invocation_error",
                     "there is no room for another channel");
         return;
     }
-    channel->owner = peer;
-    channel->owner_session = call->fields[0].number;
     channel->buffer_messages = buffer_messages;
     channel->unused_since_ms = now_ms;
     char text[512];
@@ -582,7 +641,8 @@ struct session_reference {
 static bool is_of_session(const struct channel *channel, const void *context)
 {
     const struct session_reference *gone = context;
-    return channel->owner_session == gone->session && peer_handle_equal(channel->owner, gone->peer);
+    return channel->owner->session == gone->session &&
+           peer_handle_equal(channel->owner->peer, gone->peer);
 }
 
 void channels_session_gone(struct channels *channels, struct peer_handle peer, uint64_t session)
@@ -595,7 +655,7 @@ void channels_session_gone(struct channels *channels, struct peer_handle peer, u
 static bool is_of_peer(const struct channel *channel, const void *context)
 {
     const struct peer_handle *gone = context;
-    return peer_handle_equal(channel->owner, *gone) ||
+    return peer_handle_equal(channel->owner->peer, *gone) ||
            (channel->reader.is_open && peer_handle_equal(channel->reader.peer, *gone)) ||
            (channel->writer.is_open && peer_handle_equal(channel->writer.peer, *gone));
 }

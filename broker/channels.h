@@ -27,7 +27,8 @@
 #include "broker/output.h"
 
 enum {
-    CHANNELS_MAX = 100000, /* one more: the call is answered with an error */
+    CHANNELS_MAX = 100000,       /* one more: the call is answered with an error */
+    CHANNELS_SESSION_MAX = 4096, /* of one worker: likewise */
     CHANNEL_UNUSED_MS_MAX = 300000,
     CHANNEL_BUFFER_DEFAULT = 64, /* messages */
     CHANNEL_BUFFER_MAX = 1024,

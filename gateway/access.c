@@ -4,6 +4,7 @@
 
 #include "shm/limits.h"
 #include "shm/stream_functions.h"
+#include "shm/trigger_types.h"
 
 /* Texts of one list, decoded, one behind the other in access.text. */
 struct access_entry {
@@ -267,7 +268,9 @@ bool access_may_register_trigger_types(const struct access *access)
 
 bool access_may_use_trigger_type(const struct access *access, struct span type)
 {
-    return access->uses_all_types || list_has(access, access->types, type);
+    const struct trigger_type *own = trigger_type_by_name(type);
+    bool needs_name = access->listener->has_rbac && own != NULL && own->kind != TRIGGER_STREAM;
+    return (access->uses_all_types && !needs_name) || list_has(access, access->types, type);
 }
 
 struct span access_context(const struct access *access)

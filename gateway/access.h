@@ -49,6 +49,9 @@ enum access_decision access_call(const struct access *access, struct span name_s
 bool access_is_open(const struct access *access);
 bool access_may_register_functions(const struct access *access);
 bool access_may_register_trigger_types(const struct access *access);
+/* allowed_trigger_types null is all, but for weir's own types other than `stream`, which have to be
+ * named: stream:join decides about everybody's joins and is told their contexts, as stream:leave is,
+ * and the engine:: ones tell of more than a session is shown. */
 bool access_may_use_trigger_type(const struct access *access, struct span type);
 /* JSON. */
 struct span access_context(const struct access *access);

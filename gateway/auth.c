@@ -4,15 +4,12 @@
 #include <stdlib.h>
 #include <strings.h>
 
-#include "gateway/handshake.h"
+#include "gateway/head_json.h"
 #include "gateway/printer.h"
 #include "gateway/stream_path.h"
 
 enum {
-    AUTH_HEADERS_MAX = 256,    /* lines of a request; more are refused with 431 */
-    AUTH_PARAMETERS_MAX = 512, /* of a query; likewise */
-    AUTH_INPUT_BYTES_MAX =
-        6 * HANDSHAKE_BYTES_MAX + 8 * (AUTH_HEADERS_MAX + AUTH_PARAMETERS_MAX) + 1024,
+    AUTH_INPUT_BYTES_MAX = HEAD_JSON_BYTES_MAX + 1024, /* the path is a part of the head, too */
     AUTH_LOG_MS = 1000,
 };
 static_assert(SETTINGS_CONTEXT_BYTES_MAX >= 2, "an empty context fits");
@@ -55,168 +52,20 @@ void auth_close(struct auth *auth)
     free(auth);
 }
 
-/* ---- the request's text ---- */
-
-struct auth_pair {
-    struct span name, value;
-};
-
-static struct span auth_trim(struct span text)
-{
-    while (text.bytes > 0 && (text.data[0] == ' ' || text.data[0] == '\t'))
-        text = span_of(text.data + 1, text.bytes - 1);
-    while (text.bytes > 0 &&
-           (text.data[text.bytes - 1] == ' ' || text.data[text.bytes - 1] == '\t'))
-        text.bytes--;
-    return text;
-}
-
-/* The next header line; handshake_parse() has checked their form. */
-static bool auth_next_header(struct span *rest, struct auth_pair *pair)
-{
-    const char *end = rest->bytes == 0 ? NULL : memmem(rest->data, rest->bytes, "\r\n", 2);
-    if (end == NULL)
-        return false;
-    struct span line = span_of(rest->data, (size_t)(end - rest->data));
-    *rest = span_of(end + 2, rest->bytes - line.bytes - 2);
-    const char *colon = line.bytes == 0 ? NULL : memchr(line.data, ':', line.bytes);
-    size_t name_bytes = colon == NULL ? line.bytes : (size_t)(colon - line.data);
-    pair->name = span_of(line.data, name_bytes);
-    pair->value = colon == NULL ? span_of(line.data + name_bytes, 0)
-                                : auth_trim(span_of(colon + 1, line.bytes - name_bytes - 1));
-    return true;
-}
-
-static bool auth_is_name(struct span name, struct span wanted)
-{
-    return name.bytes == wanted.bytes && strncasecmp(name.data, wanted.data, name.bytes) == 0;
-}
-
-/* The next parameter of a query, its key not empty. */
-static bool auth_next_parameter(struct span *rest, struct auth_pair *pair)
-{
-    while (rest->bytes > 0) { /* each turn takes at least one byte */
-        const char *mark = memchr(rest->data, '&', rest->bytes);
-        size_t bytes = mark == NULL ? rest->bytes : (size_t)(mark - rest->data);
-        struct span part = span_of(rest->data, bytes);
-        bytes += mark == NULL ? 0 : 1;
-        *rest = span_of(rest->data + bytes, rest->bytes - bytes);
-        const char *equals = part.bytes == 0 ? NULL : memchr(part.data, '=', part.bytes);
-        size_t name_bytes = equals == NULL ? part.bytes : (size_t)(equals - part.data);
-        if (name_bytes == 0)
-            continue;
-        pair->name = span_of(part.data, name_bytes);
-        pair->value = equals == NULL ? span_of(part.data + name_bytes, 0)
-                                     : span_of(equals + 1, part.bytes - name_bytes - 1);
-        return true;
-    }
-    return false;
-}
-
-static bool auth_is_visible(struct span value)
-{
-    for (size_t i = 0; i < value.bytes; i++) {
-        unsigned char byte = (unsigned char)value.data[i];
-        if (byte != '\t' && (byte < 0x20 || byte > 0x7e))
-            return false;
-    }
-    return true;
-}
-
 /* ---- the input ---- */
-
-static void auth_print_lower(struct printer *printer, struct span name)
-{
-    size_t before = printer->out->bytes;
-    print_string(printer, name);
-    for (size_t i = before; printer->status == WEIR_OK && i < printer->out->bytes; i++) {
-        char byte = printer->out->data[i];
-        printer->out->data[i] = (char)(byte >= 'A' && byte <= 'Z' ? byte - 'A' + 'a' : byte);
-    }
-}
-
-/* One member per name, the last value wins. */
-static void auth_print_headers(struct printer *printer, struct span headers)
-{
-    struct auth_pair pairs[AUTH_HEADERS_MAX], pair;
-    size_t count = 0;
-    while (auth_next_header(&headers, &pair)) {
-        size_t i = 0;
-        if (!auth_is_visible(pair.value) || pair.name.bytes == 0)
-            continue;
-        while (i < count && !auth_is_name(pairs[i].name, pair.name))
-            i++;
-        if (i == AUTH_HEADERS_MAX) {
-            printer->status = WEIR_TOO_LARGE;
-            return;
-        }
-        pairs[i] = pair;
-        count += i == count;
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (i > 0)
-            print_literal(printer, ",");
-        auth_print_lower(printer, pairs[i].name);
-        print_literal(printer, ":");
-        print_string(printer, pairs[i].value);
-    }
-}
-
-static void auth_print_values(struct printer *printer, const struct auth_pair *pairs, size_t count,
-                              size_t first)
-{
-    print_string(printer, pairs[first].name);
-    print_literal(printer, ":[");
-    for (size_t i = first; i < count; i++) {
-        if (!span_equal(pairs[i].name, pairs[first].name))
-            continue;
-        if (i > first)
-            print_literal(printer, ",");
-        print_string(printer, pairs[i].value);
-    }
-    print_literal(printer, "]");
-}
-
-/* What is not UTF-8 cannot stand in JSON and is left out. */
-static void auth_print_query(struct printer *printer, struct span query)
-{
-    struct auth_pair pairs[AUTH_PARAMETERS_MAX], pair;
-    size_t count = 0;
-    while (auth_next_parameter(&query, &pair)) {
-        if (!json_is_utf8(pair.name) || !json_is_utf8(pair.value))
-            continue;
-        if (count == AUTH_PARAMETERS_MAX) {
-            printer->status = WEIR_TOO_LARGE;
-            return;
-        }
-        pairs[count++] = pair;
-    }
-    bool is_first = true;
-    for (size_t i = 0; i < count; i++) {
-        size_t earlier = 0;
-        while (earlier < i && !span_equal(pairs[earlier].name, pairs[i].name))
-            earlier++;
-        if (earlier < i)
-            continue; /* printed with the first of its name */
-        if (!is_first)
-            print_literal(printer, ",");
-        is_first = false;
-        auth_print_values(printer, pairs, count, i);
-    }
-}
 
 enum weir_status auth_input_append(struct buffer *out, const struct ws_request *request)
 {
     struct printer printer = {out, json_is_utf8(request->path) ? WEIR_OK : WEIR_INVALID};
-    print_literal(&printer, "{\"headers\":{");
+    print_literal(&printer, "{\"headers\":");
     if (printer.status == WEIR_OK)
-        auth_print_headers(&printer, request->headers);
-    print_literal(&printer, "},\"path\":");
+        printer.status = head_json_append_headers(out, request->headers);
+    print_literal(&printer, ",\"path\":");
     print_string(&printer, request->path);
-    print_literal(&printer, ",\"query_params\":{");
+    print_literal(&printer, ",\"query_params\":");
     if (printer.status == WEIR_OK)
-        auth_print_query(&printer, request->query);
-    print_literal(&printer, "},\"addr\":");
+        printer.status = head_json_append_query(out, request->query);
+    print_literal(&printer, ",\"addr\":");
     print_string(&printer, span_text(request->peer));
     print_literal(&printer, "}");
     return printer.status;
@@ -230,7 +79,7 @@ static struct span auth_bearer(struct span value)
     size_t scheme_bytes = sizeof scheme - 1;
     if (value.bytes <= scheme_bytes || strncasecmp(value.data, scheme, scheme_bytes) != 0)
         return (struct span){0};
-    return auth_trim(span_of(value.data + scheme_bytes, value.bytes - scheme_bytes));
+    return head_trim(span_of(value.data + scheme_bytes, value.bytes - scheme_bytes));
 }
 
 /* What follows the element "Authorization" in one list. `*is_next` carries over to another line of
@@ -240,7 +89,7 @@ static struct span auth_after_authorization(struct span list, bool *is_next)
     while (list.bytes > 0) { /* each turn takes at least one byte */
         const char *comma = memchr(list.data, ',', list.bytes);
         size_t bytes = comma == NULL ? list.bytes : (size_t)(comma - list.data);
-        struct span element = auth_trim(span_of(list.data, bytes));
+        struct span element = head_trim(span_of(list.data, bytes));
         bytes += comma == NULL ? 0 : 1;
         list = span_of(list.data + bytes, list.bytes - bytes);
         if (*is_next && element.bytes > 0)
@@ -254,13 +103,13 @@ static struct span auth_after_authorization(struct span list, bool *is_next)
 static struct span auth_header_token(struct span headers, enum auth_place place)
 {
     struct span token = {0};
-    struct auth_pair pair;
+    struct head_pair pair;
     bool is_next = false;
-    while (auth_next_header(&headers, &pair)) {
-        if (place == AUTH_HEADER && auth_is_name(pair.name, SPAN_LITERAL("authorization")))
+    while (head_next_header(&headers, &pair)) {
+        if (place == AUTH_HEADER && head_name_is(pair.name, SPAN_LITERAL("authorization")))
             token = auth_bearer(pair.value);
         else if (place == AUTH_SUBPROTOCOL && token.data == NULL &&
-                 auth_is_name(pair.name, SPAN_LITERAL("sec-websocket-protocol")))
+                 head_name_is(pair.name, SPAN_LITERAL("sec-websocket-protocol")))
             token = auth_after_authorization(pair.value, &is_next);
     }
     return token;
@@ -272,8 +121,8 @@ struct span auth_token(const struct ws_request *request, enum auth_place place, 
         return auth_header_token(request->headers, place);
     struct span token = {0};
     struct span query = request->query;
-    struct auth_pair pair;
-    while (auth_next_parameter(&query, &pair)) {
+    struct head_pair pair;
+    while (head_next_parameter(&query, &pair)) {
         if (span_equal(pair.name, SPAN_LITERAL("token")))
             token = pair.value;
     }

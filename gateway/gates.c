@@ -42,6 +42,7 @@ struct gate_join {
     uint64_t patience_ms; /* until when it waits for away gates; 0: it has met none */
     bool is_denied;
     bool is_path;
+    bool is_void; /* taken back while it was asked about; counted until its gates have answered */
     struct subscription_wish wish;
     size_t text_bytes;
     char text[];
@@ -413,7 +414,10 @@ static void join_leave(struct gate_join *join)
     *join->at = join->next;
     if (join->next != NULL)
         join->next->at = join->at;
-    join->visitor->count--;
+    if (join->is_void)
+        join->visitor->void_count--;
+    else
+        join->visitor->count--;
     join->gates->join_count--;
     join->gates->join_bytes -= join->text_bytes;
 }
@@ -429,8 +433,9 @@ static void join_decide(struct gate_join *join, bool is_denied)
 {
     struct gates *gates = join->gates;
     join_leave(join);
-    gates->options.decided(gates->options.context, join->visitor, &join->wish, join->is_path,
-                           gates_count(gates, is_denied));
+    if (!join->is_void)
+        gates->options.decided(gates->options.context, join->visitor, &join->wish, join->is_path,
+                               gates_count(gates, is_denied));
     free(join);
 }
 
@@ -735,7 +740,7 @@ void gates_lost(struct gates *gates)
         gate->handle = 0; /* the next broker's handles are its own */
     for (struct gate_join *join = gates->asking.first, *next; join != NULL; join = next) {
         next = join->queue_next;
-        if (join_asks_unbound(join)) {
+        if (join->is_void || join_asks_unbound(join)) {
             join_decide(join, join->is_denied || gates->options.is_closed);
             continue;
         }
@@ -831,10 +836,19 @@ void gates_cancel(struct gates *gates, struct gate_visitor *visitor, struct span
 {
     (void)gates;
     struct gate_join *join = visitor->joins;
-    while (join != NULL && !span_equal(join->wish.subscription_id, subscription_id))
+    while (join != NULL &&
+           (join->is_void || !span_equal(join->wish.subscription_id, subscription_id)))
         join = join->next;
     if (join == NULL)
         return;
+    /* Its calls are on their way and cost the gates' workers as much as before: a socket that joins
+     * and leaves without end must not get around its bound. */
+    if (join->calls != NULL) {
+        join->is_void = true;
+        visitor->count--;
+        visitor->void_count++;
+        return;
+    }
     join_leave(join);
     free(join);
 }

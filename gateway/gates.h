@@ -58,7 +58,8 @@ struct gate_join;
 /* The waiting joins of one socket; zeroed, and stays put until gates_forget(). */
 struct gate_visitor {
     struct gate_join *joins;
-    uint32_t count;
+    uint32_t count;      /* without those taken back */
+    uint32_t void_count; /* taken back, their gates have not answered yet */
 };
 
 enum gate_verdict {
@@ -107,7 +108,8 @@ bool gates_are_clear(const struct gates *gates);
 /* Never calls `decided` from inside. */
 enum gate_verdict gates_ask(struct gates *gates, struct gate_visitor *visitor,
                             const struct gate_question *question) WEIR_MUST_CHECK;
-/* Forget the visitor's waiting join of that id, if there is one. */
+/* Forget the visitor's waiting join of that id, if there is one: it is not decided about any more.
+ * Once its gates are being asked it goes on counting (void_count) until they have answered. */
 void gates_cancel(struct gates *gates, struct gate_visitor *visitor, struct span subscription_id);
 void gates_forget(struct gates *gates, struct gate_visitor *visitor);
 

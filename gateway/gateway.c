@@ -154,10 +154,8 @@ static bool gateway_fill_door(struct gateway *gateway, struct ws_request *reques
     struct session_access *access = NULL;
     if (request->port >= WS_PORT_LISTENER) {
         access = session_access_make(gateway->doors[request->port - WS_PORT_LISTENER], request);
-        if (access == NULL) {
-            request->http_status = 503;
+        if (access == NULL)
             return false;
-        }
     }
     door->worker = worker_make(gateway->workers);
     if (door->worker == NULL) {

@@ -101,6 +101,9 @@ static struct span target_path(struct span target)
     if (target.bytes <= scheme.bytes || strncasecmp(target.data, scheme.data, scheme.bytes) != 0)
         return target;
     const char *slash = memchr(target.data + scheme.bytes, '/', target.bytes - scheme.bytes);
+    const char *mark = memchr(target.data + scheme.bytes, '?', target.bytes - scheme.bytes);
+    if (mark && (!slash || mark < slash))
+        return (struct span){0}; /* a query without a path: what follows is no path */
     return slash ? span_of(slash, target.bytes - (size_t)(slash - target.data)) : SPAN_LITERAL("/");
 }
 

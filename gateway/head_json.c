@@ -1,68 +1,13 @@
 #include "gateway/head_json.h"
 
 #include <stdlib.h>
+#include <strings.h>
 
 #include "gateway/printer.h"
 
-/* One header line or query parameter. */
-struct head_pair {
-    struct span name, value;
-    size_t position;
-};
+/* ---- taking apart ---- */
 
-struct head_pairs {
-    struct head_pair *pairs;
-    size_t count, capacity;
-};
-
-static enum weir_status pairs_add(struct head_pairs *pairs, struct span name, struct span value)
-{
-    if (pairs->count == pairs->capacity) {
-        size_t capacity = pairs->capacity == 0 ? 32 : pairs->capacity * 2;
-        struct head_pair *grown = realloc(pairs->pairs, capacity * sizeof *grown);
-        if (grown == NULL)
-            return WEIR_NO_MEMORY;
-        pairs->pairs = grown;
-        pairs->capacity = capacity;
-    }
-    pairs->pairs[pairs->count] = (struct head_pair){name, value, pairs->count};
-    pairs->count++;
-    return WEIR_OK;
-}
-
-/* Equal names side by side, as they came: thousands of them are not compared with each other. */
-static int pair_compare(const void *left, const void *right)
-{
-    const struct head_pair *a = left, *b = right;
-    size_t bytes = a->name.bytes < b->name.bytes ? a->name.bytes : b->name.bytes;
-    int order = memcmp(a->name.data, b->name.data, bytes); /* names are never empty */
-    if (order == 0)
-        order = (a->name.bytes > b->name.bytes) - (a->name.bytes < b->name.bytes);
-    return order != 0 ? order : (a->position > b->position) - (a->position < b->position);
-}
-
-static void pairs_sort(struct head_pairs *pairs)
-{
-    if (pairs->count > 0)
-        qsort(pairs->pairs, pairs->count, sizeof *pairs->pairs, pair_compare);
-}
-
-static bool is_last_of_name(const struct head_pairs *pairs, size_t i)
-{
-    return i + 1 == pairs->count || !span_equal(pairs->pairs[i].name, pairs->pairs[i + 1].name);
-}
-
-static bool is_visible(struct span value)
-{
-    for (size_t i = 0; i < value.bytes; i++) {
-        unsigned char byte = (unsigned char)value.data[i];
-        if ((byte < 0x20 && byte != '\t') || byte > 0x7E)
-            return false;
-    }
-    return true;
-}
-
-static struct span span_trim(struct span text)
+struct span head_trim(struct span text)
 {
     while (text.bytes > 0 && (text.data[0] == ' ' || text.data[0] == '\t'))
         text = span_of(text.data + 1, text.bytes - 1);
@@ -72,105 +17,172 @@ static struct span span_trim(struct span text)
     return text;
 }
 
-static enum weir_status pairs_read_headers(struct head_pairs *pairs, struct span headers)
+bool head_name_is(struct span name, struct span wanted)
 {
-    while (headers.bytes > 0) {
-        const char *end = memchr(headers.data, '\n', headers.bytes);
-        size_t bytes = end == NULL ? headers.bytes : (size_t)(end - headers.data) + 1;
-        struct span line = span_of(headers.data, bytes);
-        headers = span_of(headers.data + bytes, headers.bytes - bytes);
-        while (line.bytes > 0 &&
-               (line.data[line.bytes - 1] == '\n' || line.data[line.bytes - 1] == '\r'))
-            line.bytes--;
-        const char *colon = line.bytes == 0 ? NULL : memchr(line.data, ':', line.bytes);
-        if (colon == NULL || colon == line.data)
-            continue;
-        struct span name = span_of(line.data, (size_t)(colon - line.data));
-        struct span value = span_of(colon + 1, line.bytes - name.bytes - 1);
-        enum weir_status status = pairs_add(pairs, name, span_trim(value));
-        if (status != WEIR_OK)
-            return status;
+    return name.bytes == wanted.bytes && strncasecmp(name.data, wanted.data, name.bytes) == 0;
+}
+
+/* `text` at its first `mark`; without one the value is empty. */
+static struct head_pair pair_split(struct span text, char mark)
+{
+    const char *at = text.bytes == 0 ? NULL : memchr(text.data, mark, text.bytes);
+    size_t name_bytes = at == NULL ? text.bytes : (size_t)(at - text.data);
+    return (struct head_pair){
+        .name = span_of(text.data, name_bytes),
+        .value = at == NULL ? span_of(text.data + name_bytes, 0)
+                            : span_of(at + 1, text.bytes - name_bytes - 1),
+    };
+}
+
+bool head_next_header(struct span *rest, struct head_pair *pair)
+{
+    const char *end = rest->bytes == 0 ? NULL : memmem(rest->data, rest->bytes, "\r\n", 2);
+    if (end == NULL)
+        return false;
+    struct span line = span_of(rest->data, (size_t)(end - rest->data));
+    *rest = span_of(end + 2, rest->bytes - line.bytes - 2);
+    *pair = pair_split(line, ':');
+    if (pair->name.bytes == line.bytes)
+        pair->name.bytes = 0; /* no colon: no header */
+    pair->value = head_trim(pair->value);
+    return true;
+}
+
+bool head_next_parameter(struct span *rest, struct head_pair *pair)
+{
+    while (rest->bytes > 0) { /* each turn takes at least one byte */
+        const char *mark = memchr(rest->data, '&', rest->bytes);
+        size_t bytes = mark == NULL ? rest->bytes : (size_t)(mark - rest->data);
+        *pair = pair_split(span_of(rest->data, bytes), '=');
+        bytes += mark == NULL ? 0 : 1;
+        *rest = span_of(rest->data + bytes, rest->bytes - bytes);
+        if (pair->name.bytes > 0)
+            return true;
     }
-    return WEIR_OK;
+    return false;
+}
+
+/* ---- by name ---- */
+
+/* Sorted by name, those of one name as they came: names are not all compared with each other. */
+struct head_entry {
+    struct head_pair pair;
+    size_t position;
+};
+
+static int positions_compare(const struct head_entry *a, const struct head_entry *b)
+{
+    return (a->position > b->position) - (a->position < b->position);
+}
+
+static int names_compare(struct span a, struct span b,
+                         int (*compare)(const char *, const char *, size_t))
+{
+    int order = compare(a.data, b.data, a.bytes < b.bytes ? a.bytes : b.bytes);
+    return order != 0 ? order : (a.bytes > b.bytes) - (a.bytes < b.bytes);
+}
+
+static int bytes_compare(const char *a, const char *b, size_t bytes)
+{
+    return memcmp(a, b, bytes);
+}
+
+static int headers_compare(const void *left, const void *right)
+{
+    const struct head_entry *a = left, *b = right;
+    int order = names_compare(a->pair.name, b->pair.name, strncasecmp);
+    return order != 0 ? order : positions_compare(a, b);
+}
+
+static int parameters_compare(const void *left, const void *right)
+{
+    const struct head_entry *a = left, *b = right;
+    int order = names_compare(a->pair.name, b->pair.name, bytes_compare);
+    return order != 0 ? order : positions_compare(a, b);
+}
+
+static bool is_visible(struct span text)
+{
+    for (size_t i = 0; i < text.bytes; i++) {
+        unsigned char byte = (unsigned char)text.data[i];
+        if (byte != '\t' && (byte < 0x20 || byte > 0x7e))
+            return false;
+    }
+    return true;
+}
+
+/* ---- headers ---- */
+
+static void print_lower(struct printer *printer, struct span name)
+{
+    size_t before = printer->out->bytes;
+    print_string(printer, name);
+    for (size_t i = before; printer->status == WEIR_OK && i < printer->out->bytes; i++) {
+        char byte = printer->out->data[i];
+        printer->out->data[i] = (char)(byte >= 'A' && byte <= 'Z' ? byte - 'A' + 'a' : byte);
+    }
 }
 
 enum weir_status head_json_append_headers(struct buffer *out, struct span headers)
 {
-    struct head_pairs pairs = {0};
-    struct printer printer = {out, WEIR_OK};
-    char *lower = malloc(headers.bytes + 1);
-    if (lower == NULL)
-        return WEIR_NO_MEMORY;
-    for (size_t i = 0; i < headers.bytes; i++) {
-        char byte = headers.data[i];
-        lower[i] = (char)(byte >= 'A' && byte <= 'Z' ? byte + ('a' - 'A') : byte);
-    }
-    printer.status = pairs_read_headers(&pairs, span_of(lower, headers.bytes));
-    pairs_sort(&pairs);
-    print_literal(&printer, "{");
-    bool is_first = true;
-    for (size_t i = 0; i < pairs.count; i++) {
-        const struct head_pair *pair = &pairs.pairs[i];
-        struct span value = pair->value; /* as it was sent, not in lower case */
-        value.data = headers.data + (value.data - lower);
-        if (!is_last_of_name(&pairs, i) || !is_visible(value) || !is_visible(pair->name))
+    struct head_entry entries[HEAD_HEADERS_MAX];
+    struct head_pair pair;
+    size_t count = 0;
+    while (head_next_header(&headers, &pair)) {
+        if (pair.name.bytes == 0 || !is_visible(pair.name) || !is_visible(pair.value))
             continue;
+        if (count == HEAD_HEADERS_MAX)
+            return WEIR_TOO_LARGE;
+        entries[count] = (struct head_entry){pair, count};
+        count++;
+    }
+    qsort(entries, count, sizeof entries[0], headers_compare);
+    struct printer printer = {out, WEIR_OK};
+    bool is_first = true;
+    print_literal(&printer, "{");
+    for (size_t i = 0; i < count; i++) {
+        if (i + 1 < count && head_name_is(entries[i].pair.name, entries[i + 1].pair.name))
+            continue; /* the last one of a name counts */
         print_span(&printer, is_first ? SPAN_LITERAL("") : SPAN_LITERAL(","));
-        print_string(&printer, pair->name);
-        print_literal(&printer, ":");
-        print_string(&printer, value);
         is_first = false;
+        print_lower(&printer, entries[i].pair.name);
+        print_literal(&printer, ":");
+        print_string(&printer, entries[i].pair.value);
     }
     print_literal(&printer, "}");
-    free(pairs.pairs);
-    free(lower);
     return printer.status;
 }
 
-static enum weir_status pairs_read_query(struct head_pairs *pairs, struct span query)
-{
-    while (query.bytes > 0) {
-        const char *end = memchr(query.data, '&', query.bytes);
-        size_t bytes = end == NULL ? query.bytes : (size_t)(end - query.data);
-        struct span name = span_of(query.data, bytes);
-        struct span value = span_of(query.data + bytes, 0);
-        size_t taken = end == NULL ? bytes : bytes + 1;
-        query = span_of(query.data + taken, query.bytes - taken);
-        const char *equals = bytes == 0 ? NULL : memchr(name.data, '=', bytes);
-        if (equals != NULL) {
-            name.bytes = (size_t)(equals - name.data);
-            value = span_of(equals + 1, bytes - name.bytes - 1);
-        }
-        if (name.bytes == 0 || !json_is_utf8(name) || !json_is_utf8(value))
-            continue;
-        enum weir_status status = pairs_add(pairs, name, value);
-        if (status != WEIR_OK)
-            return status;
-    }
-    return WEIR_OK;
-}
+/* ---- query ---- */
 
 enum weir_status head_json_append_query(struct buffer *out, struct span query)
 {
-    struct head_pairs pairs = {0};
+    struct head_entry entries[HEAD_PARAMETERS_MAX];
+    struct head_pair pair;
+    size_t count = 0;
+    while (head_next_parameter(&query, &pair)) {
+        if (!json_is_utf8(pair.name) || !json_is_utf8(pair.value))
+            continue;
+        if (count == HEAD_PARAMETERS_MAX)
+            return WEIR_TOO_LARGE;
+        entries[count] = (struct head_entry){pair, count};
+        count++;
+    }
+    qsort(entries, count, sizeof entries[0], parameters_compare);
     struct printer printer = {out, WEIR_OK};
-    printer.status = pairs_read_query(&pairs, query);
-    pairs_sort(&pairs);
     print_literal(&printer, "{");
-    for (size_t i = 0; i < pairs.count; i++) {
-        bool is_first_of_name = i == 0 || is_last_of_name(&pairs, i - 1);
+    for (size_t i = 0; i < count; i++) {
+        bool is_first_of_name =
+            i == 0 || !span_equal(entries[i - 1].pair.name, entries[i].pair.name);
         if (is_first_of_name) {
-            print_span(&printer, i == 0 ? SPAN_LITERAL("") : SPAN_LITERAL(","));
-            print_string(&printer, pairs.pairs[i].name);
+            print_span(&printer, i == 0 ? SPAN_LITERAL("") : SPAN_LITERAL("],"));
+            print_string(&printer, entries[i].pair.name);
             print_literal(&printer, ":[");
         } else {
             print_literal(&printer, ",");
         }
-        print_string(&printer, pairs.pairs[i].value);
-        if (is_last_of_name(&pairs, i))
-            print_literal(&printer, "]");
+        print_string(&printer, entries[i].pair.value);
     }
-    print_literal(&printer, "}");
-    free(pairs.pairs);
+    print_span(&printer, count == 0 ? SPAN_LITERAL("}") : SPAN_LITERAL("]}"));
     return printer.status;
 }

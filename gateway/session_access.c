@@ -9,7 +9,7 @@
 #include "shm/trigger_types.h"
 
 enum {
-    INPUT_BYTES_MAX = 256 * 1024, /* a request head as JSON */
+    INPUT_BYTES_MAX = HEAD_JSON_BYTES_MAX + 1024,
     NAMES_BYTES_MAX = 1024 * 1024,
     VERDICTS_MAX = 2, /* of one message: a trigger's function and its condition */
 };
@@ -120,10 +120,11 @@ static enum weir_status access_print_input(struct buffer *out, const struct ws_r
     return status == WEIR_OK ? buffer_append(out, SPAN_LITERAL("}")) : status;
 }
 
-struct session_access *session_access_make(struct access_door *door,
-                                           const struct ws_request *request)
+struct session_access *session_access_make(struct access_door *door, struct ws_request *request)
 {
     struct session_access *access = calloc(1, sizeof *access);
+    enum weir_status status = WEIR_OK;
+    request->http_status = 503;
     if (access == NULL)
         return NULL;
     access->door = door;
@@ -131,12 +132,15 @@ struct session_access *session_access_make(struct access_door *door,
     buffer_init(&access->input, INPUT_BYTES_MAX);
     buffer_init(&access->hook_answer, WS_MESSAGE_BYTES_MAX);
     buffer_init(&access->names, NAMES_BYTES_MAX);
-    if (*door->options.listener->auth_function != '\0' &&
-        access_print_input(&access->input, request) != WEIR_OK) {
-        session_access_free(access);
-        return NULL;
+    if (*door->options.listener->auth_function != '\0')
+        status = access_print_input(&access->input, request);
+    if (status == WEIR_OK) {
+        request->http_status = 0;
+        return access;
     }
-    return access;
+    session_access_free(access);
+    request->http_status = status == WEIR_TOO_LARGE ? 431 : 503;
+    return NULL;
 }
 
 void session_access_free(struct session_access *access)
@@ -320,11 +324,14 @@ static enum access_step access_decide(struct session_access *access, struct span
 {
     if (name_space.data == NULL || name_space.bytes == 0)
         name_space = SPAN_LITERAL("default");
+    if (access_is_open(access->access))
+        return STEP_GO;
+    /* There is none of that length, and megabytes are not held against thousands of patterns. */
+    if (function.bytes > NAME_BYTES_MAX || name_space.bytes > NAME_BYTES_MAX)
+        return STEP_REFUSE;
     enum access_decision decision = access_call(access->access, name_space, function, NULL);
     if (decision != ACCESS_ASK)
         return decision == ACCESS_ALLOWED ? STEP_GO : STEP_REFUSE;
-    if (function.bytes > NAME_BYTES_MAX || name_space.bytes > NAME_BYTES_MAX)
-        return STEP_REFUSE; /* there is none of that length */
     const struct access_verdict *verdict = access_find_verdict(access, name_space, function);
     if (verdict == NULL)
         return access_ask_metadata(access, name_space, function);
@@ -571,8 +578,27 @@ static bool hook_rewrite(struct session_access *access, struct json_value value,
 
 /* ---- registrations ---- */
 
-/* Ids that steer the server itself: custom stream adapters, queues. They are for workers that are
- * trusted. */
+/* Ids the settings name: who decides about connections, calls and registrations. A session that
+ * got hold of one, also as the stand-by of a worker that restarts, would see every token. */
+static bool function_is_configured(const struct settings *settings, struct span filed)
+{
+    if (span_equal(filed, span_text(settings->auth_function)))
+        return true;
+    for (uint32_t i = 0; i < settings->listener_count; i++) {
+        const struct settings_listener *listener = &settings->listeners[i];
+        const char *const ids[] = {listener->auth_function, listener->middleware_function,
+                                   listener->function_hook, listener->trigger_hook,
+                                   listener->trigger_type_hook};
+        for (size_t k = 0; k < sizeof ids / sizeof ids[0]; k++) {
+            if (span_equal(filed, span_text(ids[k])))
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Ids that steer the server itself: custom stream adapters, queues, what the settings name. They
+ * are for workers that are trusted. */
 static bool function_is_reserved(const struct session_access *access, struct span filed)
 {
     static const char *const starts[] = {"stream::", "engine::"};
@@ -581,7 +607,8 @@ static bool function_is_reserved(const struct session_access *access, struct spa
         if (filed.bytes >= bytes && memcmp(filed.data, starts[i], bytes) == 0)
             return true;
     }
-    return false;
+    return !access_is_open(access->access) &&
+           function_is_configured(access->door->options.settings, filed);
 }
 
 static enum access_step access_ask_function_hook(struct session_access *access, const char *hook,
@@ -693,12 +720,12 @@ enum access_step session_access_trigger_type(struct session_access *access,
 /* The function that decides whether a trigger's function is called is called as well. */
 static enum access_step access_decide_condition(struct session_access *access,
                                                 const struct access_trigger *trigger,
-                                                struct span name_space)
+                                                struct span type, struct span name_space)
 {
     static const char *const names[] = {"condition_function_id"};
     struct json_value id;
     char text[NAME_ESCAPED_BYTES_MAX + 2];
-    if (trigger_type_by_name(trigger->type) == NULL || trigger->config.kind != JSON_OBJECT)
+    if (trigger_type_by_name(type) == NULL || trigger->config.kind != JSON_OBJECT)
         return STEP_GO; /* its provider reads the config */
     if (json_scan_object(trigger->config.text, JSON_DEPTH_MAX, names, 1, &id, NULL) != WEIR_OK)
         return STEP_REFUSE;
@@ -752,7 +779,7 @@ static enum access_step access_decide_trigger(struct session_access *access,
     struct span filed = access_file(access, ACCESS_FUNCTION, trigger->function);
     enum access_step step =
         filed.data == NULL ? STEP_REFUSE : access_decide(access, name_space, filed);
-    return step == STEP_GO ? access_decide_condition(access, trigger, name_space) : step;
+    return step == STEP_GO ? access_decide_condition(access, trigger, type, name_space) : step;
 }
 
 /* The rights are those of what the worker said; what a hook makes of it is the hook's decision. */

@@ -51,9 +51,8 @@ struct access_door *
 access_door_open(const struct access_door_options *options); /* NULL: no memory */
 void access_door_close(struct access_door *door); /* every session_access of it is freed */
 
-/* For a handshake under way; NULL: no memory. */
-struct session_access *session_access_make(struct access_door *door,
-                                           const struct ws_request *request);
+/* For a handshake under way. NULL: refused, request->http_status says with what. */
+struct session_access *session_access_make(struct access_door *door, struct ws_request *request);
 void session_access_free(
     struct session_access *access); /* NULL is fine; nothing is called any more */
 

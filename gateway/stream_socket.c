@@ -189,6 +189,8 @@ static bool socket_has_room(const struct stream_socket *socket, struct span subs
 {
     const struct subscriber *subscriber = &socket->subscriber;
     uint64_t count = (uint64_t)subscriber->subscription_count + socket->visitor.count;
+    if (socket->visitor.void_count >= socket->channel->subscriptions->subscriptions_max)
+        return false; /* it takes joins back faster than gates answer */
     return count < socket->channel->subscriptions->subscriptions_max ||
            (socket->visitor.count < socket->channel->subscriptions->subscriptions_max &&
             subscriptions_has(subscriber, subscription_id));

@@ -265,7 +265,8 @@ Test(access, without_auth_function_nothing_is_granted_and_nothing_forbidden)
     cr_assert_eq(decide(NULL, "other"), ACCESS_REFUSED);
     cr_assert(access_may_register_functions(session));
     cr_assert(access_may_register_trigger_types(session));
-    cr_assert(access_may_use_trigger_type(session, SPAN_LITERAL("stream:join")));
+    cr_assert(access_may_use_trigger_type(session, SPAN_LITERAL("stream")));
+    cr_assert_not(access_may_use_trigger_type(session, SPAN_LITERAL("stream:join")));
     cr_assert(span_equal(access_context(session), SPAN_LITERAL("{}")));
 }
 
@@ -283,6 +284,8 @@ Test(access, defaults_and_nulls_of_an_auth_answer)
         cr_assert(access_may_register_functions(session));
         cr_assert_not(access_may_register_trigger_types(session));
         cr_assert(access_may_use_trigger_type(session, SPAN_LITERAL("anything")));
+        cr_assert_not(
+            access_may_use_trigger_type(session, SPAN_LITERAL("engine::functions-available")));
         cr_assert(span_equal(access_context(session), SPAN_LITERAL("{}")));
         cr_assert_eq(access_file_name(session, SPAN_LITERAL("f"), NULL), 1u);
     }
@@ -295,6 +298,9 @@ Test(access, defaults_and_nulls_of_an_auth_answer)
     cr_assert(access_may_use_trigger_type(session, SPAN_LITERAL("my-type")));
     cr_assert_not(access_may_use_trigger_type(session, SPAN_LITERAL("stream:join")));
     cr_assert(span_equal(access_context(session), SPAN_LITERAL("{\"user\":\"u1\"}")));
+    enter("{\"allowed_trigger_types\":[\"engine::functions-available\"]}");
+    cr_assert(access_may_use_trigger_type(session, SPAN_LITERAL("engine::functions-available")));
+    cr_assert_not(access_may_use_trigger_type(session, SPAN_LITERAL("engine::workers-available")));
     enter("{\"allowed_trigger_types\":[]}");
     cr_assert_not(access_may_use_trigger_type(session, SPAN_LITERAL("stream")));
 }
@@ -589,15 +595,20 @@ Test(access, queries_as_json)
                "{\"b\":[\"\xc3\xa9\"]}");
 }
 
-/* Thousands of names in one head, sorted, not compared with each other. */
-Test(access, a_head_full_of_names_takes_no_time)
+/* The last value that can be shown counts, as far as it goes; beyond the bounds nothing is told. */
+Test(access, heads_are_bounded)
 {
-    static char query[16 * 1024];
-    for (size_t i = 0; i < sizeof query; i++)
-        query[i] = i % 2 == 0 ? 'a' : '&';
-    for (unsigned i = 0; i < 50; i++) {
-        buffer_clear(&out);
-        cr_assert_eq(head_json_append_query(&out, span_of(query, sizeof query)), WEIR_OK);
-    }
-    cr_assert_gt(out.bytes, sizeof query);
+    static char text[16 * 1024];
+    assert_out(head_json_append_headers(&out, SPAN_LITERAL("X: good\r\nx: \xc3\xa9\r\n")),
+               "{\"x\":\"good\"}");
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = i % 2 == 0 ? 'a' : '&';
+    cr_assert_eq(head_json_append_query(&out, span_of(text, 2 * HEAD_PARAMETERS_MAX)), WEIR_OK);
+    cr_assert_eq(head_json_append_query(&out, span_of(text, 2 * HEAD_PARAMETERS_MAX + 1)),
+                 WEIR_TOO_LARGE);
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = "a:\r\n"[i % 4];
+    cr_assert_eq(head_json_append_headers(&out, span_of(text, 4 * HEAD_HEADERS_MAX)), WEIR_OK);
+    cr_assert_eq(head_json_append_headers(&out, span_of(text, 4 * HEAD_HEADERS_MAX + 4)),
+                 WEIR_TOO_LARGE);
 }

@@ -101,6 +101,33 @@ static uint64_t credits_of(struct peer_handle peer)
 
 TestSuite(channels, .init = open_channels, .fini = close_channels, .timeout = 20);
 
+static const char *create_of(uint64_t session)
+{
+    struct wire_message call = {.type = WIRE_CALL, .id = 8};
+    call.fields[0].number = session;
+    call.fields[2].span = SPAN_LITERAL("engine::channels::create");
+    call.fields[3].span = SPAN_LITERAL("{}");
+    recorder_clear(&recorder);
+    if (!channels_is_create(&call))
+        return "not one of ours";
+    channels_create(channels, maker, &call, 1000);
+    return recorder.messages[0].fields[0].span.data != NULL ? "made" : "refused";
+}
+
+/* One worker does not use up everybody's, and a gateway that runs a trigger has none. */
+Test(channels, a_worker_has_its_own_bound)
+{
+    cr_assert_str_eq(create_of(0), "not one of ours");
+    for (unsigned i = 0; i < CHANNELS_SESSION_MAX; i++)
+        cr_assert_str_eq(create_of(5), "made");
+    cr_assert_str_eq(create_of(5), "refused");
+    cr_assert_str_eq(create_of(6), "made");
+    cr_assert_eq(counters.channels, CHANNELS_SESSION_MAX + 1u);
+    channels_session_gone(channels, maker, 5);
+    cr_assert_eq(counters.channels, 1u);
+    cr_assert_str_eq(create_of(5), "made");
+}
+
 /* Ends are opened by id and key, each once. */
 Test(channels, an_end_needs_its_own_key_and_is_taken_once)
 {

@@ -57,7 +57,7 @@ static void enter(void)
 {
     const struct access_door_options options = {&settings, &settings.listeners[0], calls,
                                                 &counters};
-    const struct ws_request request = {.peer = "[::1]:5"};
+    struct ws_request request = {.peer = "[::1]:5"};
     door = access_door_open(&options);
     session = session_access_make(door, &request);
     cr_assert_not_null(session);
@@ -189,6 +189,59 @@ Test(session_access, functions_that_steer_the_server_are_not_registered)
         struct session_registration function = {.function = span_text(cases[i].id)};
         cr_assert_eq(session_access_function(session, &function), cases[i].step, "%s", cases[i].id);
     }
+}
+
+/* Whom the settings name decides about others: no session may become that, or its stand-by. */
+Test(session_access, functions_the_settings_name_are_not_registered)
+{
+    static const char *const ids[] = {"app::auth", "app::rights", "app::mw",
+                                      "app::f",    "app::t",      "app::y"};
+    strcpy(settings.auth_function, ids[0]);
+    cr_assert_not_null(listeners_add(&settings)); /* another listener's count as well */
+    strcpy(settings.listeners[1].auth_function, ids[1]);
+    strcpy(settings.listeners[1].middleware_function, ids[2]);
+    strcpy(settings.listeners[1].function_hook, ids[3]);
+    strcpy(settings.listeners[1].trigger_hook, ids[4]);
+    strcpy(settings.listeners[1].trigger_type_hook, ids[5]);
+    for (int has_rbac = 0; has_rbac < 2; has_rbac++) {
+        settings.listeners[0].has_rbac = has_rbac == 1;
+        enter();
+        for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
+            struct session_registration function = {.function = span_text(ids[i])};
+            cr_assert_eq(session_access_function(session, &function),
+                         has_rbac == 1 ? STEP_DROP : STEP_GO, "%s", ids[i]);
+        }
+        session_access_free(session);
+        access_door_close(door);
+        session = NULL;
+        door = NULL;
+    }
+}
+
+/* Megabytes of a function id are not held against patterns, whatever is granted. */
+Test(session_access, names_longer_than_any_are_refused_unmatched)
+{
+    static char name[NAME_BYTES_MAX + 2];
+    expose("*", "default");
+    enter();
+    memset(name, 'x', NAME_BYTES_MAX);
+    cr_assert_eq(call(NULL, name), STEP_GO);
+    cr_assert_eq(call(name, "f"), STEP_REFUSE);
+    name[NAME_BYTES_MAX] = 'x';
+    cr_assert_eq(call(NULL, name), STEP_REFUSE);
+    cr_assert_eq(call(name, "stream::get"), STEP_REFUSE);
+}
+
+Test(session_access, a_head_of_too_many_parts_is_refused)
+{
+    static char query[2 * 513];
+    for (size_t i = 0; i < sizeof query; i++)
+        query[i] = i % 2 == 0 ? 'a' : '&';
+    strcpy(settings.listeners[0].auth_function, "app::auth");
+    enter();
+    struct ws_request request = {.peer = "[::1]:5", .query = span_of(query, sizeof query)};
+    cr_assert_null(session_access_make(door, &request));
+    cr_assert_eq(request.http_status, 431u);
 }
 
 Test(session_access, a_call_on_its_way_to_the_middleware)
