@@ -396,18 +396,6 @@ static void name_unlink_write(struct stream_name *name, struct operation *operat
         name->writes_last = operation->open_previous;
 }
 
-/* Copy `part` to `*end`; data NULL stays NULL. */
-static struct span text_put(char **end, struct span part)
-{
-    if (!part.data)
-        return part;
-    struct span copy = span_of(*end, part.bytes);
-    if (part.bytes > 0)
-        memcpy(*end, part.data, part.bytes);
-    *end += part.bytes;
-    return copy;
-}
-
 /* Copy what `write` points to; its value only when it has to wait. */
 static bool operation_copy(struct custom *custom, struct operation *operation, bool with_value)
 {
@@ -424,14 +412,14 @@ static bool operation_copy(struct custom *custom, struct operation *operation, b
     operation->text = end;
     operation->text_bytes = bytes;
     custom->kept_bytes += bytes;
-    write->key.stream = text_put(&end, write->key.stream);
-    write->key.group = text_put(&end, write->key.group);
-    write->key.item = text_put(&end, write->key.item);
-    write->event_type = text_put(&end, write->event_type);
-    write->trace.traceparent = text_put(&end, write->trace.traceparent);
-    write->trace.baggage = text_put(&end, write->trace.baggage);
+    write->key.stream = span_put(&end, write->key.stream);
+    write->key.group = span_put(&end, write->key.group);
+    write->key.item = span_put(&end, write->key.item);
+    write->event_type = span_put(&end, write->event_type);
+    write->trace.traceparent = span_put(&end, write->trace.traceparent);
+    write->trace.baggage = span_put(&end, write->trace.baggage);
     if (with_value)
-        write->value = text_put(&end, write->value);
+        write->value = span_put(&end, write->value);
     return true;
 }
 
@@ -1008,8 +996,8 @@ static bool operation_keep(struct custom *custom, struct operation *operation,
     operation->kept = end;
     operation->kept_bytes = bytes;
     custom->kept_bytes += bytes;
-    operation->old_value = text_put(&end, old_value);
-    operation->errors = text_put(&end, errors);
+    operation->old_value = span_put(&end, old_value);
+    operation->errors = span_put(&end, errors);
     return true;
 }
 

@@ -2,6 +2,8 @@
  * every adapter that uses update.h.
  *
  * Process and thread: the broker's loop thread.
+ * Memory:   the outcome points at the update's sentence, which is valid until its next call.
+ * Errors:   `status` is the update's own: INVALID, TOO_LARGE, NO_MEMORY.
  */
 #ifndef WEIR_ADAPTERS_OUTCOME_H
 #define WEIR_ADAPTERS_OUTCOME_H

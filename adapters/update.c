@@ -213,26 +213,6 @@ static struct node node_of(struct json_value value)
     return (struct node){.kind = value.kind, .text = value.text};
 }
 
-static enum json_kind kind_of_text(struct span text)
-{
-    switch (text.data[0]) {
-    case '"':
-        return JSON_STRING;
-    case '{':
-        return JSON_OBJECT;
-    case '[':
-        return JSON_ARRAY;
-    case 't':
-        return JSON_TRUE;
-    case 'f':
-        return JSON_FALSE;
-    case 'n':
-        return JSON_NULL;
-    default:
-        return JSON_NUMBER;
-    }
-}
-
 static struct span string_inside(struct span text)
 {
     return span_of(text.data + 1, text.bytes - 2);
@@ -1216,7 +1196,7 @@ enum weir_status update_apply(struct update *update, struct span old_value,
     update->may_be_deep = false;
     update->root = empty_object_node;
     if (!update->is_fresh)
-        update->root = (struct node){.kind = kind_of_text(old_value), .text = old_value};
+        update->root = (struct node){.kind = json_kind_of(old_value.data[0]), .text = old_value};
     enum weir_status status = apply_ops(update, result);
     if (status == WEIR_OK)
         status = finish_value(update, old_value, result);
@@ -1382,7 +1362,7 @@ enum weir_status update_parse(struct update *update, struct span ops, const char
     update->op_index = 0;
     if (ops.bytes == 0)
         return refuse_list(update, problem, "ops is missing");
-    if (kind_of_text(ops) != JSON_ARRAY)
+    if (json_kind_of(ops.data[0]) != JSON_ARRAY)
         return refuse_list(update, problem, "ops must be an array");
     return read_list(update, (struct json_value){.text = ops, .kind = JSON_ARRAY}, problem);
 }

@@ -190,11 +190,10 @@ static void run_executor_websocket(uint16_t port)
             char text[256];
             if (id == NULL)
                 continue; /* workerregistered */
-            int text_bytes =
-                snprintf(text, sizeof text,
-                         "{\"type\":\"invocationresult\",\"invocation_id\":\"%.36s\","
-                         "\"function_id\":\"bench::ws\",\"result\":{\"ok\":true}}",
-                         id + sizeof key - 1);
+            int text_bytes = snprintf(text, sizeof text,
+                                      "{\"type\":\"invocationresult\",\"invocation_id\":\"%.36s\","
+                                      "\"function_id\":\"bench::ws\",\"result\":{\"ok\":true}}",
+                                      id + sizeof key - 1);
             if (out_bytes + sizeof text + 16 > sizeof out) {
                 write_all(executor.fd, out, out_bytes);
                 out_bytes = 0;
@@ -274,10 +273,9 @@ static void pump_libweir(struct weir_client *client, const char *function, unsig
             item_text(item, sent);
             started_ns[sent % in_flight] = now_ns;
             const struct weir_call call = {.function_id = function, .json = weir_text(item)};
-            int result =
-                function == NULL
-                    ? weir_client_set(client, "bench", "g", "m", weir_text(item), on_done, &pump)
-                    : weir_client_call(client, &call, on_done, &pump);
+            int result = function == NULL ? weir_client_set(client, "bench", "g", "m",
+                                                            weir_text(item), on_done, &pump)
+                                          : weir_client_call(client, &call, on_done, &pump);
             if (result != 0)
                 load_die("libweir: %s", weir_client_error(client));
         }

@@ -41,19 +41,15 @@ enum {
 
     /* Routes. Beyond: sessions are not known, registrations and calls are refused with an error. */
     SESSIONS_MAX = 100000,
-    SESSION_FUNCTIONS_MAX = 10000,
-    SESSION_INFO_BYTES_MAX = 64 * 1024,
     FUNCTION_DETAIL_BYTES_MAX = 1024 * 1024, /* description, formats and metadata of one function */
     ROUTES_DETAIL_BYTES_MAX = 256 * 1024 * 1024, /* of all functions and sessions */
-    /* Trigger types and triggers. Beyond: refused with trigger_registration_failed. All binds of a
-     * type may have to go to its next provider at once. */
-    SESSION_TRIGGER_TYPES_MAX = 10000,
-    SESSION_TRIGGERS_MAX = 10000,
-    /* Of each of weir's own types but `stream`, all sessions together: every gateway keeps every
+    /* Trigger types and triggers. Beyond: refused with trigger_registration_failed.
+     * Of each of weir's own types but `stream`, all sessions together: every gateway keeps every
      * gate, and one event goes to all triggers of its type at once. */
     OWN_TRIGGERS_MAX = 4000,
-    TRIGGER_BYTES_MAX = 1024 * 1024,       /* one trigger or type: names, JSON, bookkeeping */
-    TRIGGERS_BYTES_MAX = 64 * 1024 * 1024, /* of all */
+    TRIGGER_BYTES_MAX = 1024 * 1024, /* one trigger or type: names, JSON, bookkeeping */
+    TRIGGERS_BYTES_MAX =
+        64 * 1024 * 1024, /* of all: a type's may all go to its next provider at once */
     CALLS_PENDING_MAX = 262144,
     CALLS_PENDING_PER_EXECUTOR_MAX = 65536,
 

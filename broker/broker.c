@@ -16,8 +16,8 @@
 #include "broker/log.h"
 #include "broker/peers.h"
 #include "broker/presence.h"
-#include "broker/routes.h"
 #include "broker/registry.h"
+#include "broker/routes.h"
 
 enum {
     TICK_MS = 1000,     /* counters are collected, deadlines looked at */

@@ -1,11 +1,16 @@
-/* broker/catalogue_inside.h -- what the files of the catalogue share.
+/* broker/catalogue_inside.h -- what the files of the catalogue share: the input of a question, the
+ * printer of its answer, and a view of each noun as it is shown.
+ *
+ * Process and thread: the broker's loop thread; reads what routes.c and registry.c keep.
+ * Memory:   views are spans into that and into the input; they are valid while nothing changes, which
+ *           is as long as one answer is made.
  */
 #ifndef WEIR_BROKER_CATALOGUE_INSIDE_H
 #define WEIR_BROKER_CATALOGUE_INSIDE_H
 
 #include "broker/catalogue.h"
-#include "broker/routes_inside.h"
 #include "broker/registry_inside.h"
+#include "broker/routes_inside.h"
 
 enum { INPUT_WORKERS_MAX = 256, INPUT_FUNCTION_IDS_MAX = 32 };
 

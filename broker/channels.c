@@ -107,17 +107,10 @@ static void channels_send(struct channels *channels, struct peer_handle peer, en
 
 /* ---- ends and channels ---- */
 
-static uint64_t end_hash(struct peer_handle peer, uint64_t number)
-{
-    uint64_t hash = (((uint64_t)peer.slot << 32) ^ peer.generation ^ (number << 7)) *
-                    0x9E3779B97F4A7C15ull; /* Knuth, TAOCP 6.4 */
-    return hash ^ (hash >> 32);
-}
-
 static struct channel_end *end_find(const struct channels *channels, struct peer_handle peer,
                                     uint64_t number)
 {
-    struct table_node *node = table_first(&channels->ends, end_hash(peer, number));
+    struct table_node *node = table_first(&channels->ends, peer_handle_hash(peer, number));
     for (; node; node = table_next(node)) {
         struct channel_end *end = TABLE_OWNER(node, struct channel_end, node);
         if (end->number == number && peer_handle_equal(end->peer, peer))
@@ -132,7 +125,7 @@ static void end_open(struct channels *channels, struct channel_end *end, struct 
     end->peer = peer;
     end->number = number;
     end->is_open = true;
-    table_insert(&channels->ends, &end->node, end_hash(peer, number));
+    table_insert(&channels->ends, &end->node, peer_handle_hash(peer, number));
 }
 
 static void end_forget(struct channels *channels, struct channel_end *end)
@@ -181,7 +174,7 @@ static void channel_unblock(struct channels *channels, struct channel *channel)
 static struct channel_owner *owner_find(const struct channels *channels, struct peer_handle peer,
                                         uint64_t session)
 {
-    struct table_node *node = table_first(&channels->owners, end_hash(peer, session));
+    struct table_node *node = table_first(&channels->owners, peer_handle_hash(peer, session));
     for (; node; node = table_next(node)) {
         struct channel_owner *owner = TABLE_OWNER(node, struct channel_owner, node);
         if (owner->session == session && peer_handle_equal(owner->peer, peer))
@@ -201,7 +194,7 @@ static struct channel_owner *owner_hold(struct channels *channels, struct peer_h
             return NULL;
         owner->peer = peer;
         owner->session = session;
-        table_insert(&channels->owners, &owner->node, end_hash(peer, session));
+        table_insert(&channels->owners, &owner->node, peer_handle_hash(peer, session));
     }
     owner->channel_count++;
     return owner;
@@ -508,17 +501,6 @@ static bool channel_pump(struct channels *channels, struct channel *channel)
 
 /* ---- messages ---- */
 
-/* Takes the same time wherever the first difference is. */
-static bool key_equals(const char key[SECRET_BYTES + 1], struct span given)
-{
-    unsigned difference = 0;
-    if (given.bytes != SECRET_BYTES)
-        return false;
-    for (size_t i = 0; i < SECRET_BYTES; i++)
-        difference |= (unsigned char)key[i] ^ (unsigned char)given.data[i];
-    return difference == 0;
-}
-
 static enum weir_status take_open(struct channels *channels, struct peer_handle peer,
                                   const struct wire_message *message)
 {
@@ -533,7 +515,7 @@ static enum weir_status take_open(struct channels *channels, struct peer_handle 
     if (channel)
         end = direction == DIRECTION_READ ? &channel->reader : &channel->writer;
     uint64_t answer = OPEN;
-    if (!end || !key_equals(end->key, message->fields[2].span))
+    if (!end || !span_equal_secret(span_of(end->key, SECRET_BYTES), message->fields[2].span))
         answer = UNKNOWN;
     else if (end->is_open || (direction == DIRECTION_WRITE && channel->is_finished))
         answer = TAKEN;
@@ -566,7 +548,9 @@ static enum weir_status take_data(struct channels *channels, struct channel_end 
     } else if (channel_queue(channels, channel, is_binary, data) != WEIR_OK) {
         channels->counters->channels_dropped++;
         channel_end_all(channels, channel); /* a gap would be worse than the end */
+        return WEIR_OK;
     }
+    channel_grant(channels, channel);
     return WEIR_OK;
 }
 
@@ -592,14 +576,10 @@ enum weir_status channels_take(struct channels *channels, struct peer_handle pee
     struct channel_end *end = end_find(channels, peer, message->fields[0].number);
     if (!end)
         return WEIR_OK; /* it has crossed a close */
-    enum weir_status status = WEIR_OK;
     struct channel *channel = end->channel;
     switch (message->type) {
     case WIRE_CHANNEL_DATA:
-        status = take_data(channels, end, message);
-        if (status == WEIR_OK && end_find(channels, peer, message->fields[0].number))
-            channel_grant(channels, channel);
-        return status;
+        return take_data(channels, end, message);
     case WIRE_CHANNEL_CREDIT:
         if (end != &channel->reader ||
             message->fields[1].number > READER_CREDITS_MAX - channel->reader_credits)

@@ -266,16 +266,6 @@ static void line_unready(struct delivery_line *line)
 
 /* ---- lines ---- */
 
-static struct span text_put(char **end, struct span part)
-{
-    if (!part.data)
-        return (struct span){0};
-    struct span kept = span_of(*end, part.bytes);
-    memcpy(*end, part.data, part.bytes);
-    *end += part.bytes;
-    return kept;
-}
-
 struct delivery_line *delivery_line_open(struct deliveries *deliveries,
                                          const struct delivery_target *target)
 {
@@ -285,10 +275,10 @@ struct delivery_line *delivery_line_open(struct deliveries *deliveries,
     if (!line)
         return NULL;
     char *end = line->text;
-    line->target.space = text_put(&end, target->space);
-    line->target.function = text_put(&end, target->function);
-    line->target.condition = text_put(&end, target->condition);
-    line->target.metadata = text_put(&end, target->metadata);
+    line->target.space = span_put(&end, target->space);
+    line->target.function = span_put(&end, target->function);
+    line->target.condition = span_put(&end, target->condition);
+    line->target.metadata = span_put(&end, target->metadata);
     list_init(&line->waiting);
     list_init(&line->deciding);
     list_init(&line->called);

@@ -14,6 +14,8 @@
  * Memory:   copies; all lines together hold at most DELIVERIES_BYTES_MAX, one line half of that;
  *           what comes beyond is dropped and counted. Equal payloads pushed one after the other are
  *           kept once, so that one event for many lines is one copy.
+ * Errors:   none to the pusher. What fails, is late or is dropped is counted (deliveries_failed,
+ *           deliveries_dropped) and not repeated.
  */
 #ifndef WEIR_BROKER_DELIVERIES_H
 #define WEIR_BROKER_DELIVERIES_H

@@ -1,4 +1,4 @@
-/* broker/output.h -- how engine and routes speak to peers without knowing sockets (tests put a
+/* broker/output.h -- how the parts of the broker speak to peers without knowing sockets (tests put a
  * recorder here).
  *
  * Process and thread: the broker's loop thread.
@@ -18,6 +18,15 @@ struct peer_handle {
 static inline bool peer_handle_equal(struct peer_handle a, struct peer_handle b)
 {
     return a.slot == b.slot && a.generation == b.generation;
+}
+
+/* For tables by a peer and a running number of its own: any odd multiplier spreads them (Knuth, TAOCP
+ * 6.4). */
+static inline uint64_t peer_handle_hash(struct peer_handle peer, uint64_t number)
+{
+    uint64_t hash =
+        (((uint64_t)peer.slot << 32) ^ peer.generation ^ (number << 7)) * 0x9E3779B97F4A7C15ull;
+    return hash ^ (hash >> 32);
 }
 
 struct broker_output {

@@ -17,6 +17,7 @@
  * Process and thread: the broker's loop thread.
  * Memory:   copies; bounded by presence_limits. A subscription beyond that is counted
  *           (presence_refused); its leave is not told.
+ * Errors:   INVALID for what no gateway of ours sends; its connection is to be closed.
  * Time:     a gateway's death costs the same for one subscription as for a million; a turn fires at
  *           most PRESENCE_TURN_MAX leaves.
  */

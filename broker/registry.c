@@ -107,18 +107,6 @@ static struct trigger_owner *session_owner(struct session *session)
     return session->triggers;
 }
 
-/* The next of the parts that lie one behind the other; `from.data` NULL: none. */
-static struct span part_put(char **end, struct span from)
-{
-    if (!from.data)
-        return (struct span){0};
-    struct span kept = span_of(*end, from.bytes);
-    if (from.bytes > 0)
-        memcpy(*end, from.data, from.bytes);
-    *end += from.bytes;
-    return kept;
-}
-
 static bool name_is_acceptable(struct span name)
 {
     return name.bytes > 0 && name.bytes <= NAME_BYTES_MAX && json_is_utf8(name);
@@ -216,14 +204,14 @@ static struct trigger *trigger_make(struct registry *registry, const struct wire
     struct span config_text = fields[4].span.data ? fields[4].span : SPAN_LITERAL("null");
     trigger->bytes = bytes;
     trigger->serial = ++registry->serial;
-    trigger->id = part_put(&end, fields[1].span);
-    trigger->function = part_put(&end, fields[3].span);
-    trigger->config = part_put(&end, config_text);
-    trigger->metadata = part_put(&end, fields[5].span);
-    trigger->space = part_put(&end, space_or_default(fields[6].span));
-    trigger->provider_space = part_put(&end, fields[7].span);
-    trigger->stream = part_put(&end, config->stream);
-    trigger->condition = part_put(&end, config->condition);
+    trigger->id = span_put(&end, fields[1].span);
+    trigger->function = span_put(&end, fields[3].span);
+    trigger->config = span_put(&end, config_text);
+    trigger->metadata = span_put(&end, fields[5].span);
+    trigger->space = span_put(&end, space_or_default(fields[6].span));
+    trigger->provider_space = span_put(&end, fields[7].span);
+    trigger->stream = span_put(&end, config->stream);
+    trigger->condition = span_put(&end, config->condition);
     weir_assert(end <= (char *)trigger + bytes);
     return trigger;
 }
@@ -376,11 +364,11 @@ static enum weir_status gate_take(struct registry *registry, const struct wire_m
     char *end = trigger->text;
     trigger->bytes = bytes;
     trigger->serial = ++registry->serial;
-    trigger->space = part_put(&end, space);
-    trigger->function = part_put(&end, fields[2].span);
-    trigger->stream = part_put(&end, fields[3].span);
-    trigger->condition = part_put(&end, fields[4].span);
-    trigger->metadata = part_put(&end, fields[5].span);
+    trigger->space = span_put(&end, space);
+    trigger->function = span_put(&end, fields[2].span);
+    trigger->stream = span_put(&end, fields[3].span);
+    trigger->condition = span_put(&end, fields[4].span);
+    trigger->metadata = span_put(&end, fields[5].span);
     if (!gate_remember(registry, trigger))
         free(trigger);
     return WEIR_OK;
@@ -433,10 +421,10 @@ static struct trigger_provider *provider_make(struct span space, const struct wi
         return NULL;
     char *end = provider->text;
     provider->bytes = bytes;
-    provider->space = part_put(&end, space);
-    provider->description = part_put(&end, message->fields[3].span);
-    provider->config_schema = part_put(&end, message->fields[4].span);
-    provider->call_schema = part_put(&end, message->fields[5].span);
+    provider->space = span_put(&end, space);
+    provider->description = span_put(&end, message->fields[3].span);
+    provider->config_schema = span_put(&end, message->fields[4].span);
+    provider->call_schema = span_put(&end, message->fields[5].span);
     return provider;
 }
 

@@ -1,11 +1,14 @@
 /* broker/registry_inside.h -- types and triggers as registry.c keeps them, for the listings, which
  * only read.
+ *
+ * Process and thread: the broker's loop thread.
+ * Memory:   the registry's; a listing keeps nothing beyond its answer.
  */
 #ifndef WEIR_BROKER_REGISTRY_INSIDE_H
 #define WEIR_BROKER_REGISTRY_INSIDE_H
 
-#include "broker/routes_inside.h"
 #include "broker/registry.h"
+#include "broker/routes_inside.h"
 #include "shm/trigger_types.h"
 
 enum trigger_state {

@@ -1,8 +1,11 @@
 /* broker/registry_state.h -- the registry's own state, for the files it is made of:
  *
- *   registry.c       what is registered, and by whom; messages in
+ *   registry.c        what is registered, and by whom; messages in
  *   registry_binds.c  which provider a worker's type's trigger belongs to, and telling it
  *   registry_own.c    weir's own types: gates, and what is delivered from here
+ *
+ * Process and thread: the broker's loop thread.
+ * Memory:   one registry; what it holds is bounded by registry_limits.
  */
 #ifndef WEIR_BROKER_REGISTRY_STATE_H
 #define WEIR_BROKER_REGISTRY_STATE_H

@@ -211,19 +211,10 @@ static void routes_answer_reattach(struct routes *routes, struct peer_handle pee
 
 /* ---- sessions ---- */
 
-static uint64_t session_hash(struct peer_handle peer, uint64_t number)
-{
-    /* Both are ours or a gateway's running number: any odd multiplier spreads them (Knuth, TAOCP
-     * 6.4). */
-    uint64_t hash =
-        (((uint64_t)peer.slot << 32) ^ peer.generation ^ (number << 7)) * 0x9E3779B97F4A7C15ull;
-    return hash ^ (hash >> 32);
-}
-
 static struct session *session_find(const struct routes *routes, struct peer_handle peer,
                                     uint64_t number)
 {
-    struct table_node *node = table_first(&routes->sessions, session_hash(peer, number));
+    struct table_node *node = table_first(&routes->sessions, peer_handle_hash(peer, number));
     for (; node; node = table_next(node)) {
         struct session *session = TABLE_OWNER(node, struct session, node);
         if (session->number == number && peer_handle_equal(session->peer, peer))
@@ -296,7 +287,7 @@ static enum weir_status session_open(struct routes *routes, struct peer_handle p
     if (session->next_of_peer)
         session->next_of_peer->link_of_peer = &session->next_of_peer;
     *session->link_of_peer = session;
-    table_insert(&routes->sessions, &session->node, session_hash(peer, number));
+    table_insert(&routes->sessions, &session->node, peer_handle_hash(peer, number));
     table_insert(&routes->workers, &session->worker_node,
                  worker_hash(routes, span_text(session->worker_id)));
     if (routes->session_observer.opened)
@@ -416,18 +407,6 @@ static struct function *function_make(struct routes *routes, struct span space, 
     return function;
 }
 
-/* Copy one optional part behind the others. */
-static struct span details_put(char **end, struct span part)
-{
-    if (!part.data)
-        return (struct span){0};
-    struct span kept = span_of(*end, part.bytes);
-    if (part.bytes > 0)
-        memcpy(*end, part.data, part.bytes);
-    *end += part.bytes;
-    return kept;
-}
-
 static bool registration_set_details(struct routes *routes, struct registration *registration,
                                      const struct wire_field *parts)
 {
@@ -443,10 +422,10 @@ static bool registration_set_details(struct routes *routes, struct registration 
     registration->details = details;
     registration->detail_bytes = bytes;
     routes->detail_bytes = others + bytes;
-    registration->description = details_put(&details, parts[0].span);
-    registration->request_format = details_put(&details, parts[1].span);
-    registration->response_format = details_put(&details, parts[2].span);
-    registration->metadata = details_put(&details, parts[3].span);
+    registration->description = span_put(&details, parts[0].span);
+    registration->request_format = span_put(&details, parts[1].span);
+    registration->response_format = span_put(&details, parts[2].span);
+    registration->metadata = span_put(&details, parts[3].span);
     return true;
 }
 
@@ -660,7 +639,7 @@ static uint32_t pending_make_for(struct routes *routes, struct peer_handle peer,
     pending->caller_id = message->id;
     pending->is_gateways = message->type == WIRE_CALL && message->fields[0].number == 0;
     if (pending->is_gateways)
-        table_insert(&routes->gateways, &pending->node, session_hash(peer, message->id));
+        table_insert(&routes->gateways, &pending->node, peer_handle_hash(peer, message->id));
     return slot;
 }
 
@@ -1011,7 +990,7 @@ uint64_t routes_function_sum(const struct routes *routes)
 /* A gateway gives up a call it has made itself; the answer may have crossed this. */
 static void routes_cancel(struct routes *routes, struct peer_handle peer, uint64_t id)
 {
-    struct table_node *node = table_first(&routes->gateways, session_hash(peer, id));
+    struct table_node *node = table_first(&routes->gateways, peer_handle_hash(peer, id));
     for (; node; node = table_next(node)) {
         struct pending *pending = TABLE_OWNER(node, struct pending, node);
         if (pending->caller_id == id && peer_handle_equal(pending->caller, peer)) {

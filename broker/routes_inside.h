@@ -1,5 +1,8 @@
 /* broker/routes_inside.h -- sessions and functions as routes.c keeps them, for the registry of
  * triggers and the listings. They read; only routes.c writes, but for `triggers`.
+ *
+ * Process and thread: the broker's loop thread.
+ * Memory:   routes.c's; a session and its functions are gone when routes_take() has closed it.
  */
 #ifndef WEIR_BROKER_ROUTES_INSIDE_H
 #define WEIR_BROKER_ROUTES_INSIDE_H

@@ -72,9 +72,10 @@ enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
     X(flush_interval_ms, NUMBER, 5, 0, 20, "ms",                                                   \
       "longest time events wait to share a send under load; 0: never")                             \
     X(write_wait_ms, NUMBER, 5000, 0, 60000, "ms",                                                 \
-      "how long writes wait for a broker that is away or silent")                                  \
+      "how long writes and calls wait for a broker that is away, and writes for one that is "      \
+      "silent")                                                                                    \
     X(write_wait_bytes_max, BYTES, 64 * 1024 * 1024, 1024 * 1024, 1024 * 1024 * 1024, "B",         \
-      "writes waiting per gateway")                                                                \
+      "writes and calls waiting per gateway")                                                      \
     X(handshake_timeout_ms, NUMBER, 10000, 100, 600000, "ms", "time to finish a handshake")        \
     X(ping_interval_ms, NUMBER, 20000, 0, 3600000, "ms", "server pings; 0: none")                  \
     X(idle_timeout_ms, NUMBER, 60000, 0, 36000000, "ms",                                           \
@@ -96,11 +97,13 @@ enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
       "function asked before a stream socket is accepted; empty: none")                            \
     X(auth_failure, TEXT, "deny", 0, 0, "",                                                        \
       "deny, or allow sockets whose auth_function fails, as the iii engine does")                  \
-    X(auth_timeout_ms, NUMBER, 5000, 100, 600000, "ms", "time auth_function has")                  \
+    X(auth_timeout_ms, NUMBER, 5000, 100, 600000, "ms",                                            \
+      "time auth_function has, and the functions of a worker listener")                            \
     X(join_gate, TEXT, "closed", 0, 0, "",                                                         \
       "closed, or open: joins pass when a stream:join handler fails, as with the iii engine")      \
     X(gate_timeout_ms, NUMBER, 5000, 100, 600000, "ms", "time all handlers of a join have")        \
-    X(trigger_timeout_ms, NUMBER, 30000, 100, 3600000, "ms", "time a trigger's handler has")       \
+    X(trigger_timeout_ms, NUMBER, 30000, 100, 3600000, "ms",                                       \
+      "time a trigger's handler or condition has")                                                 \
     X(trigger_queue_max, NUMBER, 65536, 1, 1048576, "", "events that wait for one trigger")        \
     X(custom_timeout_ms, NUMBER, 10000, 100, 3600000, "ms",                                        \
       "time a custom stream adapter's function has")                                               \

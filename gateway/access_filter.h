@@ -7,6 +7,7 @@
  *
  * Process and thread: any; pure but for `out`.
  * Memory:   appends to the caller's buffer.
+ * Errors:   an answer whose shape is not known is not shown: better nothing than too much.
  */
 #ifndef WEIR_GATEWAY_ACCESS_FILTER_H
 #define WEIR_GATEWAY_ACCESS_FILTER_H

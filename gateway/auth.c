@@ -132,17 +132,6 @@ struct span auth_token(const struct ws_request *request, enum auth_place place, 
     return token;
 }
 
-/* Takes as long for any token of the same length, however much of it is right. */
-static bool auth_tokens_equal(struct span known, struct span shown)
-{
-    unsigned char difference = known.bytes != shown.bytes;
-    for (size_t i = 0; i < shown.bytes; i++) {
-        size_t at = i < known.bytes ? i : 0; /* a known token is not empty */
-        difference |= (unsigned char)(known.data[at] ^ shown.data[i]);
-    }
-    return difference == 0;
-}
-
 /* All of the table is gone through, wherever the token stands in it. */
 static bool auth_find_token(const struct settings *settings, struct span shown,
                             struct span *context)
@@ -152,7 +141,7 @@ static bool auth_find_token(const struct settings *settings, struct span shown,
         return false;
     for (size_t i = 0; i < settings_token_count(settings); i++) {
         struct settings_token known = settings_token_at(settings, i);
-        if (!auth_tokens_equal(known.token, shown))
+        if (!span_equal_secret(known.token, shown))
             continue;
         is_found = true;
         *context = known.context;

@@ -2,6 +2,8 @@
  * decide: auth.h and gates.h. Tests answer in its place, with a clock of their own.
  *
  * Process:  gateway, loop thread only.
+ * Memory:   a table of pointers, copied freely; it is good as long as the server_calls behind it.
+ * Units:    now_ms() is on the clock of uv_hrtime(), in ms.
  * Errors:   as server_calls.h: start() answers NULL when nothing can be asked now.
  */
 #ifndef WEIR_GATEWAY_CALLER_H
@@ -16,5 +18,8 @@ struct caller {
     uint64_t (*now_ms)(void *context);
     void *context;
 };
+
+/* The real one. */
+struct caller caller_of(struct server_calls *calls);
 
 #endif

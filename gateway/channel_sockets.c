@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "gateway/head_json.h"
+
 enum {
     DIRECTION_READ = 1,
     DIRECTION_WRITE = 2,
@@ -9,7 +11,6 @@ enum {
     OPENED_TAKEN = 2,
     MESSAGE_BYTES_MAX = WIRE_FRAME_BYTES_MAX - 1024,
     BUCKETS = 1024,
-    CLOSE_POLICY = 1008, /* RFC 6455 section 7.4.1 */
 };
 
 #define PATH_PREFIX "/ws/channels/"
@@ -133,18 +134,13 @@ bool channel_sockets_is_path(struct span path)
     return path.bytes > bytes && memcmp(path.data, PATH_PREFIX, bytes) == 0;
 }
 
-/* The value of a query parameter, as it stands there; data NULL: it is not there. */
-static struct span query_value(struct span query, struct span name)
+/* The value of the first query parameter `wanted`, as it stands there; data NULL: it is not there. */
+static struct span query_value(struct span query, struct span wanted)
 {
-    while (query.bytes > 0) {
-        const char *end = memchr(query.data, '&', query.bytes);
-        struct span pair =
-            span_of(query.data, end == NULL ? query.bytes : (size_t)(end - query.data));
-        size_t passed = end == NULL ? query.bytes : pair.bytes + 1;
-        query = span_of(query.data + passed, query.bytes - passed);
-        if (pair.bytes > name.bytes && pair.data[name.bytes] == '=' &&
-            memcmp(pair.data, name.data, name.bytes) == 0)
-            return span_of(pair.data + name.bytes + 1, pair.bytes - name.bytes - 1);
+    struct head_pair parameter;
+    while (head_next_parameter(&query, &parameter)) {
+        if (span_equal(parameter.name, wanted))
+            return parameter.value;
     }
     return (struct span){0};
 }
@@ -261,7 +257,7 @@ static void writers_watch_link(struct channel_sockets *channels)
 void channel_socket_opened(struct channel_socket *end)
 {
     if (end->is_taken)
-        ws_close_code(end->connection, CLOSE_POLICY, "this end of the channel is taken");
+        ws_close_code(end->connection, WS_POLICY, "this end of the channel is taken");
     else if (!end->is_writer)
         reader_give_credit(end, CHANNEL_READ_AHEAD);
     else

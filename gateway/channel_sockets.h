@@ -13,6 +13,7 @@
  * Process:  gateway, loop thread only.
  * Memory:   per end 100 bytes, and what a reader's socket does not take: at most CHANNEL_READ_AHEAD
  *           messages.
+ * Errors:   those of the drawing. When the broker goes, so do all ends, with Close 1012.
  */
 #ifndef WEIR_GATEWAY_CHANNEL_SOCKETS_H
 #define WEIR_GATEWAY_CHANNEL_SOCKETS_H

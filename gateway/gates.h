@@ -38,6 +38,7 @@
  *           ones included; with one that could not be kept, no join passes closed gates before the
  *           next attach. Nothing is needed for a gate to be away that it did not have before.
  * Units:    ms of caller.now_ms().
+ * Errors:   verdicts only: what fails has denied or passed, is counted, and logged once a second.
  */
 #ifndef WEIR_GATEWAY_GATES_H
 #define WEIR_GATEWAY_GATES_H

@@ -7,13 +7,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "gateway/channel_sockets.h"
-#include "gateway/auth.h"
-#include "gateway/gates.h"
+#include "gateway/caller.h"
+#include "gateway/doors.h"
 #include "gateway/http.h"
 #include "gateway/listener.h"
-#include "gateway/session_access.h"
-#include "gateway/stream_socket.h"
 #include "gateway/turn.h"
 
 enum { CLOSE_GRACE_MS = 2000, PORTS = WS_PORT_LISTENER + SETTINGS_LISTENERS_MAX };
@@ -23,233 +20,53 @@ struct gateway {
     const struct gateway_options *options;
     uv_loop_t loop;
     struct counters counters;
-    struct subscriptions subscriptions;
-    struct feed feed;
-    struct fanout *fanout;
-    struct catch_up *catch_up;
-    struct joins *joins;
-    struct local_presence *presence;
-    struct sessions sessions;
-    struct custom_streams *custom;
-    struct worker_channel *workers;
-    struct stream_channel streams;
-    struct local *local;
-    struct channel_sockets *channels;
-    struct server_calls *server_calls;
-    struct triggers *triggers;
-    struct auth *auth;
-    struct gates *gates;
-    struct access_door *doors[SETTINGS_LISTENERS_MAX]; /* of the further worker listeners */
-    struct link *link;
+
+    /* who comes in */
     struct ws_server *ws;
-    struct turn *turn;
-    struct mapping *mapping;
+    struct doors doors;
+    struct local *local;
     struct listener *listeners[PORTS];
     struct gateway_port {
         struct gateway *gateway;
         enum ws_port port;
         bool tls;
     } ports[PORTS];
+
+    /* the broker, and what goes through it */
+    struct link *link;
+    struct mapping *mapping;
+    struct server_calls *server_calls;
+    struct local_presence *presence;
+    struct custom_streams *custom;
+
+    /* workers */
+    struct sessions sessions;
+    struct worker_channel *workers;
+    struct channel_sockets *channels;
+    struct triggers *triggers;
+
+    /* subscribers */
+    struct subscriptions subscriptions;
+    struct feed feed;
+    struct fanout *fanout;
+    struct catch_up *catch_up;
+    struct joins *joins;
+    struct stream_channel streams;
+    struct auth *auth;
+    struct gates *gates;
+
+    struct turn *turn;
     uv_signal_t signals[2];
     bool is_listening, is_ready;
     bool has_signals;
 };
 
-/* What ws.h carries as `user`: which kind of owner it is, and the owner. */
-struct door {
-    enum ws_role role;
-    union {
-        struct worker *worker;
-        struct stream_socket *socket;
-        struct channel_socket *channel;
-    };
-    struct auth_ticket *ticket;       /* auth is being asked; NULL: not, or not any more */
-    struct ws_connection *connection; /* whom the ticket is about */
-};
-
-/* ---- calls of our own ---- */
-
-static struct server_call *caller_start(void *context, const struct server_call_request *request,
-                                        server_call_done *done, void *done_context)
-{
-    return server_call_start(context, request, done, done_context);
-}
-
-static void caller_cancel(void *context, struct server_call *call)
-{
-    (void)context;
-    server_call_cancel(call);
-}
-
-static uint64_t caller_now_ms(void *context)
-{
-    (void)context;
-    return uv_hrtime() / 1000000;
-}
-
-static struct caller gateway_caller(const struct gateway *gateway)
-{
-    return (struct caller){caller_start, caller_cancel, caller_now_ms, gateway->server_calls};
-}
-
 /* ---- sockets ---- */
-
-static void door_free(struct door *door)
-{
-    if (door->ticket != NULL)
-        auth_cancel(door->ticket);
-    if (door->role == WS_ROLE_CHANNEL)
-        channel_socket_refused(door->channel);
-    else if (door->role == WS_ROLE_WORKER)
-        worker_free(door->worker);
-    else
-        stream_socket_free(door->socket);
-    free(door);
-}
-
-static void on_auth(void *context, struct auth_decision decision)
-{
-    struct door *door = context;
-    struct ws_connection *connection = door->connection;
-    door->ticket = NULL;
-    if (decision.http_status != 0) {
-        ws_upgrade_refuse(connection, decision.http_status); /* frees it */
-        return;
-    }
-    stream_socket_set_context(door->socket, decision.context);
-    ws_upgrade_accept(connection, WS_ROLE_STREAM);
-}
-
-static enum ws_role gateway_authenticate(struct gateway *gateway, struct ws_request *request,
-                                         struct door *door)
-{
-    struct auth_decision decision;
-    door->connection = request->connection;
-    switch (auth_ask(gateway->auth, request, on_auth, door, &door->ticket, &decision)) {
-    case AUTH_ACCEPTED:
-        stream_socket_set_context(door->socket, decision.context);
-        return WS_ROLE_STREAM;
-    case AUTH_PENDING:
-        return WS_ROLE_HELD;
-    case AUTH_REFUSED:
-        break;
-    }
-    request->http_status = decision.http_status;
-    request->user = NULL;
-    door_free(door);
-    return WS_ROLE_NONE;
-}
-
-static bool gateway_fill_door(struct gateway *gateway, struct ws_request *request,
-                              struct door *door)
-{
-    if (door->role == WS_ROLE_CHANNEL) {
-        door->channel = channel_socket_make(gateway->channels, request);
-        return door->channel != NULL;
-    }
-    if (request->port == WS_PORT_STREAM) {
-        door->socket = stream_socket_make(&gateway->streams, request);
-        return door->socket != NULL;
-    }
-    struct session_access *access = NULL;
-    if (request->port >= WS_PORT_LISTENER) {
-        access = session_access_make(gateway->doors[request->port - WS_PORT_LISTENER], request);
-        if (access == NULL)
-            return false;
-    }
-    door->worker = worker_make(gateway->workers);
-    if (door->worker == NULL) {
-        session_access_free(access);
-        request->http_status = 503;
-        return false;
-    }
-    worker_set_access(door->worker, access);
-    return true;
-}
 
 static enum ws_role on_upgrade(void *context, struct ws_request *request)
 {
     struct gateway *gateway = context;
-    enum ws_role role = WS_ROLE_NONE;
-    if (request->port == WS_PORT_STREAM)
-        role = WS_ROLE_STREAM;
-    else if (request->port == WS_PORT_WORKER || request->port >= WS_PORT_LISTENER)
-        role = channel_sockets_is_path(request->path) ? WS_ROLE_CHANNEL
-                                               : worker_channel_role(request->path);
-    request->http_status = 404;
-    if (role == WS_ROLE_NONE)
-        counters_add(&gateway->counters, COUNTER_UPGRADES_REFUSED, 1);
-    if (role == WS_ROLE_NONE || role == WS_ROLE_TELEMETRY)
-        return role;
-    request->http_status = 0;
-    struct door *door = calloc(1, sizeof *door);
-    if (door == NULL) {
-        request->http_status = 503;
-        return WS_ROLE_NONE;
-    }
-    door->role = role;
-    if (!gateway_fill_door(gateway, request, door)) {
-        free(door);
-        return WS_ROLE_NONE;
-    }
-    request->user = door;
-    if (role == WS_ROLE_CHANNEL)
-        return WS_ROLE_HELD;
-    return role == WS_ROLE_STREAM ? gateway_authenticate(gateway, request, door) : role;
-}
-
-static void on_refused(void *context, void *user)
-{
-    struct door *door = user;
-    (void)context;
-    if (door != NULL)
-        door_free(door);
-}
-
-static void on_open(void *context, struct ws_connection *connection, enum ws_role role, void *user)
-{
-    struct door *door = user;
-    (void)context;
-    if (role == WS_ROLE_WORKER)
-        worker_opened(door->worker, connection);
-    else if (role == WS_ROLE_STREAM)
-        stream_socket_opened(door->socket, connection);
-    else if (role == WS_ROLE_CHANNEL)
-        channel_socket_opened(door->channel);
-}
-
-static void on_message(void *context, struct ws_connection *connection, struct span message,
-                       bool is_binary)
-{
-    struct door *door = ws_user(connection);
-    (void)context;
-    if (door->role == WS_ROLE_CHANNEL)
-        channel_socket_message(door->channel, message, is_binary);
-    else if (door->role == WS_ROLE_WORKER)
-        worker_message(door->worker, message, is_binary);
-    else
-        stream_socket_message(door->socket, message);
-}
-
-static void on_writable(void *context, struct ws_connection *connection)
-{
-    struct door *door = ws_user(connection);
-    (void)context;
-    if (door->role == WS_ROLE_STREAM)
-        stream_socket_writable(door->socket);
-}
-
-static void on_close(void *context, struct ws_connection *connection)
-{
-    struct door *door = ws_user(connection);
-    (void)context;
-    if (door->role == WS_ROLE_CHANNEL)
-        channel_socket_closed(door->channel);
-    else if (door->role == WS_ROLE_WORKER)
-        worker_closed(door->worker);
-    else
-        stream_socket_closed(door->socket);
-    free(door);
+    return doors_upgrade(&gateway->doors, request);
 }
 
 static void on_http(void *context, const struct ws_request *request, struct ws_http_answer *answer)
@@ -325,21 +142,23 @@ static void on_lost(void *context)
 static void on_broker_message(void *context, const struct wire_message *message)
 {
     struct gateway *gateway = context;
-    if (message->type == WIRE_STREAM_CUSTOM) {
+    switch (message->type) {
+    case WIRE_STREAM_CUSTOM:
         custom_streams_set(gateway->custom, message->fields[1].span,
                            message->fields[0].number != 0);
         return;
-    }
-    if (message->type == WIRE_GATE_BIND || message->type == WIRE_GATE_UNBIND) {
+    case WIRE_GATE_BIND:
+    case WIRE_GATE_UNBIND:
         gates_take_message(gateway->gates, message);
         return;
+    default:
+        if (!local_presence_take(gateway->presence, message) &&
+            !channel_sockets_take(gateway->channels, message))
+            sessions_take_message(&gateway->sessions, message);
     }
-    if (!local_presence_take(gateway->presence, message) &&
-        !channel_sockets_take(gateway->channels, message))
-        sessions_take_message(&gateway->sessions, message);
 }
 
-static void on_presence_post(void *context, enum wire_type type, const struct wire_field *fields)
+static void on_post(void *context, enum wire_type type, const struct wire_field *fields)
 {
     const struct gateway *gateway = context;
     link_post(gateway->link, type, 0, fields);
@@ -353,7 +172,31 @@ static size_t on_presence_backlog(void *context)
 
 /* ---- start ---- */
 
-/* Calls the gateway itself makes, and who makes them. */
+static enum weir_status no_memory(struct weir_error *error)
+{
+    return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+}
+
+static enum weir_status gateway_open_workers(struct gateway *gateway, struct weir_error *error)
+{
+    const struct settings *settings = gateway->options->settings;
+    const struct sessions_limits limits = {
+        .calls_max = settings->session_calls_max,
+        .calls_bytes_max = settings->session_calls_bytes_max,
+        .value_bytes_max = settings->value_bytes_max,
+    };
+    sessions_init(&gateway->sessions, &limits, &gateway->counters);
+    gateway->custom = custom_streams_open();
+    gateway->sessions.custom = gateway->custom;
+    gateway->workers = worker_channel_open(&gateway->sessions, &gateway->counters);
+    gateway->channels = channel_sockets_open(&gateway->counters);
+    gateway->server_calls = server_calls_open(&gateway->counters);
+    if (gateway->custom == NULL || gateway->workers == NULL || gateway->channels == NULL ||
+        gateway->server_calls == NULL)
+        return no_memory(error);
+    return WEIR_OK;
+}
+
 static enum weir_status gateway_open_triggers(struct gateway *gateway, struct weir_error *error)
 {
     const struct settings *settings = gateway->options->settings;
@@ -365,86 +208,16 @@ static enum weir_status gateway_open_triggers(struct gateway *gateway, struct we
     };
     gateway->triggers = triggers_open(&calls, &options, &gateway->counters);
     if (gateway->triggers == NULL)
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+        return no_memory(error);
     gateway->feed.triggers = gateway->triggers;
     gateway->sessions.runner =
         (struct session_trigger_runner){gateway->triggers, triggers_add, triggers_remove};
     return WEIR_OK;
 }
 
-static void on_gates_post(void *context, enum wire_type type, const struct wire_field *fields)
-{
-    const struct gateway *gateway = context;
-    link_post(gateway->link, type, 0, fields);
-}
-
-static enum weir_status gateway_open_gates(struct gateway *gateway, struct weir_error *error)
+static enum weir_status gateway_open_ws(struct gateway *gateway, struct weir_error *error)
 {
     const struct settings *settings = gateway->options->settings;
-    const struct caller caller = gateway_caller(gateway);
-    const struct gates_options options = {
-        .timeout_ms = settings->gate_timeout_ms,
-        .is_closed = strcmp(settings->join_gate, "open") != 0,
-        .decided = stream_socket_decided,
-        .context = &gateway->streams,
-        .post = on_gates_post,
-        .post_context = gateway,
-    };
-    gateway->auth = auth_open(settings, &caller, &gateway->counters);
-    gateway->gates = gates_open(&options, &caller, &gateway->counters);
-    if (gateway->auth == NULL || gateway->gates == NULL)
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
-    gateway->streams.gates = gateway->gates;
-    return WEIR_OK;
-}
-
-static bool gateway_open_doors(struct gateway *gateway)
-{
-    const struct settings *settings = gateway->options->settings;
-    for (uint32_t i = 0; i < settings->listener_count; i++) {
-        const struct access_door_options options = {
-            .settings = settings,
-            .listener = &settings->listeners[i],
-            .calls = gateway->server_calls,
-            .counters = &gateway->counters,
-        };
-        gateway->doors[i] = access_door_open(&options);
-        if (gateway->doors[i] == NULL)
-            return false;
-    }
-    return true;
-}
-
-static enum weir_status gateway_open_callers(struct gateway *gateway, struct weir_error *error)
-{
-    gateway->server_calls = server_calls_open(&gateway->counters);
-    if (gateway->server_calls == NULL)
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
-    enum weir_status status = gateway_open_triggers(gateway, error);
-    if (status == WEIR_OK)
-        status = gateway_open_gates(gateway, error);
-    if (status == WEIR_OK && !gateway_open_doors(gateway))
-        status = weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
-    return status;
-}
-
-static enum weir_status gateway_open_parts(struct gateway *gateway, struct weir_error *error)
-{
-    const struct settings *settings = gateway->options->settings;
-    const struct sessions_limits limits = {
-        .calls_max = settings->session_calls_max,
-        .calls_bytes_max = settings->session_calls_bytes_max,
-        .value_bytes_max = settings->value_bytes_max,
-    };
-    sessions_init(&gateway->sessions, &limits, &gateway->counters);
-    gateway->custom = custom_streams_open();
-    if (gateway->custom == NULL)
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
-    gateway->sessions.custom = gateway->custom;
-    if (subscriptions_init(&gateway->subscriptions, settings->subscriptions_max,
-                           settings->duplicate_deliveries, &gateway->counters) != WEIR_OK ||
-        feed_init(&gateway->feed, &gateway->counters) != WEIR_OK)
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     const struct ws_options options = {
         .tls_certificate_path =
             settings->tls_certificate[0] == '\0' ? NULL : settings->tls_certificate,
@@ -457,42 +230,123 @@ static enum weir_status gateway_open_parts(struct gateway *gateway, struct weir_
     };
     const struct ws_handlers handlers = {
         .on_upgrade = on_upgrade,
-        .on_refused = on_refused,
-        .on_open = on_open,
-        .on_message = on_message,
-        .on_writable = on_writable,
-        .on_close = on_close,
+        .on_refused = doors_refused,
+        .on_open = doors_opened,
+        .on_message = doors_message,
+        .on_writable = doors_writable,
+        .on_close = doors_closed,
         .on_http = on_http,
         .context = gateway,
     };
-    enum weir_status status =
-        ws_server_open(&gateway->ws, &gateway->loop, &options, &handlers, error);
-    if (status != WEIR_OK)
-        return status;
-    struct outlet outlet = stream_outlet(gateway->ws);
-    gateway->fanout = fanout_open(&gateway->subscriptions, &outlet, &gateway->counters);
-    gateway->catch_up = catch_up_open(&gateway->subscriptions, &outlet, &gateway->counters);
+    return ws_server_open(&gateway->ws, &gateway->loop, &options, &handlers, error);
+}
+
+static enum weir_status gateway_open_subscribers(struct gateway *gateway, struct weir_error *error)
+{
+    const struct settings *settings = gateway->options->settings;
+    struct counters *counters = &gateway->counters;
+    struct subscriptions *subscriptions = &gateway->subscriptions;
+    if (subscriptions_init(subscriptions, settings->subscriptions_max,
+                           settings->duplicate_deliveries, counters) != WEIR_OK ||
+        feed_init(&gateway->feed, counters) != WEIR_OK)
+        return no_memory(error);
+    const struct outlet outlet = stream_outlet(gateway->ws);
+    gateway->fanout = fanout_open(subscriptions, &outlet, counters);
+    gateway->catch_up = catch_up_open(subscriptions, &outlet, counters);
     if (gateway->catch_up != NULL)
-        gateway->joins =
-            joins_open(&gateway->subscriptions, gateway->catch_up, &outlet, &gateway->counters);
-    gateway->workers = worker_channel_open(&gateway->sessions, &gateway->counters);
-    gateway->channels = channel_sockets_open(&gateway->counters);
-    const struct local_presence_output presence = {on_presence_post, on_presence_backlog, gateway};
-    gateway->presence = local_presence_open(&gateway->subscriptions, &presence, &gateway->counters);
-    if (gateway->fanout == NULL || gateway->joins == NULL || gateway->workers == NULL ||
-        gateway->channels == NULL || gateway->presence == NULL)
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
+        gateway->joins = joins_open(subscriptions, gateway->catch_up, &outlet, counters);
+    const struct local_presence_output presence = {on_post, on_presence_backlog, gateway};
+    gateway->presence = local_presence_open(subscriptions, &presence, counters);
+    if (gateway->fanout == NULL || gateway->joins == NULL || gateway->presence == NULL)
+        return no_memory(error);
     gateway->streams = (struct stream_channel){
-        .subscriptions = &gateway->subscriptions,
+        .subscriptions = subscriptions,
         .joins = gateway->joins,
         .fanout = gateway->fanout,
         .catch_up = gateway->catch_up,
-        .counters = &gateway->counters,
+        .counters = counters,
         .origins = settings->origins,
         .subprotocols = settings->subprotocols,
     };
     stream_channel_init(&gateway->streams);
     return WEIR_OK;
+}
+
+/* Who may come in, and who may join. */
+static enum weir_status gateway_open_doors(struct gateway *gateway, struct weir_error *error)
+{
+    const struct settings *settings = gateway->options->settings;
+    const struct caller caller = caller_of(gateway->server_calls);
+    const struct gates_options options = {
+        .timeout_ms = settings->gate_timeout_ms,
+        .is_closed = strcmp(settings->join_gate, "open") != 0,
+        .decided = stream_socket_decided,
+        .context = &gateway->streams,
+        .post = on_post,
+        .post_context = gateway,
+    };
+    gateway->auth = auth_open(settings, &caller, &gateway->counters);
+    gateway->gates = gates_open(&options, &caller, &gateway->counters);
+    if (gateway->auth == NULL || gateway->gates == NULL)
+        return no_memory(error);
+    gateway->streams.gates = gateway->gates;
+    gateway->doors = (struct doors){
+        .streams = &gateway->streams,
+        .workers = gateway->workers,
+        .channels = gateway->channels,
+        .auth = gateway->auth,
+        .counters = &gateway->counters,
+    };
+    if (doors_open(&gateway->doors, settings, gateway->server_calls) != WEIR_OK)
+        return no_memory(error);
+    return WEIR_OK;
+}
+
+static enum weir_status gateway_open_link(struct gateway *gateway, struct weir_error *error)
+{
+    const struct settings *settings = gateway->options->settings;
+    char path[SETTINGS_TEXT_BYTES + 16];
+    (void)snprintf(path, sizeof path, "%s/broker.sock", settings->run_dir);
+    const struct link_options options = {
+        .socket_path = path,
+        .gateway_index = gateway->options->index,
+        .wait_ms = settings->write_wait_ms,
+        .wait_bytes_max = settings->write_wait_bytes_max,
+    };
+    const struct link_handlers handlers = {on_attached, on_lost, on_broker_message, gateway};
+    gateway->link = link_open(&gateway->loop, &options, &handlers, &gateway->counters);
+    if (gateway->link == NULL)
+        return no_memory(error);
+    gateway->sessions.link = gateway->link;
+    channel_sockets_set_link(gateway->channels, gateway->link);
+    server_calls_set_link(gateway->server_calls, gateway->link);
+    joins_set_broker(gateway->joins, link_ask, gateway->link, gateway->custom);
+    return WEIR_OK;
+}
+
+static enum weir_status gateway_open_turn(struct gateway *gateway, struct weir_error *error)
+{
+    const struct turn_parts parts = {
+        .feed = &gateway->feed,
+        .fanout = gateway->fanout,
+        .catch_up = gateway->catch_up,
+        .joins = gateway->joins,
+        .subscriptions = &gateway->subscriptions,
+        .presence = gateway->presence,
+        .link = gateway->link,
+        .sessions = &gateway->sessions,
+        .server_calls = gateway->server_calls,
+        .triggers = gateway->triggers,
+        .ws = gateway->ws,
+        .workers = gateway->workers,
+        .channels = gateway->channels,
+        .local = gateway->local,
+        .gates = gateway->gates,
+        .counters = &gateway->counters,
+        .flush_interval_ms = gateway->options->settings->flush_interval_ms,
+    };
+    gateway->turn = turn_open(&gateway->loop, &parts);
+    return gateway->turn == NULL ? no_memory(error) : WEIR_OK;
 }
 
 static void on_accept(void *context, int fd)
@@ -558,53 +412,15 @@ static enum weir_status gateway_listen_all(struct gateway *gateway, struct weir_
 
 static enum weir_status gateway_start(struct gateway *gateway, struct weir_error *error)
 {
-    const struct settings *settings = gateway->options->settings;
-    enum weir_status status = gateway_open_parts(gateway, error);
-    if (status == WEIR_OK)
-        status = gateway_open_callers(gateway, error);
-    if (status == WEIR_OK)
-        status = gateway_listen_local(gateway, error);
-    if (status != WEIR_OK)
-        return status;
-    char path[SETTINGS_TEXT_BYTES + 16];
-    (void)snprintf(path, sizeof path, "%s/broker.sock", settings->run_dir);
-    const struct link_options options = {
-        .socket_path = path,
-        .gateway_index = gateway->options->index,
-        .wait_ms = settings->write_wait_ms,
-        .wait_bytes_max = settings->write_wait_bytes_max,
+    /* In this order: each needs what those before it have opened. */
+    enum weir_status (*const steps[])(struct gateway *, struct weir_error *) = {
+        gateway_open_workers,  gateway_open_ws,    gateway_open_subscribers,
+        gateway_open_triggers, gateway_open_doors, gateway_listen_local,
+        gateway_open_link,     gateway_open_turn,  gateway_listen_all,
     };
-    const struct link_handlers handlers = {on_attached, on_lost, on_broker_message, gateway};
-    gateway->link = link_open(&gateway->loop, &options, &handlers, &gateway->counters);
-    if (gateway->link == NULL)
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
-    gateway->sessions.link = gateway->link;
-    channel_sockets_set_link(gateway->channels, gateway->link);
-    server_calls_set_link(gateway->server_calls, gateway->link);
-    joins_set_broker(gateway->joins, link_ask, gateway->link, gateway->custom);
-    const struct turn_parts parts = {
-        .feed = &gateway->feed,
-        .fanout = gateway->fanout,
-        .catch_up = gateway->catch_up,
-        .joins = gateway->joins,
-        .subscriptions = &gateway->subscriptions,
-        .presence = gateway->presence,
-        .link = gateway->link,
-        .sessions = &gateway->sessions,
-        .server_calls = gateway->server_calls,
-        .triggers = gateway->triggers,
-        .ws = gateway->ws,
-        .workers = gateway->workers,
-        .channels = gateway->channels,
-        .local = gateway->local,
-        .gates = gateway->gates,
-        .counters = &gateway->counters,
-        .flush_interval_ms = settings->flush_interval_ms,
-    };
-    gateway->turn = turn_open(&gateway->loop, &parts);
-    if (gateway->turn == NULL)
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
-    status = gateway_listen_all(gateway, error);
+    enum weir_status status = WEIR_OK;
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0] && status == WEIR_OK; i++)
+        status = steps[i](gateway, error);
     gateway->is_listening = status == WEIR_OK;
     return status;
 }
@@ -646,8 +462,7 @@ static void gateway_stop(struct gateway *gateway)
     (void)uv_run(&gateway->loop, UV_RUN_DEFAULT);
     channel_sockets_close(gateway->channels);
     worker_channel_close(gateway->workers);
-    for (unsigned i = 0; i < SETTINGS_LISTENERS_MAX; i++)
-        access_door_close(gateway->doors[i]);
+    doors_close(&gateway->doors);
     joins_close(gateway->joins);
     catch_up_close(gateway->catch_up);
     fanout_close(gateway->fanout);

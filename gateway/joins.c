@@ -122,7 +122,7 @@ void joins_refuse(struct joins *joins, void *connection, const struct subscripti
     /* A socket that does not even take this is told by a close. */
     if (failed || joins_encode(joins, &envelope) != WEIR_OK ||
         joins->outlet.send_text(joins->outlet.context, connection, joins->json) != WEIR_OK)
-        joins->outlet.close(joins->outlet.context, connection, 1013, "too many joins");
+        joins->outlet.close(joins->outlet.context, connection, CLOSE_TRY_AGAIN, "too many joins");
     free((void *)(uintptr_t)stream.data);
     free((void *)(uintptr_t)group.data);
     free((void *)(uintptr_t)item.data);

@@ -11,18 +11,22 @@
  *
  * A worker's own stream (custom_streams.h) is read through the broker, and that takes time:
  *
- *   DUE --> link brought to the group's newest event n, and held there --get, list--> broker --> worker
- *       --answer--> sync sent with seq n, link let go; the next event it gets is n + 1
+ *   DUE --> link brought to the group's newest event n, and held there
+ *       --get, list--> broker --> worker --answer--> sync sent with seq n, link let go;
+ *                                                    the next event it gets is n + 1
  *
  * What the worker answers may be newer than n: then events follow that it knows already, but none
- * is missing. Those who wait for the same value at the same n share one reading. When that of a first sync fails nothing is sent, and the subscription gets
- * events from n + 1 on; who was to be told of a loss is told by a close. A subscription that goes
- * meanwhile, or is to start anew, does not wait for the answer. When the values of such a stream
- * can be read anew (its worker has come, or come back) its subscriptions get a fresh sync.
+ * is missing. Those who wait for the same value at the same n share one reading. When that of a
+ * first sync fails nothing is sent, and the subscription gets events from n + 1 on; who was to be
+ * told of a loss is told by a close. A subscription that goes meanwhile, or is to start anew, does
+ * not wait for the answer. When the values of such a stream can be read anew (its worker has come,
+ * or come back) its subscriptions get a fresh sync.
  *
  * Process:  gateway, loop thread only; never while a fan-out's batch is open.
  * Memory:   one buffer for the snapshot, one for the envelope. Consecutive syncs of one group in a
- *           pass share both.
+ *           pass share both. A reading from a worker is a small block, JOINS_READS_MAX of them; its
+ *           answer is sent on when it comes and not kept.
+ * Errors:   a sync that cannot be made now stays due; one that can never be is a close with 1013.
  */
 #ifndef WEIR_GATEWAY_JOINS_H
 #define WEIR_GATEWAY_JOINS_H

@@ -1,6 +1,8 @@
 /* gateway/parts.h -- several texts kept behind one another in one block, any of them nil.
  *
- * Process and thread: any. Memory: the owner's; spans point into `text`.
+ * Process and thread: any.
+ * Memory:   the owner's; spans point into `text`.
+ * Units:    bytes, each part below 4 GiB; PART_NIL in place of a length is a nil part.
  */
 #ifndef WEIR_GATEWAY_PARTS_H
 #define WEIR_GATEWAY_PARTS_H

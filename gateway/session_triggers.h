@@ -11,7 +11,7 @@
  * nothing. Only its own session takes it away.
  *
  * Process:  gateway, loop thread only.
- * Memory:   copies of what is registered, bounded per session by the numbers below, and in bytes
+ * Memory:   copies of what is registered, bounded per session by shm/limits.h, and in bytes
  *           together with its functions (SESSION_FUNCTIONS_BYTES_MAX). Spans handed in are copied
  *           or passed on before the call returns.
  * Errors:   what is beyond a bound or does not fit is answered with `triggerregistrationresult`;
@@ -21,11 +21,10 @@
 #define WEIR_GATEWAY_SESSION_TRIGGERS_H
 
 #include "shm/json.h"
+#include "shm/limits.h"
 #include "shm/wire.h"
 
 enum {
-    SESSION_TRIGGERS_MAX = 10000,
-    SESSION_TRIGGER_TYPES_MAX = 1000,
     BIND_ERROR_BYTES_MAX = 64 * 1024, /* of a provider's reason; a longer one is replaced */
     SESSION_TRIGGER_CHAINS = 256,     /* by id: about 40 triggers each in a full session */
 };

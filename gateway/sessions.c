@@ -310,21 +310,10 @@ void session_reattach(struct session *session, struct span previous_worker_id, s
     session->transport->set_held(session->peer, true);
 }
 
-/* Takes the same time wherever the first difference is. */
-static bool token_equals(const char expected[UUID_TEXT_BYTES + 1], struct span token)
-{
-    unsigned difference = 0;
-    if (token.bytes != UUID_TEXT_BYTES)
-        return false;
-    for (size_t i = 0; i < UUID_TEXT_BYTES; i++)
-        difference |= (unsigned char)expected[i] ^ (unsigned char)token.data[i];
-    return difference == 0;
-}
-
 /* False: the token is not its own, and nothing happened. */
 static bool session_retire(struct session *session, struct span token)
 {
-    if (!token_equals(session->reattach_token, token))
+    if (!span_equal_secret(span_of(session->reattach_token, UUID_TEXT_BYTES), token))
         return false;
     counters_add(session->sessions->counters, COUNTER_WORKERS_RETIRED, 1);
     session->transport->retire(session->peer);

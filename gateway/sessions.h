@@ -30,9 +30,7 @@
 
 enum {
     SESSIONS_MAX = 1 << 20,
-    SESSION_FUNCTIONS_MAX = 10000,
     SESSION_FUNCTIONS_BYTES_MAX = 16 * 1024 * 1024,
-    SESSION_INFO_BYTES_MAX = 64 * 1024,
     SESSION_INVOCATIONS_MAX = 65536, /* calls one worker may be given at once */
     SESSION_TAG_BYTES_MAX = 1024,    /* of an id to echo, as its channel prints it */
     REATTACH_MS_MAX = 5000,          /* a new connection waits for the end of the previous one */

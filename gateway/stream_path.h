@@ -1,6 +1,7 @@
-/* gateway/stream_path.h -- percent-encoding in what a request names (RFC 3986 section 2.1).
+/* gateway/stream_path.h -- the names in a path: percent-encoding (RFC 3986 section 2.1).
  *
  * Process and thread: any; pure.
+ * Memory:   spans point into the request.
  */
 #ifndef WEIR_GATEWAY_STREAM_PATH_H
 #define WEIR_GATEWAY_STREAM_PATH_H

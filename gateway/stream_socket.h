@@ -8,12 +8,13 @@
  * waiting join back, a later join of that id replaces it, and all else goes on beside it. A join by
  * the path that is denied closes the socket with 4403.
  *
- * A join beyond subscriptions_max, those waiting for gates included, or one whose names are too long, is answered with an
- * `unauthorized` envelope: the protocol has no error message, and silence would leave the client
- * waiting. It is counted.
+ * A join beyond subscriptions_max, those waiting for gates included, or one whose names are too
+ * long, is answered with an `unauthorized` envelope: the protocol has no error message, and silence
+ * would leave the client waiting. It is counted.
  *
  * Process:  gateway, loop thread only.
- * Memory:   72 bytes per idle socket here and its auth context, beside its links (subscriptions.h) and ws.c's part.
+ * Memory:   72 bytes per idle socket here and its auth context, beside its links (subscriptions.h)
+ *           and ws.c's part.
  */
 #ifndef WEIR_GATEWAY_STREAM_SOCKET_H
 #define WEIR_GATEWAY_STREAM_SOCKET_H

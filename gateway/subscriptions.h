@@ -10,11 +10,12 @@
  *
  *   idle     no active subscription: nothing is delivered
  *   live     takes events from the feed as they come
- *   (held)   stands still whatever its mode, while the sync of a worker's own stream is read (joins.h)
- *   behind   was busy, or the feed missed something: catches up from the ring (catch_up.h), the feed passes it over
+ *   behind   was busy, or the feed missed something: catches up from the ring (catch_up.h), the feed
+ *            passes it over
  *
- * and a subscription waits in the sync queue until its snapshot has been sent (joins.h), then it is
- * active.
+ * and, whatever its mode, stands still while it is held: while the sync of a worker's own stream is
+ * read (joins.h). A subscription waits in the sync queue until its snapshot has been sent (joins.h),
+ * then it is active.
  *
  * Process:  gateway, loop thread only.
  * Memory:   all owned here. A subscriber is embedded in its socket and stays put until

@@ -249,17 +249,6 @@ static void triggers_grow_keys(struct triggers *triggers)
     free(old);
 }
 
-static struct span text_put(char **to, struct span span)
-{
-    struct span put = span_of(*to, span.bytes);
-    if (span.data == NULL)
-        return (struct span){0};
-    if (span.bytes > 0)
-        memcpy(*to, span.data, span.bytes);
-    *to += span.bytes;
-    return put;
-}
-
 static struct trigger_key *key_make(unsigned kind, uint64_t hash, const struct event_names *names)
 {
     struct trigger_key *key =
@@ -268,9 +257,9 @@ static struct trigger_key *key_make(unsigned kind, uint64_t hash, const struct e
         return NULL;
     *key = (struct trigger_key){.hash = hash, .kind = kind};
     char *to = key->text;
-    key->stream = text_put(&to, names->stream);
-    key->group = text_put(&to, names->group);
-    key->item = text_put(&to, names->item);
+    key->stream = span_put(&to, names->stream);
+    key->group = span_put(&to, names->group);
+    key->item = span_put(&to, names->item);
     return key;
 }
 
@@ -723,10 +712,10 @@ static struct trigger *trigger_make(const struct trigger_binding *binding)
         return NULL;
     *trigger = (struct trigger){.has_trace = stream_has_trace(binding->config.stream)};
     char *to = trigger->text;
-    trigger->name_space = text_put(&to, binding->name_space);
-    trigger->function = text_put(&to, binding->function);
-    trigger->condition = text_put(&to, binding->config.condition);
-    trigger->metadata = text_put(&to, binding->metadata);
+    trigger->name_space = span_put(&to, binding->name_space);
+    trigger->function = span_put(&to, binding->function);
+    trigger->condition = span_put(&to, binding->config.condition);
+    trigger->metadata = span_put(&to, binding->metadata);
     return trigger;
 }
 

@@ -20,6 +20,8 @@
  * Process:  gateway, loop thread only.
  * Memory:   copies of what a trigger was registered with; 8 bytes per event waiting, and a queue
  *           for each (trigger, group) that has any.
+ * Units:    positions are the ring's; timeouts in ms.
+ * Errors:   none to the writer of an event: what fails, is late or dropped is counted and logged.
  */
 #ifndef WEIR_GATEWAY_TRIGGERS_H
 #define WEIR_GATEWAY_TRIGGERS_H

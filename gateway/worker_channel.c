@@ -271,7 +271,8 @@ static void worker_send_rejection(struct worker *worker, const struct session_re
     if (rejection->worker_name.data != NULL)
         print_string_member(&printer, SPAN_LITERAL(",\"worker_name\":"), rejection->worker_name);
     else
-        print_string_member(&printer, SPAN_LITERAL(",\"function_id\":"), worker_shown(worker, ACCESS_FUNCTION, rejection->function));
+        print_string_member(&printer, SPAN_LITERAL(",\"function_id\":"),
+                            worker_shown(worker, ACCESS_FUNCTION, rejection->function));
     print_literal(&printer, ",\"owner_worker_id\":");
     print_string(&printer, rejection->owner_worker_id);
     print_literal(&printer, "}");

@@ -6,7 +6,8 @@
  * WORKER_LOG_LINES_MAX lines a second come out of a gateway, whoever asks for them; those left out
  * are counted, and their number is said when the second is over.
  *
- * Process:  gateway, loop thread only. Memory: nothing but this struct.
+ * Process:  gateway, loop thread only.
+ * Memory:   nothing but this struct.
  */
 #ifndef WEIR_GATEWAY_WORKER_LOG_H
 #define WEIR_GATEWAY_WORKER_LOG_H

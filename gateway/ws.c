@@ -452,8 +452,7 @@ static void queue_close(struct ws_link *queue, unsigned code)
         struct ws_connection *connection = WS_CONNECTION_OF(link, queue);
         if (code && connection->state == WS_STATE_OPEN)
             ws_close_code(connection, code, NULL);
-        else if (!code || connection->state == WS_STATE_HTTP ||
-                 connection->state == WS_STATE_HELD)
+        else if (!code || connection->state == WS_STATE_HTTP || connection->state == WS_STATE_HELD)
             ws_connection_kill(connection);
         link = next;
     }

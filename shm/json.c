@@ -450,26 +450,6 @@ static inline size_t find_name(const char *p, const char *end, bool has_escape,
     return name_count;
 }
 
-static enum json_kind kind_of(char first)
-{
-    switch (first) {
-    case '"':
-        return JSON_STRING;
-    case '{':
-        return JSON_OBJECT;
-    case '[':
-        return JSON_ARRAY;
-    case 't':
-        return JSON_TRUE;
-    case 'f':
-        return JSON_FALSE;
-    case 'n':
-        return JSON_NULL;
-    default:
-        return JSON_NUMBER;
-    }
-}
-
 /* p is at the first byte of a value that is neither object nor array. */
 static ALWAYS_INLINE const char *scan_scalar(struct scan *scan, const char *p, bool *has_escape)
 {
@@ -568,7 +548,7 @@ static ALWAYS_INLINE const char *scan_value(struct scan *scan, const char *p, un
             return fail(&scan->failure, p, "a value is missing at the end of the text");
         if (depth == 1 && slot != NULL) {
             slot->text.data = p;
-            slot->kind = kind_of(*p);
+            slot->kind = json_kind_of(*p);
             slot_space_runs = scan->space_runs;
         }
         if (*p == '{' || *p == '[') {
@@ -645,7 +625,7 @@ static ALWAYS_INLINE enum weir_status scan_text(struct span text, unsigned depth
     if (rest != scan.end)
         return refuse(problem, text, rest, "text behind the value", WEIR_CORRUPT);
     root->text = span_of(start, (size_t)(end - start));
-    root->kind = kind_of(*start);
+    root->kind = json_kind_of(*start);
     root->has_space = has_space;
     root->has_escape = last_escape && root->kind == JSON_STRING;
     return WEIR_OK;
@@ -733,7 +713,7 @@ static bool ends_scalar(char byte)
 static const char *pass_value(const char *p, const char *end, struct json_value *value)
 {
     const char *start = p;
-    *value = (struct json_value){.kind = kind_of(*p)};
+    *value = (struct json_value){.kind = json_kind_of(*p)};
     if (value->kind == JSON_OBJECT || value->kind == JSON_ARRAY) {
         p = pass_container(p, end, &value->has_space);
     } else if (value->kind == JSON_STRING) {

@@ -30,10 +30,30 @@ enum json_kind {
 struct json_value {
     struct span text; /* the value's own text; a string includes its quotes */
     enum json_kind kind;
-    bool has_space; /* contains insignificant white space: json_compact() would shorten it */
-    bool
-        has_escape; /* a string with at least one backslash: json_unescape() is needed to read it */
+    bool has_space;  /* contains insignificant white space: json_compact() would shorten it */
+    bool has_escape; /* a string with a backslash: json_unescape() is needed to read it */
 };
+
+/* Of a valid value, by its first byte. */
+static inline enum json_kind json_kind_of(char first)
+{
+    switch (first) {
+    case '"':
+        return JSON_STRING;
+    case '{':
+        return JSON_OBJECT;
+    case '[':
+        return JSON_ARRAY;
+    case 't':
+        return JSON_TRUE;
+    case 'f':
+        return JSON_FALSE;
+    case 'n':
+        return JSON_NULL;
+    default:
+        return JSON_NUMBER;
+    }
+}
 
 struct json_problem {
     size_t offset;      /* of the first byte that cannot be accepted */
@@ -41,8 +61,8 @@ struct json_problem {
 };
 
 /* Validate `text` as exactly one JSON value with white space around it, nested at most `depth_max`
- * deep
- * (an object or array is one level; above 1024 counts as 1024). White space around the value is not part of value->text. */
+ * deep (an object or array is one level; above 1024 counts as 1024). White space around the value
+ * is not part of value->text. */
 enum weir_status json_scan(struct span text, unsigned depth_max, struct json_value *value,
                            struct json_problem *problem) WEIR_MUST_CHECK;
 

@@ -28,6 +28,13 @@
 #define CUSTOM_STREAMS_MAX 16384u
 #define CUSTOM_STREAMS_BYTES_MAX (8u * 1024 * 1024)
 
+/* What one worker may have registered, and the data of its engine::workers::register. Beyond: refused
+ * with the error the protocol has for it. A gateway checks first, the broker once more. */
+#define SESSION_FUNCTIONS_MAX 10000u
+#define SESSION_TRIGGERS_MAX 10000u
+#define SESSION_TRIGGER_TYPES_MAX 1000u
+#define SESSION_INFO_BYTES_MAX (64u * 1024)
+
 /* Everything of an event frame that is not the value: WebSocket header, envelope keys, three names,
  * numbers. */
 #define ENVELOPE_OVERHEAD_BYTES_MAX (3u * NAME_ESCAPED_BYTES_MAX + 512u)

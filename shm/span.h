@@ -39,6 +39,30 @@ static inline bool span_equal(struct span a, struct span b)
     return a.bytes == b.bytes && (a.bytes == 0 || memcmp(a.data, b.data, a.bytes) == 0);
 }
 
+/* The same for secrets: takes as long for any `shown` of one length, however much of it is right. */
+static inline bool span_equal_secret(struct span secret, struct span shown)
+{
+    unsigned difference = secret.bytes != shown.bytes;
+    for (size_t i = 0; i < shown.bytes && secret.bytes > 0; i++) {
+        size_t at = i < secret.bytes ? i : 0;
+        difference |= (unsigned char)secret.data[at] ^ (unsigned char)shown.data[i];
+    }
+    return difference == 0;
+}
+
+/* Copy `part` to where `end` points and move `end` behind it, for texts kept in one block. The copy;
+ * data NULL stays NULL. */
+static inline struct span span_put(char **end, struct span part)
+{
+    struct span kept = span_of(*end, part.bytes);
+    if (part.data == NULL)
+        return (struct span){0};
+    if (part.bytes > 0)
+        memcpy(*end, part.data, part.bytes);
+    *end += part.bytes;
+    return kept;
+}
+
 /* Nothing but white space (of JSON, RFC 8259 section 2); true when empty. */
 static inline bool span_is_blank(struct span span)
 {

@@ -2,7 +2,9 @@
  * configs say: for the gateway that refuses a bad one and runs `stream`, and for the broker that
  * lists all of them and runs the others.
  *
- * Process and thread: any; constant data, no allocation but in the caller's buffer.
+ * Process and thread: any; constant data.
+ * Memory:   what is read points into the config or the caller's buffer.
+ * Errors:   INVALID comes with the sentence for the worker.
  */
 #ifndef WEIR_SHM_TRIGGER_TYPES_H
 #define WEIR_SHM_TRIGGER_TYPES_H

@@ -38,96 +38,107 @@ enum {
 
 /* name, number, fields. Field kinds: u = unsigned integer, b = bin or str (may be nil: span.data ==
  * NULL). */
-#define WIRE_TYPE_MAP(X)                                                                                               \
-    /* gateway or libweir opens: protocol version, pid, gateway index, timestamp floor (ms) */                         \
-    X(ATTACH, 1, "uuuu")                                                                                               \
-    /* broker accepts; carries SCM_RIGHTS {segment, doorbell eventfd, control page}: */                                \
-    /* version, generation, reader slot */                                                                             \
-    X(ATTACHED, 2, "uuu")                                                                                              \
-    /* either side, before it closes: code, sentence */                                                                \
-    X(REFUSED, 3, "bb")                                                                                                \
-    /* libweir opens a worker session at a gateway: version, worker name, metadata JSON, namespace, and when it comes */ \
-    /* back: previous worker id, its token */                                                                          \
-    X(HELLO, 4, "ubbbbb")                                                                                              \
-    X(WELCOME, 5, "ubb") /* gateway accepts: version, worker id (UUID), reattach token */                              \
-                                                                                                                       \
-    /* builtin stream functions: op (enum wire_op), stream, group, item (nil: none), event type (send), data JSON */   \
-    /* (set, send; ops for update), traceparent, baggage */                                                            \
-    X(STREAM, 10, "ubbbbbbb")                                                                                          \
-    /* the answer: error code (nil: success), error message, result JSON (nil: no result key), error JSON of a custom */ \
-    /* adapter's function (nil: code and message are the error) */                                                     \
-    X(STREAM_RESULT, 11, "bbbb")                                                                                       \
-                                                                                                                       \
-    /* a worker session lives on this gateway: session, worker id, ip address */                                       \
-    X(SESSION_OPEN, 20, "ubb")                                                                                         \
-    X(SESSION_INFO, 21, "ub") /* session, data of engine::workers::register (JSON) */                                  \
-    X(SESSION_CLOSED, 22, "u")                                                                                         \
-    /* session, namespace, function id, description, request format JSON, response format JSON, metadata JSON */       \
-    X(FUNCTION_REGISTER, 23, "ubbbbbb")                                                                                \
-    X(FUNCTION_UNREGISTER, 24, "ubb") /* session, namespace, function id */                                            \
-    /* broker -> gateway: session, code, namespace, function id, owner worker id */                                    \
-    X(FUNCTION_REJECTED, 25, "ubbbb")                                                                                  \
-    /* a worker is back and asks to retire its previous connection: its new session, previous worker id, token */      \
-    X(SESSION_REATTACH, 26, "ubb")                                                                                     \
-    /* broker -> the gateway that has it; id always set: session, token. Its SESSION_CLOSED is the answer, or else */  \
-    /* SESSION_REATTACHED when the token is wrong */                                                                   \
-    X(SESSION_EVICT, 27, "ub")                                                                                         \
-    /* ... -> broker -> who asked; id as in SESSION_EVICT resp. SESSION_REATTACH: 1 = retired, 0 = nothing happened */ \
-    X(SESSION_REATTACHED, 28, "u")                                                                                     \
-    /* broker -> gateway, the session is to be closed (unique_worker_names): session, code, namespace, worker name, */ \
-    /* owner worker id */                                                                                              \
-    X(SESSION_REJECTED, 29, "ubbbb")                                                                                   \
-                                                                                                                       \
-    /* call a function anywhere; id 0 = void: caller session, namespace, function id, data JSON, metadata JSON, */     \
-    /* traceparent, baggage */                                                                                         \
-    X(CALL, 30, "ubbbbbb")                                                                                             \
-    /* broker -> the gateway that holds the executor; id always set: executor session, function id, data JSON, */      \
-    /* metadata JSON, traceparent, baggage */                                                                          \
-    X(INVOKE, 31, "ubbbbb")                                                                                            \
-    /* executor -> broker -> caller; id as in INVOKE resp. CALL: result JSON (nil: no result key), error JSON */       \
-    /* (nil: none), traceparent, baggage */                                                                            \
-    X(RESULT, 32, "bbbb")                                                                                              \
-    /* nobody waits any more: gateway -> broker of a call it has made itself, id as in CALL; broker -> executor's */   \
-    /* gateway, id as in INVOKE: 0 resp. executor session. What comes as an answer finds nobody. */                    \
-    X(CALL_CANCEL, 33, "u")                                                                                            \
-                                                                                                                       \
-    /* Triggers (PROTOCOL 2.11, 8). A trigger is known by its owner's session and its id. libweir says the same to its */ \
-    /* gateway, with session 0. */                                                                                     \
-    /* become the provider of a type: session, namespace, type, description, trigger request format JSON, call */      \
-    /* request format JSON */                                                                                          \
-    X(TRIGGER_TYPE_REGISTER, 40, "ubbbbb")                                                                             \
-    X(TRIGGER_TYPE_UNREGISTER, 41, "ubb") /* session, namespace, type */                                               \
-    /* session, id, type, function id, config JSON, metadata JSON, namespace of the function, of the provider (nil: */ \
-    /* the session's, then default) */                                                                                 \
-    X(TRIGGER_REGISTER, 42, "ubbbbbbb")                                                                                \
-    X(TRIGGER_UNREGISTER, 43, "ub") /* session, id */                                                                  \
-    /* the provider's answer to TRIGGER_BIND on its way to the broker, a failure on its way to the owner: session, id, */ \
-    /* type, function id, error JSON (nil: bound) */                                                                   \
-    X(TRIGGER_RESULT, 44, "ubbbb")                                                                                     \
-    /* broker -> the provider's gateway: provider's session, then as TRIGGER_REGISTER */                               \
-    X(TRIGGER_BIND, 45, "ubbbbbbb")                                                                                    \
-    X(TRIGGER_UNBIND, 46, "ubb") /* provider's session, id, type */                                                    \
-    /* broker -> every gateway, a stream:join trigger: handle, namespace, function id, stream name (nil: any), */      \
-    /* condition function id (nil: none), metadata JSON, 1 = away: its worker has gone, the gate is shut. gateway -> */ \
-    /* broker, handle 0: away, as an earlier broker has said */                                                        \
-    X(GATE_BIND, 47, "ubbbbbu")                                                                                        \
-    X(GATE_UNBIND, 48, "uu") /* handle; 0 = withdrawn, 1 = away from now on */                                         \
-                                                                                                                       \
-    /* stream:leave. The broker calls the handlers, so that a gateway's death is a leave as well. */                   \
-    X(PRESENCE_WANTED, 50, "u")   /* broker -> every gateway: 1 = say who is there and who comes and goes, 0 = no more */ \
-    X(PRESENCE_JOINED, 51, "ubb") /* gateway's number of the subscription, stream name, payload of its leave (JSON) */ \
-    X(PRESENCE_LEFT, 52, "u") /* number; the broker says the same back when it has fired the leave */                  \
-                                                                                                                       \
-    /* broker -> every gateway: the stream's items are a worker's functions (PROTOCOL 5): 1 = yes, 0 = no more; name */ \
-    X(STREAM_CUSTOM, 60, "ub")                                                                                         \
-                                                                                                                       \
-    /* Byte channels (PROTOCOL 2.17). An end is a gateway's number for one of its sockets. */                          \
-    /* gateway asks, id set: end, channel id, access key, direction (1 read, 2 write) */                               \
-    X(CHANNEL_OPEN, 70, "ubbu")                                                                                        \
-    X(CHANNEL_OPENED, 71, "uu") /* 0 unknown, 1 open, 2 that end is taken; messages the writer may send at first */    \
-    /* end of the sender resp. of the receiver, 1 = binary, message */                                                 \
-    X(CHANNEL_DATA, 72, "uub")                                                                                         \
-    X(CHANNEL_CREDIT, 73, "uu") /* reader's end resp. writer's end, messages */                                        \
+#define WIRE_TYPE_MAP(X)                                                                           \
+    /* gateway or libweir opens: protocol version, pid, gateway index, timestamp floor (ms) */     \
+    X(ATTACH, 1, "uuuu")                                                                           \
+    /* broker accepts; carries SCM_RIGHTS {segment, doorbell eventfd, control page}: */            \
+    /* version, generation, reader slot */                                                         \
+    X(ATTACHED, 2, "uuu")                                                                          \
+    /* either side, before it closes: code, sentence */                                            \
+    X(REFUSED, 3, "bb")                                                                            \
+    /* libweir opens a worker session at a gateway: version, worker name, metadata JSON, */        \
+    /* namespace, and when it comes back: previous worker id, its token */                         \
+    X(HELLO, 4, "ubbbbb")                                                                          \
+    X(WELCOME, 5, "ubb") /* gateway accepts: version, worker id (UUID), reattach token */          \
+                                                                                                   \
+    /* builtin stream functions: op (enum wire_op), stream, group, item (nil: none), event type */ \
+    /* (send), data JSON (set, send; ops for update), traceparent, baggage */                      \
+    X(STREAM, 10, "ubbbbbbb")                                                                      \
+    /* the answer: error code (nil: success), error message, result JSON (nil: no result key), */  \
+    /* error JSON of a custom adapter's function (nil: code and message are the error) */          \
+    X(STREAM_RESULT, 11, "bbbb")                                                                   \
+                                                                                                   \
+    /* a worker session lives on this gateway: session, worker id, ip address */                   \
+    X(SESSION_OPEN, 20, "ubb")                                                                     \
+    X(SESSION_INFO, 21, "ub") /* session, data of engine::workers::register (JSON) */              \
+    X(SESSION_CLOSED, 22, "u")                                                                     \
+    /* session, namespace, function id, description, request format JSON, response format JSON, */ \
+    /* metadata JSON */                                                                            \
+    X(FUNCTION_REGISTER, 23, "ubbbbbb")                                                            \
+    X(FUNCTION_UNREGISTER, 24, "ubb") /* session, namespace, function id */                        \
+    /* broker -> gateway: session, code, namespace, function id, owner worker id */                \
+    X(FUNCTION_REJECTED, 25, "ubbbb")                                                              \
+    /* a worker is back and asks to retire its previous connection: its new session, previous */   \
+    /* worker id, token */                                                                         \
+    X(SESSION_REATTACH, 26, "ubb")                                                                 \
+    /* broker -> the gateway that has it; id always set: session, token. Its SESSION_CLOSED is */  \
+    /* the answer, or else SESSION_REATTACHED when the token is wrong */                           \
+    X(SESSION_EVICT, 27, "ub")                                                                     \
+    /* ... -> broker -> who asked; id as in SESSION_EVICT resp. SESSION_REATTACH: 1 = retired, */  \
+    /* 0 = nothing happened */                                                                     \
+    X(SESSION_REATTACHED, 28, "u")                                                                 \
+    /* broker -> gateway, the session is to be closed (unique_worker_names): session, code, */     \
+    /* namespace, worker name, owner worker id */                                                  \
+    X(SESSION_REJECTED, 29, "ubbbb")                                                               \
+                                                                                                   \
+    /* call a function anywhere; id 0 = void: caller session, namespace, function id, data */      \
+    /* JSON, metadata JSON, traceparent, baggage */                                                \
+    X(CALL, 30, "ubbbbbb")                                                                         \
+    /* broker -> the gateway that holds the executor; id always set: executor session, function */ \
+    /* id, data JSON, metadata JSON, traceparent, baggage */                                       \
+    X(INVOKE, 31, "ubbbbb")                                                                        \
+    /* executor -> broker -> caller; id as in INVOKE resp. CALL: result JSON (nil: no result */    \
+    /* key), error JSON (nil: none), traceparent, baggage */                                       \
+    X(RESULT, 32, "bbbb")                                                                          \
+    /* nobody waits any more: gateway -> broker of a call it has made itself, id as in CALL; */     \
+    /* broker -> executor's gateway, id as in INVOKE: 0 resp. executor session. What comes as */    \
+    /* an answer finds nobody. */                                                                   \
+    X(CALL_CANCEL, 33, "u")                                                                        \
+                                                                                                   \
+    /* Triggers (PROTOCOL 2.11, 8). A trigger is known by its owner's session and its id. */       \
+    /* libweir says the same to its gateway, with session 0. */                                    \
+    /* become the provider of a type: session, namespace, type, description, trigger request */    \
+    /* format JSON, call request format JSON */                                                    \
+    X(TRIGGER_TYPE_REGISTER, 40, "ubbbbb")                                                         \
+    X(TRIGGER_TYPE_UNREGISTER, 41, "ubb") /* session, namespace, type */                           \
+    /* session, id, type, function id, config JSON, metadata JSON, namespace of the function, */   \
+    /* of the provider (nil: the session's, then default) */                                       \
+    X(TRIGGER_REGISTER, 42, "ubbbbbbb")                                                            \
+    X(TRIGGER_UNREGISTER, 43, "ub") /* session, id */                                              \
+    /* the provider's answer to TRIGGER_BIND on its way to the broker, a failure on its way to */  \
+    /* the owner: session, id, type, function id, error JSON (nil: bound) */                       \
+    X(TRIGGER_RESULT, 44, "ubbbb")                                                                 \
+    /* broker -> the provider's gateway: provider's session, then as TRIGGER_REGISTER */           \
+    X(TRIGGER_BIND, 45, "ubbbbbbb")                                                                \
+    X(TRIGGER_UNBIND, 46, "ubb") /* provider's session, id, type */                                \
+    /* broker -> every gateway, a stream:join trigger: handle, namespace, function id, stream */   \
+    /* name (nil: any), condition function id (nil: none), metadata JSON, 1 = away: its worker */   \
+    /* has gone, the gate is shut. gateway -> broker, handle 0: away, as an earlier broker has */   \
+    /* said */                                                                                      \
+    X(GATE_BIND, 47, "ubbbbbu")                                                                    \
+    X(GATE_UNBIND, 48, "uu") /* handle; 0 = withdrawn, 1 = away from now on */                     \
+                                                                                                   \
+    /* stream:leave. The broker calls the handlers, so that a gateway's death is a leave as */     \
+    /* well. */                                                                                    \
+    /* broker -> every gateway: 1 = say who is there and who comes and goes, 0 = no more */        \
+    X(PRESENCE_WANTED, 50, "u")                                                                    \
+    /* gateway's number of the subscription, stream name, payload of its leave (JSON) */           \
+    X(PRESENCE_JOINED, 51, "ubb")                                                                  \
+    /* number; the broker says the same back when it has fired the leave */                        \
+    X(PRESENCE_LEFT, 52, "u")                                                                      \
+                                                                                                   \
+    /* broker -> every gateway: the stream's items are a worker's functions (PROTOCOL 5): 1 = */   \
+    /* yes, 0 = no more; name */                                                                   \
+    X(STREAM_CUSTOM, 60, "ub")                                                                     \
+                                                                                                   \
+    /* Byte channels (PROTOCOL 2.17). An end is a gateway's number for one of its sockets. */      \
+    /* gateway asks, id set: end, channel id, access key, direction (1 read, 2 write) */           \
+    X(CHANNEL_OPEN, 70, "ubbu")                                                                    \
+    /* 0 unknown, 1 open, 2 that end is taken; messages the writer may send at first */            \
+    X(CHANNEL_OPENED, 71, "uu")                                                                    \
+    /* end of the sender resp. of the receiver, 1 = binary, message */                             \
+    X(CHANNEL_DATA, 72, "uub")                                                                     \
+    X(CHANNEL_CREDIT, 73, "uu") /* reader's end resp. writer's end, messages */                    \
     X(CHANNEL_CLOSED, 74, "u")  /* end */
 
 enum wire_type {

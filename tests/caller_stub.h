@@ -33,7 +33,12 @@ static struct stub {
 
 static inline char *stub_copy(struct span text)
 {
-    return text.data == NULL ? NULL : strndup(text.data, text.bytes);
+    if (text.data == NULL)
+        return NULL;
+    char *copy = calloc(1, text.bytes + 1);
+    if (copy != NULL)
+        memcpy(copy, text.data, text.bytes);
+    return copy;
 }
 
 static inline struct server_call *stub_start(void *context,

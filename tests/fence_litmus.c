@@ -146,7 +146,8 @@ static void doorbell_prepare_write(struct litmus *litmus)
 {
     steal_line(litmus->reader.page->padding_asleep);
     struct ring_record record = {.previous_position = RING_NO_POSITION};
-    if (ring_append(litmus->writer, &record, SPAN_LITERAL("frame"), (struct span){0}, NULL) != WEIR_OK)
+    if (ring_append(litmus->writer, &record, SPAN_LITERAL("frame"), (struct span){0}, NULL) !=
+        WEIR_OK)
         give_up("ring_append");
 }
 
@@ -298,8 +299,8 @@ static uint64_t run_edge(struct litmus *litmus, bool faulty, uint64_t *rounds)
         for (size_t i = 0; i < sizeof frame / sizeof frame[0]; i++)
             frame[i] = seq;
         struct ring_record record = {.seq = seq, .previous_position = RING_NO_POSITION};
-        if (ring_append(litmus->writer, &record, span_of(frame, sizeof frame), (struct span){0}, NULL) !=
-            WEIR_OK)
+        if (ring_append(litmus->writer, &record, span_of(frame, sizeof frame), (struct span){0},
+                        NULL) != WEIR_OK)
             give_up("ring_append");
         ring_publish(litmus->writer);
         delay(seq % 512); /* leave the reader room for some whole copies */

@@ -69,7 +69,8 @@ static struct reader attach(uint32_t *slot)
 static uint64_t publish_one(void)
 {
     struct ring_record record = {.previous_position = RING_NO_POSITION};
-    cr_assert_eq(ring_append(writer, &record, SPAN_LITERAL("frame"), (struct span){0}, NULL), WEIR_OK);
+    cr_assert_eq(ring_append(writer, &record, SPAN_LITERAL("frame"), (struct span){0}, NULL),
+                 WEIR_OK);
     ring_publish(writer);
     return ring_head(writer);
 }

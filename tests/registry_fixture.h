@@ -20,7 +20,7 @@ static const struct peer_handle a = {0, 1};
 static const struct peer_handle b = {1, 1};
 
 static inline void fixture_open(const struct routes_limits *routes_limits,
-                                 const struct registry_limits *limits)
+                                const struct registry_limits *limits)
 {
     struct weir_error error = {0};
     const struct broker_output output = {recorder_send, recorder_is_busy, &recorder};

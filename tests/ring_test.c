@@ -166,7 +166,8 @@ Test(ring, every_length_arrives_exactly, .init = open_ring, .fini = close_ring, 
         for (size_t id_bytes = 0; id_bytes <= 18; id_bytes++) {
             struct ring_record sent = {.previous_position = RING_NO_POSITION};
             struct span id = id_bytes == 18 ? (struct span){0} : span_of(bytes + 20, id_bytes);
-            cr_assert_eq(ring_append(writer, &sent, span_of(bytes, frame_bytes), id, NULL), WEIR_OK);
+            cr_assert_eq(ring_append(writer, &sent, span_of(bytes, frame_bytes), id, NULL),
+                         WEIR_OK);
             ring_publish(writer);
             cr_assert_eq(read_next(), WEIR_OK);
             cr_assert_eq(record.frame_bytes, frame_bytes);
@@ -183,7 +184,8 @@ Test(ring, read_appends_behind_what_is_in_the_buffer, .init = open_ring, .fini =
      .timeout = 10)
 {
     struct ring_record sent = {.previous_position = RING_NO_POSITION};
-    cr_assert_eq(ring_append(writer, &sent, SPAN_LITERAL("frame"), SPAN_LITERAL("id"), NULL), WEIR_OK);
+    cr_assert_eq(ring_append(writer, &sent, SPAN_LITERAL("frame"), SPAN_LITERAL("id"), NULL),
+                 WEIR_OK);
     ring_publish(writer);
     cr_assert_eq(buffer_append(&out, SPAN_LITERAL("abc")), WEIR_OK);
     cr_assert_eq(ring_read(&reader, &record, &out), WEIR_OK);

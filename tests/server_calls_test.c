@@ -2,163 +2,25 @@
  * and a real unix socket. */
 #include <criterion/criterion.h>
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include "gateway/server_calls.h"
-#include "tests/store_fixture.h"
+#include "tests/played_broker.h"
 
-enum { PUMPS_MAX = 20000, NOTES_MAX = 64, TEXT_BYTES = 128, WAIT_BYTES_MAX = 64 * 1024 };
+enum { NOTES_MAX = 64, TEXT_BYTES = 128, WAIT_BYTES_MAX = 64 * 1024 };
 
 static struct world {
-    uv_loop_t loop;
     struct counters counters;
-    struct link *link;
     struct server_calls *calls;
-    struct mapping *mapping;
-    char directory[64], path[96];
-    unsigned attached, lost;
-    /* the broker's side */
-    struct host host;
-    int listening, fd;
-    struct wire_reader *reader;
-    struct buffer input;
-    size_t consumed; /* of the input, by the message last received */
-    uint32_t slot;
 } world;
-
-/* ---- the broker played ---- */
-
-static void broker_listen(void)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    strcpy(address.sun_path, world.path);
-    (void)unlink(world.path);
-    world.listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    cr_assert_eq(bind(world.listening, (const struct sockaddr *)&address, sizeof address), 0);
-    cr_assert_eq(listen(world.listening, 4), 0);
-}
-
-static void pump(void)
-{
-    for (unsigned i = 0; i < 20; i++) {
-        link_flush(world.link);
-        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
-    }
-}
-
-/* The gateway's next message, or false when none comes. Spans stay valid until the next call. */
-static bool broker_receive(struct wire_message *message)
-{
-    buffer_consume(&world.input, world.consumed);
-    world.consumed = 0;
-    for (unsigned i = 0; i < PUMPS_MAX; i++) {
-        size_t frame_bytes = 0;
-        enum weir_status status =
-            wire_read(world.reader, buffer_span(&world.input), message, &frame_bytes);
-        if (status == WEIR_OK) {
-            world.consumed = frame_bytes;
-            return true;
-        }
-        cr_assert_eq(status, WEIR_EMPTY);
-        link_flush(world.link);
-        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
-        cr_assert_eq(buffer_reserve(&world.input, 65536), WEIR_OK);
-        ssize_t got = recv(world.fd, world.input.data + world.input.bytes, 65536, MSG_DONTWAIT);
-        if (got > 0)
-            world.input.bytes += (size_t)got;
-        else if (i > 50)
-            return false;
-    }
-    return false;
-}
-
-static struct wire_message broker_expect(enum wire_type type)
-{
-    struct wire_message message;
-    cr_assert(broker_receive(&message), "nothing came, %s was expected", wire_type_name(type));
-    cr_assert_eq(message.type, type, "%s came, %s was expected", wire_type_name(message.type),
-                 wire_type_name(type));
-    return message;
-}
 
 static void broker_answer(uint64_t id, const char *result, const char *error_json)
 {
     const struct wire_field fields[] = {
         result == NULL ? WIRE_NIL : WIRE_SPAN(span_text(result)),
         error_json == NULL ? WIRE_NIL : WIRE_SPAN(span_text(error_json)), WIRE_NIL, WIRE_NIL};
-    struct buffer out;
-    buffer_init(&out, 65536);
-    cr_assert_eq(wire_append(&out, WIRE_RESULT, id, fields), WEIR_OK);
-    cr_assert_eq(send(world.fd, out.data, out.bytes, MSG_NOSIGNAL), (ssize_t)out.bytes);
-    buffer_fini(&out);
+    broker_send(WIRE_RESULT, id, fields);
     pump();
-}
-
-static void broker_send_attached(const int fds[MAPPING_FDS])
-{
-    const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION),
-                                        WIRE_NUMBER(segment_generation(&world.host.segment)),
-                                        WIRE_NUMBER(world.slot)};
-    struct buffer out;
-    buffer_init(&out, 4096);
-    cr_assert_eq(wire_append(&out, WIRE_ATTACHED, 0, fields), WEIR_OK);
-    union {
-        char bytes[CMSG_SPACE(sizeof(int) * MAPPING_FDS)];
-        struct cmsghdr aligned;
-    } control = {0};
-    struct iovec part = {out.data, out.bytes};
-    struct msghdr header = {.msg_iov = &part,
-                            .msg_iovlen = 1,
-                            .msg_control = control.bytes,
-                            .msg_controllen = sizeof control.bytes};
-    struct cmsghdr *rights = CMSG_FIRSTHDR(&header);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int) * MAPPING_FDS);
-    memcpy(CMSG_DATA(rights), fds, sizeof(int) * MAPPING_FDS);
-    cr_assert_eq(sendmsg(world.fd, &header, 0), (ssize_t)out.bytes);
-    buffer_fini(&out);
-}
-
-static void broker_attach(void)
-{
-    struct weir_error error = {0};
-    int fds[MAPPING_FDS] = {world.host.segment.fd, -1, -1};
-    world.fd = -1;
-    for (unsigned i = 0; i < PUMPS_MAX && world.fd < 0; i++) {
-        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
-        world.fd = accept4(world.listening, NULL, NULL, SOCK_CLOEXEC);
-        if (world.fd < 0)
-            (void)usleep(1000);
-    }
-    cr_assert_geq(world.fd, 0, "the gateway connects");
-    buffer_clear(&world.input);
-    world.consumed = 0;
-    (void)broker_expect(WIRE_ATTACH);
-    cr_assert_eq(readers_attach(world.host.readers, (uint32_t)getpid(), &world.slot, &fds[2],
-                                &fds[1], &error),
-                 WEIR_OK);
-    broker_send_attached(fds);
-    unsigned before = world.attached;
-    for (unsigned i = 0; i < PUMPS_MAX && world.attached == before; i++)
-        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
-    cr_assert_eq(world.attached, before + 1);
-}
-
-static void broker_die(void)
-{
-    unsigned before = world.lost;
-    (void)close(world.fd);
-    (void)close(world.listening);
-    (void)unlink(world.path);
-    readers_detach(world.host.readers, world.slot);
-    for (unsigned i = 0; i < PUMPS_MAX && world.lost == before; i++)
-        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
-    cr_assert_eq(world.lost, before + 1);
 }
 
 /* ---- the world ---- */
@@ -166,14 +28,12 @@ static void broker_die(void)
 static void on_attached(void *context, struct mapping *mapping)
 {
     (void)context;
-    mapping_close(world.mapping);
-    world.mapping = mapping;
-    world.attached++;
+    broker_was_attached(mapping);
 }
 static void on_lost(void *context)
 {
     (void)context;
-    world.lost++;
+    broker_was_lost();
 }
 static void on_message(void *context, const struct wire_message *message)
 {
@@ -183,45 +43,26 @@ static void on_message(void *context, const struct wire_message *message)
 
 static void world_open(uint64_t wait_ms)
 {
-    struct weir_error error = {0};
-    const struct host_options host = {1024 * 1024, 16 * 1024 * 1024, {1000, 1000, 1000}};
-    strcpy(world.directory, "/tmp/weir-server-calls-test-XXXXXX");
-    cr_assert_not_null(mkdtemp(world.directory));
-    (void)snprintf(world.path, sizeof world.path, "%s/broker.sock", world.directory);
-    cr_assert_eq(uv_loop_init(&world.loop), 0);
-    world.reader = wire_reader_open();
-    buffer_init(&world.input, 64 * 1024 * 1024);
-    cr_assert_eq(host_open(&world.host, &host, &error), WEIR_OK, "%s", error.text);
+    const struct link_handlers handlers = {on_attached, on_lost, on_message, NULL};
+    broker_open();
     world.calls = server_calls_open(&world.counters);
     cr_assert_not_null(world.calls);
     cr_assert_not(server_calls_are_flowing(world.calls), "there is no link");
-    broker_listen();
-    const struct link_options options = {world.path, 0, wait_ms, WAIT_BYTES_MAX};
-    const struct link_handlers handlers = {on_attached, on_lost, on_message, NULL};
-    world.link = link_open(&world.loop, &options, &handlers, &world.counters);
-    cr_assert_not_null(world.link);
-    server_calls_set_link(world.calls, world.link);
+    broker_link(&handlers, &world.counters, wait_ms, WAIT_BYTES_MAX);
+    server_calls_set_link(world.calls, broker.link);
     broker_attach();
 }
 
 static void world_free(void)
 {
-    (void)uv_run(&world.loop, UV_RUN_DEFAULT);
-    cr_assert_eq(uv_loop_close(&world.loop), 0, "no handle is left");
+    broker_end_loop();
     server_calls_close(world.calls);
-    mapping_close(world.mapping);
-    host_close(&world.host);
-    wire_reader_close(world.reader);
-    buffer_fini(&world.input);
-    (void)close(world.fd);
-    (void)close(world.listening);
-    (void)unlink(world.path);
-    (void)rmdir(world.directory);
+    broker_close();
 }
 
 static void world_close(void)
 {
-    link_close(world.link);
+    link_close(broker.link);
     world_free();
 }
 
@@ -526,10 +367,10 @@ Test(server_calls, waiting_for_a_broker_is_bounded, .timeout = 20)
     }
     cr_assert_eq(taken, 3, "as many as write_wait_bytes_max holds");
     cr_assert_eq(world.counters.values[COUNTER_SERVER_CALLS], taken);
-    for (unsigned i = 0; i < PUMPS_MAX && notes[0].times == 0; i++) {
+    for (unsigned i = 0; i < BROKER_PUMPS_MAX && notes[0].times == 0; i++) {
         (void)usleep(1000);
-        uv_update_time(&world.loop);
-        link_tick(world.link);
+        uv_update_time(&broker.loop);
+        link_tick(broker.link);
     }
     for (unsigned i = 0; i < taken; i++)
         cr_assert_eq(notes[i].fate, SERVER_CALL_UNAVAILABLE);
@@ -552,7 +393,7 @@ Test(server_calls, a_backlog_is_not_flowing, .timeout = 20)
     for (; server_calls_are_flowing(world.calls); taken++) {
         cr_assert_lt(taken, NOTES_MAX - 1);
         cr_assert_not_null(server_call_start(world.calls, &request, on_done, &notes[taken]));
-        link_flush(world.link);
+        link_flush(broker.link);
     }
     cr_assert_geq(taken, LINK_BACKLOG_BYTES_MAX / VALUE);
     cr_assert_not_null(server_call_start(world.calls, &request, on_done, &notes[taken]),
@@ -572,7 +413,7 @@ Test(server_calls, closing_the_link_ends_what_is_open, .timeout = 20)
     (void)broker_expect(WIRE_CALL);
     start(&notes[1], 600000);
     const struct server_call_request request = request_of(SPAN_LITERAL("1"), 1000);
-    link_close(world.link);
+    link_close(broker.link);
     cr_assert_eq(notes[0].fate, SERVER_CALL_UNAVAILABLE);
     cr_assert_eq(notes[0].times, 1);
     cr_assert_eq(notes[1].times, 1);

@@ -2,175 +2,17 @@
  * loop and a real unix socket; the worker is a transport that notes what it is given. */
 #include <criterion/criterion.h>
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-
 #include "gateway/calls.h"
 #include "gateway/custom_streams.h"
 #include "gateway/salvage.h"
-#include "shm/wire.h"
+#include "tests/played_broker.h"
 
-enum { PUMPS_MAX = 20000, TEXT_BYTES = 8192 };
+enum { TEXT_BYTES = 8192 };
 
 static struct world {
-    uv_loop_t loop;
     struct counters counters;
     struct sessions sessions;
-    struct link *link;
-    struct mapping *mapping;
-    char directory[64];
-    char path[96];
-    unsigned attached, lost;
-    /* the broker's side */
-    struct segment segment;
-    struct readers *readers;
-    struct store *store;
-    struct ring_writer *ring;
-    int listening, fd;
-    struct wire_reader *reader;
-    struct buffer input;
-    size_t consumed; /* of the input, by the message last received */
-    uint32_t slot;
 } world;
-
-/* ---- the broker played ---- */
-
-static void broker_listen(void)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    strcpy(address.sun_path, world.path);
-    (void)unlink(world.path);
-    world.listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    cr_assert_eq(bind(world.listening, (const struct sockaddr *)&address, sizeof address), 0);
-    cr_assert_eq(listen(world.listening, 4), 0);
-}
-
-static void broker_open_store(void)
-{
-    struct weir_error error = {0};
-    struct segment_options options = {1024 * 1024, 16 * 1024 * 1024, 1700000000000000ull};
-    struct store_options store_options = {1000, 1000, 1000};
-    cr_assert_eq(segment_create(&world.segment, &options, &error), WEIR_OK, "%s", error.text);
-    world.readers = readers_open(&world.segment);
-    world.ring = ring_writer_open(&world.segment);
-    cr_assert_eq(store_open(&world.store, &world.segment, world.readers, &store_options, &error),
-                 WEIR_OK);
-    segment_publish(&world.segment);
-}
-
-/* The next message of the gateway, or false when none comes. Spans stay valid until the next call. */
-static bool broker_receive(struct wire_message *message)
-{
-    buffer_consume(&world.input, world.consumed);
-    world.consumed = 0;
-    for (unsigned i = 0; i < PUMPS_MAX; i++) {
-        size_t frame_bytes = 0;
-        enum weir_status status =
-            wire_read(world.reader, buffer_span(&world.input), message, &frame_bytes);
-        if (status == WEIR_OK) {
-            world.consumed = frame_bytes;
-            return true;
-        }
-        cr_assert_eq(status, WEIR_EMPTY);
-        link_flush(world.link);
-        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
-        cr_assert_eq(buffer_reserve(&world.input, 65536), WEIR_OK);
-        ssize_t got = recv(world.fd, world.input.data + world.input.bytes, 65536, MSG_DONTWAIT);
-        if (got > 0)
-            world.input.bytes += (size_t)got;
-        else if (i > 50)
-            return false;
-    }
-    return false;
-}
-
-static struct wire_message broker_expect(enum wire_type type)
-{
-    struct wire_message message;
-    cr_assert(broker_receive(&message), "nothing came, %s was expected", wire_type_name(type));
-    cr_assert_eq(message.type, type, "%s came, %s was expected", wire_type_name(message.type),
-                 wire_type_name(type));
-    return message;
-}
-
-static void broker_send(enum wire_type type, uint64_t id, const struct wire_field *fields)
-{
-    struct buffer out;
-    buffer_init(&out, 1024 * 1024);
-    cr_assert_eq(wire_append(&out, type, id, fields), WEIR_OK);
-    cr_assert_eq(send(world.fd, out.data, out.bytes, MSG_NOSIGNAL), (ssize_t)out.bytes);
-    buffer_fini(&out);
-}
-
-static void pump(void)
-{
-    for (unsigned i = 0; i < 20; i++) {
-        link_flush(world.link);
-        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
-    }
-}
-
-static void broker_attach(void)
-{
-    struct weir_error error = {0};
-    int fds[3] = {world.segment.fd, -1, -1};
-    world.fd = -1;
-    for (unsigned i = 0; i < PUMPS_MAX && world.fd < 0; i++) {
-        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
-        world.fd = accept4(world.listening, NULL, NULL, SOCK_CLOEXEC);
-        if (world.fd < 0)
-            (void)usleep(1000);
-    }
-    cr_assert_geq(world.fd, 0, "the gateway connects");
-    buffer_clear(&world.input);
-    world.consumed = 0;
-    struct wire_message message = broker_expect(WIRE_ATTACH);
-    cr_assert_eq(message.fields[0].number, WIRE_VERSION);
-    cr_assert_eq(
-        readers_attach(world.readers, (uint32_t)getpid(), &world.slot, &fds[2], &fds[1], &error),
-        WEIR_OK);
-    const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION),
-                                        WIRE_NUMBER(segment_generation(&world.segment)),
-                                        WIRE_NUMBER(world.slot)};
-    struct buffer out;
-    buffer_init(&out, 4096);
-    cr_assert_eq(wire_append(&out, WIRE_ATTACHED, 0, fields), WEIR_OK);
-    union {
-        char bytes[CMSG_SPACE(sizeof fds)];
-        struct cmsghdr aligned;
-    } control = {0};
-    struct iovec part = {out.data, out.bytes};
-    struct msghdr header = {.msg_iov = &part,
-                            .msg_iovlen = 1,
-                            .msg_control = control.bytes,
-                            .msg_controllen = sizeof control.bytes};
-    struct cmsghdr *rights = CMSG_FIRSTHDR(&header);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof fds);
-    memcpy(CMSG_DATA(rights), fds, sizeof fds);
-    cr_assert_eq(sendmsg(world.fd, &header, 0), (ssize_t)out.bytes);
-    buffer_fini(&out);
-    unsigned before = world.attached;
-    for (unsigned i = 0; i < PUMPS_MAX && world.attached == before; i++)
-        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
-    cr_assert_eq(world.attached, before + 1);
-}
-
-static void broker_die(void)
-{
-    unsigned before = world.lost;
-    (void)close(world.fd);
-    (void)close(world.listening);
-    (void)unlink(world.path);
-    readers_detach(world.readers, world.slot);
-    for (unsigned i = 0; i < PUMPS_MAX && world.lost == before; i++)
-        (void)uv_run(&world.loop, UV_RUN_NOWAIT);
-    cr_assert_eq(world.lost, before + 1);
-}
 
 /* ---- the worker played ---- */
 
@@ -256,16 +98,14 @@ static void call(struct session *session, const char *tag, const char *function,
 static void on_attached(void *context, struct mapping *mapping)
 {
     (void)context;
-    mapping_close(world.mapping);
-    world.mapping = mapping;
+    broker_was_attached(mapping);
     world.sessions.mapping = mapping;
-    world.attached++;
     sessions_announce(&world.sessions);
 }
 static void on_lost(void *context)
 {
     (void)context;
-    world.lost++;
+    broker_was_lost();
     sessions_forget_invocations(&world.sessions);
 }
 static void on_message(void *context, const struct wire_message *message)
@@ -276,21 +116,12 @@ static void on_message(void *context, const struct wire_message *message)
 
 static struct session *world_open(uint64_t calls_max, uint64_t wait_ms)
 {
-    strcpy(world.directory, "/tmp/weir-sessions-test-XXXXXX");
-    cr_assert_not_null(mkdtemp(world.directory));
-    (void)snprintf(world.path, sizeof world.path, "%s/broker.sock", world.directory);
-    cr_assert_eq(uv_loop_init(&world.loop), 0);
-    world.reader = wire_reader_open();
-    buffer_init(&world.input, 64 * 1024 * 1024);
-    broker_open_store();
-    broker_listen();
     const struct sessions_limits limits = {calls_max, 1024 * 1024, 1000};
-    sessions_init(&world.sessions, &limits, &world.counters);
-    const struct link_options options = {world.path, 0, wait_ms, 1024 * 1024};
     const struct link_handlers handlers = {on_attached, on_lost, on_message, NULL};
-    world.link = link_open(&world.loop, &options, &handlers, &world.counters);
-    cr_assert_not_null(world.link);
-    world.sessions.link = world.link;
+    broker_open();
+    sessions_init(&world.sessions, &limits, &world.counters);
+    broker_link(&handlers, &world.counters, wait_ms, 1024 * 1024);
+    world.sessions.link = broker.link;
     broker_attach();
     notes = (struct notes){.is_reading = true};
     struct session *session = session_open(&world.sessions, &transport, &notes, "127.0.0.1:5");
@@ -304,21 +135,10 @@ static void world_close(struct session *session)
 {
     if (session != NULL)
         session_close(session);
-    link_close(world.link);
-    (void)uv_run(&world.loop, UV_RUN_DEFAULT);
-    cr_assert_eq(uv_loop_close(&world.loop), 0, "no handle is left");
+    link_close(broker.link);
+    broker_end_loop();
     sessions_fini(&world.sessions);
-    mapping_close(world.mapping);
-    store_close(world.store);
-    ring_writer_close(world.ring);
-    readers_close(world.readers);
-    segment_close(&world.segment);
-    wire_reader_close(world.reader);
-    buffer_fini(&world.input);
-    (void)close(world.fd);
-    (void)close(world.listening);
-    (void)unlink(world.path);
-    (void)rmdir(world.directory);
+    broker_close();
 }
 
 #define SET_DATA                                                                                   \
@@ -417,8 +237,8 @@ Test(sessions, a_workers_own_stream_is_read_through_the_broker, .timeout = 20)
     cr_assert_eq(notes.answers, 0, "not from the store");
     uint64_t get = broker_expect(WIRE_STREAM).id;
     (void)usleep(1100000);
-    uv_update_time(&world.loop);
-    cr_assert(link_is_responsive(world.link), "it is a worker that takes its time");
+    uv_update_time(&broker.loop);
+    cr_assert(link_is_responsive(broker.link), "it is a worker that takes its time");
     const struct wire_field answer[4] = {
         WIRE_NIL, WIRE_NIL, WIRE_NIL,
         WIRE_SPAN(SPAN_LITERAL("{\"code\":\"X\",\"message\":\"\",\"z\":1}"))};
@@ -693,17 +513,17 @@ Test(sessions, a_call_kept_twice_keeps_its_deadline, .timeout = 20)
     struct session *session = world_open(100, 60000);
     struct link_request request = {.done = on_asked_done};
     const struct wire_field fields[] = {WIRE_NUMBER(session->id), WIRE_NIL, WIRE_NIL};
-    cr_assert_eq(link_ask(world.link, WIRE_SESSION_REATTACH, fields, &request), WEIR_OK);
+    cr_assert_eq(link_ask(broker.link, WIRE_SESSION_REATTACH, fields, &request), WEIR_OK);
     broker_die();
     uint64_t deadline_ms = request.deadline_ms;
-    cr_assert_gt(deadline_ms, uv_now(&world.loop));
+    cr_assert_gt(deadline_ms, uv_now(&broker.loop));
     broker_listen();
     broker_attach();
     (void)usleep(3000);
     broker_die();
     cr_assert_eq(request.deadline_ms, deadline_ms);
-    request.deadline_ms = uv_now(&world.loop);
-    link_tick(world.link);
+    request.deadline_ms = uv_now(&broker.loop);
+    link_tick(broker.link);
     cr_assert_eq(asked_done, 1);
     broker_listen();
     broker_attach();
@@ -729,20 +549,20 @@ Test(sessions, a_silent_broker_is_not_waited_for_for_ever, .timeout = 20)
                         other = {.done = on_asked_silent};
     const struct wire_field stream[8] = {WIRE_NUMBER(WIRE_OP_LIST_ALL)};
     const struct wire_field reattach[] = {WIRE_NUMBER(session->id), WIRE_NIL, WIRE_NIL};
-    cr_assert_eq(link_ask(world.link, WIRE_STREAM, stream, &first), WEIR_OK);
-    cr_assert_eq(link_ask(world.link, WIRE_STREAM, stream, &second), WEIR_OK);
-    cr_assert_eq(link_ask(world.link, WIRE_SESSION_REATTACH, reattach, &other), WEIR_OK);
-    link_tick(world.link);
-    cr_assert(link_is_responsive(world.link));
-    uint64_t now_ms = uv_now(&world.loop);
+    cr_assert_eq(link_ask(broker.link, WIRE_STREAM, stream, &first), WEIR_OK);
+    cr_assert_eq(link_ask(broker.link, WIRE_STREAM, stream, &second), WEIR_OK);
+    cr_assert_eq(link_ask(broker.link, WIRE_SESSION_REATTACH, reattach, &other), WEIR_OK);
+    link_tick(broker.link);
+    cr_assert(link_is_responsive(broker.link));
+    uint64_t now_ms = uv_now(&broker.loop);
     first.asked_ms = now_ms - 1500;
-    link_tick(world.link);
-    cr_assert_not(link_is_responsive(world.link));
+    link_tick(broker.link);
+    cr_assert_not(link_is_responsive(broker.link));
     cr_assert_eq(asked_silent, 0);
     first.asked_ms = now_ms - 5001;
-    link_tick(world.link);
+    link_tick(broker.link);
     cr_assert_eq(asked_silent, 1, "the second is younger, the third has no limit");
-    cr_assert(link_is_responsive(world.link));
+    cr_assert(link_is_responsive(broker.link));
     pump();
     uint64_t late = broker_expect(WIRE_STREAM).id;
     const struct wire_field answer[4] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("1"))};
@@ -751,10 +571,10 @@ Test(sessions, a_silent_broker_is_not_waited_for_for_ever, .timeout = 20)
     cr_assert_eq(asked_silent, 1);
     second.asked_ms = 0;
     (void)usleep(1100000);
-    uv_update_time(&world.loop);
-    link_tick(world.link);
+    uv_update_time(&broker.loop);
+    link_tick(broker.link);
     cr_assert_eq(asked_silent, 1, "this process stood still for more than a second");
-    link_tick(world.link);
+    link_tick(broker.link);
     cr_assert_eq(asked_silent, 2);
     world_close(session);
 }
@@ -777,16 +597,16 @@ Test(sessions, a_full_socket_divides_calls_by_the_byte, .timeout = 60)
                        i, VALUE, i);
         call(session, "\"t\"", "stream::set", data);
         if (i % 16 == 0)
-            link_flush(world.link);
+            link_flush(broker.link);
     }
     size_t received = 0;
     ssize_t got = 1;
     while (received < SENT && got > 0) {
-        link_flush(world.link);
-        got = recv(world.fd, discarded, sizeof discarded, MSG_DONTWAIT);
+        link_flush(broker.link);
+        got = recv(broker.fd, discarded, sizeof discarded, MSG_DONTWAIT);
         received += got > 0 ? (size_t)got : 0;
     }
-    while ((got = recv(world.fd, discarded, sizeof discarded, MSG_DONTWAIT)) > 0)
+    while ((got = recv(broker.fd, discarded, sizeof discarded, MSG_DONTWAIT)) > 0)
         received += (size_t)got;
     struct buffer frame; /* one like each of them: ids have a fixed place in the header */
     buffer_init(&frame, 4096);
@@ -944,8 +764,8 @@ Test(sessions, waiting_for_the_broker_is_bounded, .timeout = 20)
     broker_die();
     call(session, "\"a\"", "stream::set", SET_DATA);
     (void)usleep(3000);
-    uv_update_time(&world.loop);
-    link_tick(world.link);
+    uv_update_time(&broker.loop);
+    link_tick(broker.link);
     cr_assert_eq(notes.answers, 1);
     cr_assert_not_null(strstr(notes.error, "STREAM_SET_ERROR"));
     cr_assert_not_null(strstr(notes.error, "not carried out"));

@@ -95,7 +95,8 @@ static inline enum weir_status host_publish(struct host *host, const struct stor
         .data_bytes = layout.data_bytes,
         .id_bytes = id.data == NULL ? UINT32_MAX : (uint32_t)id.bytes,
     };
-    status = ring_append(host->ring, &record, span_of(host->frame.data, layout.frame_bytes), id, NULL);
+    status =
+        ring_append(host->ring, &record, span_of(host->frame.data, layout.frame_bytes), id, NULL);
     if (status != WEIR_OK)
         return status;
     store_group_published(host->store, change->group.offset, record.position);
