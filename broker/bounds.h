@@ -18,6 +18,9 @@ enum {
     /* Fairness: what one peer may ask for in one turn; the rest waits for the next. */
     TURN_FRAMES_PER_PEER = 512,
     TURN_BYTES_PER_PEER = 1024 * 1024,
+    /* Most frames take a microsecond; one that moves every trigger of a type takes milliseconds. */
+    TURN_US_PER_PEER = 10000,
+    TURN_FRAMES_PER_CLOCK = 8, /* the time is looked at this often */
 
     /* One receive; larger frames grow the buffer to their own size, which is given back afterwards. */
     PEER_RECEIVE_BYTES = 256 * 1024,

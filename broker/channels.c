@@ -25,6 +25,7 @@ struct channel_owner {
     struct table_node node; /* by (peer, session) */
     struct peer_handle peer;
     uint64_t session;
+    struct channel *first;
     uint32_t channel_count;
 };
 
@@ -39,7 +40,8 @@ struct channel_end {
 };
 
 struct channel {
-    struct table_node node; /* by id */
+    struct table_node node;                      /* by id */
+    struct channel *owner_next, **link_of_owner; /* in the owner's chain */
     char id[SECRET_BYTES + 1];
     struct channel_owner *owner;
     struct channel_end reader, writer;
@@ -183,25 +185,35 @@ static struct channel_owner *owner_find(const struct channels *channels, struct 
     return NULL;
 }
 
-/* Counts one more channel. NULL: no memory. */
-static struct channel_owner *owner_hold(struct channels *channels, struct peer_handle peer,
-                                        uint64_t session)
+/* The channel is one of theirs. False: no memory. */
+static bool owner_hold(struct channels *channels, struct channel *channel, struct peer_handle peer,
+                       uint64_t session)
 {
     struct channel_owner *owner = owner_find(channels, peer, session);
     if (!owner) {
         owner = calloc(1, sizeof *owner);
         if (!owner)
-            return NULL;
+            return false;
         owner->peer = peer;
         owner->session = session;
         table_insert(&channels->owners, &owner->node, peer_handle_hash(peer, session));
     }
     owner->channel_count++;
-    return owner;
+    channel->owner = owner;
+    channel->link_of_owner = &owner->first;
+    channel->owner_next = owner->first;
+    if (owner->first)
+        owner->first->link_of_owner = &channel->owner_next;
+    owner->first = channel;
+    return true;
 }
 
-static void owner_release(struct channels *channels, struct channel_owner *owner)
+static void owner_release(struct channels *channels, struct channel *channel)
 {
+    struct channel_owner *owner = channel->owner;
+    *channel->link_of_owner = channel->owner_next;
+    if (channel->owner_next)
+        channel->owner_next->link_of_owner = channel->link_of_owner;
     if (--owner->channel_count > 0)
         return;
     table_remove(&channels->owners, &owner->node);
@@ -213,7 +225,7 @@ static void channel_end_all(struct channels *channels, struct channel *channel)
     channel_unblock(channels, channel);
     end_close(channels, &channel->reader);
     end_close(channels, &channel->writer);
-    owner_release(channels, channel->owner);
+    owner_release(channels, channel);
     table_remove(&channels->channels, &channel->node);
     channels->counters->channels = channels->channels.count;
     channels->queued_bytes -= channel->queue.bytes - channel->queue_start;
@@ -232,7 +244,7 @@ void channels_close(struct channels *channels)
         end_forget(channels, &channel->reader);
         end_forget(channels, &channel->writer);
         channel_end_all(channels, channel);
-        bucket = 0;
+        bucket--; /* there may be more in it */
     }
     table_fini(&channels->channels);
     table_fini(&channels->ends);
@@ -327,8 +339,7 @@ static struct channel *channel_make(struct channels *channels, struct peer_handl
         free(channel);
         return NULL;
     }
-    channel->owner = owner_hold(channels, peer, session);
-    if (!channel->owner) {
+    if (!owner_hold(channels, channel, peer, session)) {
         free(channel);
         return NULL;
     }
@@ -613,23 +624,11 @@ static void channels_end_where(struct channels *channels,
     }
 }
 
-struct session_reference {
-    struct peer_handle peer;
-    uint64_t session;
-};
-
-static bool is_of_session(const struct channel *channel, const void *context)
-{
-    const struct session_reference *gone = context;
-    return channel->owner->session == gone->session &&
-           peer_handle_equal(channel->owner->peer, gone->peer);
-}
-
 void channels_session_gone(struct channels *channels, struct peer_handle peer, uint64_t session)
 {
-    const struct session_reference gone = {peer, session};
-    if (channels->channels.count > 0)
-        channels_end_where(channels, is_of_session, &gone);
+    struct channel_owner *owner;
+    while ((owner = owner_find(channels, peer, session))) /* goes with the last of them */
+        channel_end_all(channels, owner->first);
 }
 
 static bool is_of_peer(const struct channel *channel, const void *context)

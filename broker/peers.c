@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "broker/log.h"
@@ -312,14 +313,24 @@ bool peers_is_lagging(const struct peers *peers, struct peer_handle handle)
 
 /* ---- in ---- */
 
+static uint64_t clock_us(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
 /* Give the peer's frames to the handler until its share of the turn is used. */
 static void peer_take(struct peer *peer)
 {
     struct peers *peers = peer->peers;
     size_t bytes = 0;
+    uint64_t end_us = clock_us() + TURN_US_PER_PEER;
 
     for (unsigned frames = 0; frames < TURN_FRAMES_PER_PEER && bytes < TURN_BYTES_PER_PEER;
          frames++) {
+        if (frames % TURN_FRAMES_PER_CLOCK == TURN_FRAMES_PER_CLOCK - 1 && clock_us() >= end_us)
+            return;
         struct span rest =
             span_of(peer->input.data + peer->input_taken, peer->input.bytes - peer->input_taken);
         struct wire_message message;

@@ -178,6 +178,7 @@ static void trigger_unlink(struct registry *registry, struct trigger *trigger)
 static void trigger_remove(struct registry *registry, struct trigger *trigger)
 {
     struct trigger_group *group = trigger->group;
+    bool was_bound = trigger_is_live(trigger);
     trigger_set_waits(registry, trigger, false);
     if (!group->own)
         trigger_park(registry, trigger);
@@ -187,7 +188,8 @@ static void trigger_remove(struct registry *registry, struct trigger *trigger)
             free(trigger);
         return;
     }
-    trigger_settle_siblings(registry, trigger);
+    if (was_bound) /* else it was in nobody's way */
+        trigger_settle_siblings(registry, trigger);
     free(trigger);
     group_drop_if_empty(registry, group);
 }
@@ -445,7 +447,7 @@ static void provider_link(struct registry *registry, struct trigger_provider *pr
         group->providers->link_of_group = &provider->next_of_group;
     group->providers = provider;
     table_insert(&registry->providers, &provider->node,
-                 name_hash(registry, trigger_group_name(group)));
+                 provider_hash(registry, group, provider->space));
     registry->bytes += provider->bytes;
     registry->counters->trigger_types++;
 }
@@ -491,7 +493,7 @@ static const char *provider_add(struct registry *registry, struct session *sessi
     struct trigger_group *group = owner ? group_find_or_make(registry, name) : NULL;
     if (!group)
         return "no memory";
-    struct trigger_provider *earlier = group_provider(group, space);
+    struct trigger_provider *earlier = group_provider(registry, group, space);
     bool is_own = earlier && earlier->owner == owner;
     const char *problem = bytes_problem(registry, bytes, earlier ? earlier->bytes : 0);
     if (!problem && !is_own && owner->provider_count >= registry->limits.session_types_max)
@@ -530,7 +532,7 @@ static void provider_unregister(struct registry *registry, const struct session 
 {
     struct trigger_group *group = group_find(registry, message->fields[2].span);
     struct trigger_provider *provider =
-        group ? group_provider(group, space_or_default(message->fields[1].span)) : NULL;
+        group ? group_provider(registry, group, space_or_default(message->fields[1].span)) : NULL;
     if (provider && provider->owner == session->triggers)
         provider_give_up(registry, provider);
 }

@@ -1,21 +1,39 @@
 #include "broker/registry_state.h"
+#include "shm/hash.h"
 
-struct trigger_provider *group_provider(const struct trigger_group *group, struct span space)
+uint64_t provider_hash(const struct registry *registry, const struct trigger_group *group,
+                       struct span space)
 {
-    struct trigger_provider *provider = group->providers;
-    while (provider && (provider->owner->is_going || !span_equal(provider->space, space)))
-        provider = provider->next_of_group;
-    return provider;
+    return hash_pair(hash_bytes(registry->hash_seed, trigger_group_name(group)),
+                     hash_bytes(registry->hash_seed, space));
+}
+
+struct trigger_provider *group_provider(const struct registry *registry,
+                                        const struct trigger_group *group, struct span space)
+{
+    if (!group->providers)
+        return NULL;
+    struct table_node *node =
+        table_first(&registry->providers, provider_hash(registry, group, space));
+    for (; node; node = table_next(node)) {
+        struct trigger_provider *provider = TABLE_OWNER(node, struct trigger_provider, node);
+        if (provider->group == group && !provider->owner->is_going &&
+            span_equal(provider->space, space))
+            return provider;
+    }
+    return NULL;
 }
 
 /* Who should have the trigger (PROTOCOL 2.13); NULL: nobody is there. */
-static struct trigger_provider *trigger_resolve(const struct trigger *trigger)
+static struct trigger_provider *trigger_resolve(const struct registry *registry,
+                                                const struct trigger *trigger)
 {
+    const struct trigger_group *group = trigger->group;
     if (trigger->provider_space.data)
-        return group_provider(trigger->group, trigger->provider_space);
+        return group_provider(registry, group, trigger->provider_space);
     struct trigger_provider *provider =
-        group_provider(trigger->group, session_space(trigger->owner->session));
-    return provider ? provider : group_provider(trigger->group, SPAN_LITERAL("default"));
+        group_provider(registry, group, session_space(trigger->owner->session));
+    return provider ? provider : group_provider(registry, group, SPAN_LITERAL("default"));
 }
 
 void trigger_set_state(struct registry *registry, struct trigger *trigger, enum trigger_state state)
@@ -104,7 +122,7 @@ static void trigger_bind(struct registry *registry, struct trigger *trigger,
 /* Bring a trigger of a worker's type to the provider it belongs to. True: it has left another's. */
 static bool trigger_settle_one(struct registry *registry, struct trigger *trigger)
 {
-    struct trigger_provider *provider = trigger_resolve(trigger);
+    struct trigger_provider *provider = trigger_resolve(registry, trigger);
     struct trigger_provider *earlier = trigger->provider;
     trigger_set_waits(registry, trigger, false);
     if (provider && provider == earlier)

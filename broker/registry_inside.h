@@ -46,7 +46,7 @@ struct trigger_provider {
     struct trigger_provider **link_of_group;
     struct trigger_provider *next_of_owner;
     struct trigger_provider **link_of_owner;
-    struct table_node node; /* by name: of all providers */
+    struct table_node node; /* by name and namespace: of all providers */
     size_t bytes;
     struct span space, description, config_schema, call_schema; /* data NULL: none */
     char text[];

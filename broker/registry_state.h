@@ -24,7 +24,7 @@ struct registry {
     uint64_t hash_seed;
     struct table all;       /* triggers by id */
     struct table groups;    /* of workers' types, by name */
-    struct table providers; /* by name of the type */
+    struct table providers; /* by name and namespace of the type */
     struct trigger_group *own_groups[KIND_COUNT];
     struct peer_handle gates[PEERS_MAX]; /* who is told of stream:join triggers */
     bool is_gate[PEERS_MAX];
@@ -45,8 +45,12 @@ void registry_send(const struct registry *registry, struct peer_handle peer, enu
 
 /* ---- registry_binds.c ---- */
 
+/* Of a provider in registry.providers. */
+uint64_t provider_hash(const struct registry *registry, const struct trigger_group *group,
+                       struct span space);
 /* NULL: nobody provides it there. */
-struct trigger_provider *group_provider(const struct trigger_group *group, struct span space);
+struct trigger_provider *group_provider(const struct registry *registry,
+                                        const struct trigger_group *group, struct span space);
 void trigger_set_state(struct registry *registry, struct trigger *trigger,
                        enum trigger_state state);
 void trigger_set_waits(struct registry *registry, struct trigger *trigger, bool waits);

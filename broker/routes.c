@@ -19,6 +19,7 @@ enum {
     ERROR_NAME_BYTES_MAX = 160, /* of a name quoted in an error */
     ERROR_NAMESPACES_MAX = 8,   /* other namespaces named in an error */
     SLOT_BITS = 24,
+    OWN_CHAINS = 4096, /* a power of two */
 };
 static_assert(CALLS_PENDING_MAX < 1 << SLOT_BITS, "a pending call's slot fits its id");
 
@@ -45,7 +46,8 @@ struct pending {
     void *own_context;
     uint64_t own_token;
     uint64_t own_deadline_ms;
-    uint32_t own_next, own_previous; /* of all own calls */
+    uint32_t own_next, own_previous;   /* of all own calls */
+    uint32_t mate_next, mate_previous; /* of those whose context falls into one chain */
 };
 
 struct routes {
@@ -62,7 +64,9 @@ struct routes {
     struct pending *pending;
     uint32_t free_pending;
     uint32_t pending_count;
-    uint32_t own_first, own_last; /* own calls, oldest first; NO_SLOT ends */
+    uint32_t own_first, own_last;    /* own calls, oldest first; NO_SLOT ends */
+    uint32_t own_cursor;             /* where routes_tick() goes on */
+    uint32_t own_chains[OWN_CHAINS]; /* the same by context */
     struct routes_observer observer;
     struct routes_session_observer session_observer;
     const struct registry *registry; /* for the listings; NULL: none */
@@ -98,6 +102,8 @@ enum weir_status routes_open(struct routes **routes, const struct broker_output 
     opened->hash_seed = hash_seed;
     opened->own_first = NO_SLOT;
     opened->own_last = NO_SLOT;
+    opened->own_cursor = NO_SLOT;
+    memset(opened->own_chains, 0xFF, sizeof opened->own_chains); /* NO_SLOT */
     buffer_init(&opened->error, 1024 * 1024);
     buffer_init(&opened->answer, ANSWER_BYTES_MAX);
     /* Untouched pages cost nothing: the table is as large as its bound from the start. */
@@ -473,10 +479,19 @@ static void registration_remove(struct routes *routes, struct registration *regi
 static struct registration *registration_find(const struct function *function,
                                               const struct session *session)
 {
-    struct registration *registration = function->owner;
-    while (registration && registration->session != session)
-        registration = registration->next_of_function;
-    return registration;
+    /* Many workers may stand in line for one function, and one worker may have many: whichever list
+     * is shorter ends this. */
+    struct registration *in_line = function->owner;
+    struct registration *of_session = session->registrations;
+    while (in_line && of_session) {
+        if (in_line->session == session)
+            return in_line;
+        if (of_session->function == function)
+            return of_session;
+        in_line = in_line->next_of_function;
+        of_session = of_session->next_of_session;
+    }
+    return NULL;
 }
 
 static void routes_reject(struct routes *routes, struct peer_handle peer, uint64_t number,
@@ -643,6 +658,33 @@ static uint32_t pending_make_for(struct routes *routes, struct peer_handle peer,
     return slot;
 }
 
+static uint32_t *own_chain(struct routes *routes, const void *context)
+{
+    uint64_t hash = (uint64_t)(uintptr_t)context * 0x9E3779B97F4A7C15ull; /* Knuth, TAOCP 6.4 */
+    return &routes->own_chains[(hash >> 32) & (OWN_CHAINS - 1)];
+}
+
+static void pending_link_mate(struct routes *routes, uint32_t slot)
+{
+    struct pending *pending = pending_at(routes, slot);
+    uint32_t *chain = own_chain(routes, pending->own_context);
+    pending->mate_previous = NO_SLOT;
+    pending->mate_next = *chain;
+    if (*chain != NO_SLOT)
+        pending_at(routes, *chain)->mate_previous = slot;
+    *chain = slot;
+}
+
+static void pending_unlink_mate(struct routes *routes, const struct pending *pending)
+{
+    if (pending->mate_previous != NO_SLOT)
+        pending_at(routes, pending->mate_previous)->mate_next = pending->mate_next;
+    else
+        *own_chain(routes, pending->own_context) = pending->mate_next;
+    if (pending->mate_next != NO_SLOT)
+        pending_at(routes, pending->mate_next)->mate_previous = pending->mate_previous;
+}
+
 /* The broker itself waits for `executor`. */
 static uint32_t pending_make_own(struct routes *routes, struct session *executor,
                                  routes_own_done *done, void *context, uint64_t token,
@@ -661,6 +703,7 @@ static uint32_t pending_make_own(struct routes *routes, struct session *executor
     else
         routes->own_first = slot;
     routes->own_last = slot;
+    pending_link_mate(routes, slot);
     return slot;
 }
 
@@ -687,6 +730,9 @@ static void pending_unlink(struct routes *routes, uint32_t slot)
 
 static void pending_unlink_own(struct routes *routes, const struct pending *pending)
 {
+    if (routes->own_cursor == (uint32_t)(pending - routes->pending))
+        routes->own_cursor = pending->own_next;
+    pending_unlink_mate(routes, pending);
     if (pending->own_previous != NO_SLOT)
         pending_at(routes, pending->own_previous)->own_next = pending->own_next;
     else
@@ -1038,27 +1084,24 @@ enum weir_status routes_call_own(struct routes *routes, const struct routes_own_
 
 void routes_cancel_own(struct routes *routes, const void *context)
 {
-    for (uint32_t slot = routes->own_first, next; slot != NO_SLOT; slot = next) {
-        next = pending_at(routes, slot)->own_next;
+    for (uint32_t slot = *own_chain(routes, context), next; slot != NO_SLOT; slot = next) {
+        next = pending_at(routes, slot)->mate_next;
         if (pending_at(routes, slot)->own_context == context)
             pending_give_up(routes, slot);
     }
 }
 
-/* done() may make new calls and cancel others: each that is late is looked for anew, near the old
- * end. */
-static uint32_t own_find_late(const struct routes *routes, uint64_t now_ms)
-{
-    uint32_t slot = routes->own_first;
-    while (slot != NO_SLOT && pending_at(routes, slot)->own_deadline_ms > now_ms)
-        slot = pending_at(routes, slot)->own_next;
-    return slot;
-}
-
+/* done() may make new calls and cancel others, so the cursor is moved along by whatever takes the
+ * call under it off the list. */
 void routes_tick(struct routes *routes, uint64_t now_ms)
 {
-    for (uint32_t slot; (slot = own_find_late(routes, now_ms)) != NO_SLOT;) {
+    routes->own_cursor = routes->own_first;
+    while (routes->own_cursor != NO_SLOT) { /* each turn passes a call or ends it */
+        uint32_t slot = routes->own_cursor;
         const struct pending call = *pending_at(routes, slot);
+        routes->own_cursor = call.own_next;
+        if (call.own_deadline_ms > now_ms)
+            continue;
         pending_give_up(routes, slot);
         call.own_done(call.own_context, call.own_token, ROUTES_OWN_LATE, (struct span){0},
                       (struct span){0});

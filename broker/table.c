@@ -30,14 +30,17 @@ static void table_grow(struct table *table)
     if (!grown.buckets)
         return;
     for (size_t index = 0; index < table->bucket_count; index++) {
+        /* Each bucket becomes two, and the order in them stays. */
+        struct table_node **ends[2] = {&grown.buckets[index],
+                                       &grown.buckets[index + table->bucket_count]};
         struct table_node *node = table->buckets[index];
-        while (node) {
-            struct table_node *next = node->next;
-            struct table_node **bucket = table_bucket(&grown, node->hash);
-            node->next = *bucket;
-            *bucket = node;
-            node = next;
+        for (; node; node = node->next) {
+            struct table_node ***end = &ends[(node->hash & table->bucket_count) != 0];
+            **end = node;
+            *end = &node->next;
         }
+        *ends[0] = NULL;
+        *ends[1] = NULL;
     }
     free(table->buckets);
     *table = grown;

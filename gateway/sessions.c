@@ -7,7 +7,12 @@
 #include "gateway/parts.h"
 #include "shm/hash.h"
 
-enum { SLOT_NONE = -1, SLOTS_FIRST = 64 };
+enum {
+    SLOT_NONE = -1,
+    SLOTS_FIRST = 64,
+    FUNCTIONS_UNCHAINED_MAX = 32, /* more of a session are found by chains */
+    FUNCTION_CHAINS = 1024,
+};
 
 /* In place of a slot's index: of an invocation nobody waits for, which has no slot. */
 #define VOID_INDEX UINT32_MAX
@@ -118,10 +123,30 @@ static bool sessions_grow_invocations(struct sessions *sessions)
     return true;
 }
 
+/* The slot is the session's now. */
+static void sessions_link_invocation(struct sessions *sessions, uint32_t index,
+                                     struct session *session)
+{
+    struct invocation_slot *slot = &sessions->invocations[index];
+    slot->session = session;
+    slot->previous = SLOT_NONE;
+    slot->next = session->invocation_count > 0 ? session->invocations : SLOT_NONE;
+    if (slot->next != SLOT_NONE)
+        sessions->invocations[slot->next].previous = (int32_t)index;
+    session->invocations = (int32_t)index;
+    session->invocation_count++;
+}
+
 static void sessions_free_invocation(struct sessions *sessions, uint32_t index)
 {
     struct invocation_slot *slot = &sessions->invocations[index];
     invocation_unhang(sessions, index);
+    if (slot->previous != SLOT_NONE)
+        sessions->invocations[slot->previous].next = slot->next;
+    else
+        slot->session->invocations = slot->next;
+    if (slot->next != SLOT_NONE)
+        sessions->invocations[slot->next].previous = slot->previous;
     slot->session->invocation_count--;
     slot->session = NULL;
     slot->next_free = sessions->free_invocation;
@@ -346,12 +371,8 @@ void sessions_tick(struct sessions *sessions, uint64_t now_ms)
 
 static void session_drop_invocations(struct session *session)
 {
-    struct sessions *sessions = session->sessions;
-    for (uint32_t i = 0; session->invocation_count > 0 && i < sessions->invocation_slot_count;
-         i++) {
-        if (sessions->invocations[i].session == session)
-            sessions_free_invocation(sessions, i);
-    }
+    while (session->invocation_count > 0) /* each turn gives one back */
+        sessions_free_invocation(session->sessions, (uint32_t)session->invocations);
 }
 
 void session_close(struct session *session)
@@ -368,6 +389,7 @@ void session_close(struct session *session)
         next = function->next;
         free(function);
     }
+    free(session->function_chains);
     session_close_triggers(session);
     struct session_slot *slot = &sessions->slots[(uint32_t)session->id];
     slot->session = NULL;
@@ -385,25 +407,85 @@ void session_close(struct session *session)
 
 /* ---- functions ---- */
 
-static struct session_function **session_find_function(struct session *session,
-                                                       struct span name_space, struct span id)
+static struct session_function **session_function_chain(const struct session *session,
+                                                        struct span id)
 {
-    struct session_function **at = &session->functions;
-    for (; *at != NULL; at = &(*at)->next) {
-        struct span space = function_part(*at, 0);
+    return &session->function_chains[hash_bytes(session->id, id) % FUNCTION_CHAINS];
+}
+
+/* Those that may have this id, one after the other; NULL ends. */
+static struct session_function *session_first_like(const struct session *session, struct span id)
+{
+    return session->function_chains == NULL ? session->functions
+                                            : *session_function_chain(session, id);
+}
+
+static struct session_function *session_next_like(const struct session *session,
+                                                  const struct session_function *function)
+{
+    return session->function_chains == NULL ? function->next : function->chain_next;
+}
+
+static struct session_function *session_find_function(const struct session *session,
+                                                      struct span name_space, struct span id)
+{
+    struct session_function *function = session_first_like(session, id);
+    for (; function != NULL; function = session_next_like(session, function)) {
+        struct span space = function_part(function, 0);
         bool same_space = name_space.data == NULL
                               ? space.data == NULL
                               : space.data != NULL && span_equal(space, name_space);
-        if (same_space && span_equal(function_part(*at, 1), id))
+        if (same_space && span_equal(function_part(function, 1), id))
             break;
     }
-    return at;
+    return function;
 }
 
-static void session_remove_function(struct session *session, struct session_function **at)
+static void session_chain_function(const struct session *session, struct session_function *function)
 {
-    struct session_function *function = *at;
-    *at = function->next;
+    struct session_function **chain = session_function_chain(session, function_part(function, 1));
+    function->chain_next = *chain;
+    *chain = function;
+}
+
+/* There are many now. Without memory for it they are found one by one as before. */
+static void session_chain_functions(struct session *session)
+{
+    session->function_chains = calloc(FUNCTION_CHAINS, sizeof(struct session_function *));
+    struct session_function *function =
+        session->function_chains == NULL ? NULL : session->functions;
+    for (; function != NULL; function = function->next)
+        session_chain_function(session, function);
+}
+
+static void session_enter_function(struct session *session, struct session_function *function)
+{
+    function->at = &session->functions;
+    function->next = session->functions;
+    if (function->next != NULL)
+        function->next->at = &function->next;
+    session->functions = function;
+    session->function_count++;
+    session->http_function_count += function->is_http;
+    session->function_bytes += parts_kept_bytes(function->bytes, SESSION_FUNCTION_PARTS);
+    if (session->function_chains != NULL)
+        session_chain_function(session, function);
+    else if (session->function_count > FUNCTIONS_UNCHAINED_MAX)
+        session_chain_functions(session);
+}
+
+static void session_remove_function(struct session *session, struct session_function *function)
+{
+    *function->at = function->next;
+    if (function->next != NULL)
+        function->next->at = function->at;
+    if (session->function_chains != NULL) {
+        struct session_function **chain =
+            session_function_chain(session, function_part(function, 1));
+        while (*chain != function) /* ends: every function is in its chain */
+            chain = &(*chain)->chain_next;
+        *chain = function->chain_next;
+    }
     session->function_count--;
     session->http_function_count -= function->is_http;
     session->function_bytes -= parts_kept_bytes(function->bytes, SESSION_FUNCTION_PARTS);
@@ -437,11 +519,11 @@ void session_register_function(struct session *session, const struct session_reg
         function->name_space,     function->function,        function->description,
         function->request_format, function->response_format, function->metadata};
     size_t bytes = parts_bytes(parts, SESSION_FUNCTION_PARTS);
-    struct session_function **old =
+    struct session_function *old =
         session_find_function(session, function->name_space, function->function);
-    size_t old_bytes = *old == NULL ? 0 : parts_kept_bytes((*old)->bytes, SESSION_FUNCTION_PARTS);
+    size_t old_bytes = old == NULL ? 0 : parts_kept_bytes(old->bytes, SESSION_FUNCTION_PARTS);
     struct session_function *made = NULL;
-    if (session->function_count - (*old != NULL) < SESSION_FUNCTIONS_MAX &&
+    if (session->function_count - (old != NULL) < SESSION_FUNCTIONS_MAX &&
         function->function.bytes <= NAME_BYTES_MAX &&
         bytes <= SESSION_FUNCTIONS_BYTES_MAX - (session->function_bytes - old_bytes))
         made = malloc(sizeof *made + bytes);
@@ -449,28 +531,24 @@ void session_register_function(struct session *session, const struct session_reg
         session_reject(session, function);
         return;
     }
-    if (*old != NULL)
+    if (old != NULL)
         session_remove_function(session, old);
     parts_keep(made->bytes, made->text, parts, SESSION_FUNCTION_PARTS);
     made->is_http = function->is_http;
     if (made->is_http)
         sessions_tell_http(session->sessions, function->function);
-    made->next = session->functions;
-    session->functions = made;
-    session->function_count++;
-    session->http_function_count += made->is_http;
-    session->function_bytes += bytes;
+    session_enter_function(session, made);
     session_post_function(session, made);
 }
 
 void session_unregister_function(struct session *session, struct span name_space,
                                  struct span function)
 {
-    struct session_function **at = session_find_function(session, name_space, function);
-    if (*at == NULL)
+    struct session_function *found = session_find_function(session, name_space, function);
+    if (found == NULL)
         return;
-    session_post_unregister(session, *at);
-    session_remove_function(session, at);
+    session_post_unregister(session, found);
+    session_remove_function(session, found);
 }
 
 /* Move what was registered without a namespace of its own. */
@@ -537,11 +615,11 @@ static void sessions_refuse_invocation(struct sessions *sessions, uint64_t broke
 /* Registered as one the engine calls by HTTP (PROTOCOL 2.16), under whatever namespace. */
 static bool session_has_http_function(const struct session *session, struct span id)
 {
-    const struct session_function *function = session->functions;
     if (session->http_function_count == 0)
         return false;
+    const struct session_function *function = session_first_like(session, id);
     while (function != NULL && !(function->is_http && span_equal(function_part(function, 1), id)))
-        function = function->next;
+        function = session_next_like(session, function);
     return function != NULL;
 }
 
@@ -601,14 +679,13 @@ static void sessions_take_invoke(struct sessions *sessions, const struct wire_me
     uint32_t index = (uint32_t)sessions->free_invocation;
     struct invocation_slot *slot = &sessions->invocations[index];
     sessions->free_invocation = slot->next_free;
-    slot->session = session;
+    sessions_link_invocation(sessions, index, session);
     slot->broker_id = message->id;
     invocation_hang(sessions, index);
     /* The slot's index in the first bytes; the other 90 bits are random. */
     uuid_make(slot->uuid);
     memcpy(slot->uuid, &index, sizeof index);
     uuid_random(&slot->number_high, sizeof slot->number_high);
-    session->invocation_count++;
     counters_add(sessions->counters, COUNTER_INVOCATIONS, 1);
     struct session_invocation invocation = invocation_of(message);
     invocation.number = (uint64_t)slot->number_high << 32 | index;

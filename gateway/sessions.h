@@ -89,7 +89,8 @@ struct session_transport {
 
 enum { SESSION_FUNCTION_PARTS = 6 };
 struct session_function {
-    struct session_function *next;
+    struct session_function *next, **at; /* newest first */
+    struct session_function *chain_next;
     bool is_http; /* called by HTTP, which is not supported: calls are refused here */
     /* parts.h: namespace (nil: the session's), id, description, formats, metadata */
     uint32_t bytes[SESSION_FUNCTION_PARTS];
@@ -113,6 +114,7 @@ struct session {
     char *ip_address;
     struct buffer info; /* data of engine::workers::register */
     struct session_function *functions;
+    struct session_function **function_chains; /* by id; NULL while they are few */
     uint32_t function_count;
     uint32_t http_function_count;
     size_t function_bytes; /* of functions, triggers and trigger types */
@@ -123,6 +125,7 @@ struct session {
     uint32_t stream_calls; /* of these, stream functions on their way through the broker */
     size_t call_bytes;
     uint32_t invocation_count;
+    int32_t invocations; /* the first of its slots, when there are any */
     bool is_paused;
 };
 
@@ -138,8 +141,9 @@ struct invocation_slot {
     struct session *session; /* NULL: free */
     uint32_t number_high;    /* random half of the number */
     int32_t next_free;
-    int32_t bucket_first; /* of the slots whose broker_id belongs here */
-    int32_t bucket_next;  /* in the same bucket */
+    int32_t bucket_first;   /* of the slots whose broker_id belongs here */
+    int32_t bucket_next;    /* in the same bucket */
+    int32_t next, previous; /* of the same session */
 };
 
 struct sessions_limits {

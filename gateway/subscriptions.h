@@ -71,7 +71,7 @@ struct subscriber_link {
     uint8_t is_held;                  /* stands still: the sync of one of them is being read */
 };
 
-enum { SUBSCRIPTION_WHOLE = UINT32_MAX };
+#define SUBSCRIPTION_WHOLE UINT32_MAX /* in place of an item's length: the whole group */
 
 struct subscription {
     struct subscription *next; /* of the link */

@@ -90,9 +90,9 @@ enum {
     /* executor -> broker -> caller; id as in INVOKE resp. CALL: result JSON (nil: no result */    \
     /* key), error JSON (nil: none), traceparent, baggage */                                       \
     X(RESULT, 32, "bbbb")                                                                          \
-    /* nobody waits any more: gateway -> broker of a call it has made itself, id as in CALL; */     \
-    /* broker -> executor's gateway, id as in INVOKE: 0 resp. executor session. What comes as */    \
-    /* an answer finds nobody. */                                                                   \
+    /* nobody waits any more: gateway -> broker of a call it has made itself, id as in CALL; */    \
+    /* broker -> executor's gateway, id as in INVOKE: 0 resp. executor session. What comes as */   \
+    /* an answer finds nobody. */                                                                  \
     X(CALL_CANCEL, 33, "u")                                                                        \
                                                                                                    \
     /* Triggers (PROTOCOL 2.11, 8). A trigger is known by its owner's session and its id. */       \
@@ -112,9 +112,9 @@ enum {
     X(TRIGGER_BIND, 45, "ubbbbbbb")                                                                \
     X(TRIGGER_UNBIND, 46, "ubb") /* provider's session, id, type */                                \
     /* broker -> every gateway, a stream:join trigger: handle, namespace, function id, stream */   \
-    /* name (nil: any), condition function id (nil: none), metadata JSON, 1 = away: its worker */   \
-    /* has gone, the gate is shut. gateway -> broker, handle 0: away, as an earlier broker has */   \
-    /* said */                                                                                      \
+    /* name (nil: any), condition function id (nil: none), metadata JSON, 1 = away: its worker */  \
+    /* has gone, the gate is shut. gateway -> broker, handle 0: away, as an earlier broker has */  \
+    /* said */                                                                                     \
     X(GATE_BIND, 47, "ubbbbbu")                                                                    \
     X(GATE_UNBIND, 48, "uu") /* handle; 0 = withdrawn, 1 = away from now on */                     \
                                                                                                    \

@@ -128,6 +128,21 @@ Test(channels, a_worker_has_its_own_bound)
     cr_assert_str_eq(create_of(5), "made");
 }
 
+/* One worker's channels end with it, in whatever order others come and go. */
+Test(channels, a_session_takes_its_own_channels_along)
+{
+    for (unsigned round = 0; round < 50; round++)
+        create("{}");
+    channels_session_gone(channels, maker, 6);
+    channels_session_gone(channels, reading, 5);
+    cr_assert_eq(counters.channels, 50);
+    cr_assert_eq(attach(writing, 1, writer_key, 2, NULL), 1u);
+    channels_peer_gone(channels, writing);
+    cr_assert_eq(counters.channels, 49);
+    channels_session_gone(channels, maker, 5);
+    cr_assert_eq(counters.channels, 0);
+}
+
 /* Ends are opened by id and key, each once. */
 Test(channels, an_end_needs_its_own_key_and_is_taken_once)
 {

@@ -321,6 +321,34 @@ Test(registry, of_two_owners_with_one_id_the_newer_is_bound)
 }
 
 /* A provider's gateway that does not read is not given more; it gets it later. */
+/* However many there are: one that ends costs its provider one UNBIND and one BIND, one that was not
+ * bound nothing. */
+Test(registry, of_many_owners_with_one_id_the_next_newest_follows)
+{
+    enum { OWNERS = 300 }; /* more than fit the table as it is made */
+    char name[16];
+    session(b, 999, "provider");
+    provide(b, 999, NULL, "cron");
+    for (uint64_t number = 1; number <= OWNERS; number++) {
+        (void)snprintf(name, sizeof name, "w%llu", (unsigned long long)number);
+        session(a, number, name);
+        bind(a, number, "same", "cron", NULL);
+        clear();
+    }
+    cr_assert_eq(counters.triggers_parked, OWNERS - 1);
+    session_end(a, 5);
+    nothing();
+    for (uint64_t number = OWNERS; number > OWNERS - 20; number--) {
+        session_end(a, number);
+        cr_assert_eq(recorder.count, 2);
+        expect_told(0, WIRE_TRIGGER_UNBIND, b, 999, "same", "cron");
+        expect_told(1, WIRE_TRIGGER_BIND, b, 999, "same", "cron");
+        clear();
+    }
+    cr_assert_eq(counters.triggers, OWNERS - 21);
+    cr_assert_eq(counters.triggers_parked, OWNERS - 22);
+}
+
 Test(registry, a_busy_gateway_is_told_later)
 {
     session(a, 1, "owner");

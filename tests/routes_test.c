@@ -715,6 +715,78 @@ Test(routes_limits, names_can_be_made_unique, .fini = close_all, .timeout = 30)
 
 /* Random sessions, registrations, calls, answers and disconnects: at the end every call was
  * answered exactly once or its caller is gone, and nothing is left. */
+static char own_askers[2]; /* contexts of own calls */
+static unsigned own_late[2];
+
+static void on_own_done(void *context, uint64_t token, enum routes_own_fate fate,
+                        struct span result, struct span error_json)
+{
+    (void)result;
+    (void)error_json;
+    cr_assert_eq(fate, ROUTES_OWN_LATE);
+    own_late[(char *)context - own_askers]++;
+    if (token == 1)
+        routes_cancel_own(routes, &own_askers[1]);
+}
+
+static void ask_own(unsigned asker, uint64_t token, uint64_t timeout_ms)
+{
+    const struct routes_own_call asked = {.function = SPAN_LITERAL("f"), .timeout_ms = timeout_ms};
+    cr_assert_eq(routes_call_own(routes, &asked, on_own_done, &own_askers[asker], token, 1000),
+                 WEIR_OK);
+}
+
+/* One walk over all of them, though what it ends cancels what it was about to look at. */
+Test(routes, late_calls_of_the_broker_end_and_cancel_others)
+{
+    struct routes_figures figures;
+    session(b, 9, "owner");
+    add(b, 9, NULL, "f");
+    for (unsigned round = 0; round < 50; round++) {
+        ask_own(0, 0, 5000);
+        ask_own(0, round == 25, 100);
+        ask_own(1, 0, 100);
+        ask_own(1, 0, 5000);
+    }
+    routes_tick(routes, 1099);
+    cr_assert_eq(own_late[0] + own_late[1], 0);
+    routes_tick(routes, 1100);
+    cr_assert_eq(own_late[0], 50);
+    cr_assert_eq(own_late[1], 25, "the others were cancelled");
+    routes_figures(routes, &figures);
+    cr_assert_eq(figures.calls_pending, 50);
+    routes_cancel_own(routes, &own_askers[0]);
+    routes_tick(routes, 10000);
+    routes_figures(routes, &figures);
+    cr_assert_eq(figures.calls_pending, 0);
+    cr_assert_eq(own_late[0], 50);
+}
+
+/* Many in line for one function, and one with many functions: each finds its own place. */
+Test(routes, a_long_line_for_a_function)
+{
+    enum { WORKERS = 300 };
+    char name[16];
+    for (uint64_t number = 1; number <= WORKERS; number++) {
+        (void)snprintf(name, sizeof name, "w%llu", (unsigned long long)number);
+        session(b, number, name);
+        add(b, number, NULL, "shared");
+        add(b, WORKERS, NULL, name); /* of no session before the last */
+    }
+    struct routes_figures figures;
+    recorder_clear(&recorder);
+    for (uint64_t number = 1; number < WORKERS; number++) {
+        call(a, number, 0, NULL, "shared", "null");
+        const struct recorded *asked = &recorder.messages[recorder.count - 1];
+        cr_assert_eq(asked->type, WIRE_INVOKE);
+        cr_assert_eq(asked->fields[0].number, number, "who has waited longest");
+        add(b, number, NULL, "shared"); /* again: its place stays */
+        take(b, WIRE_FUNCTION_UNREGISTER, 0, number, NULL, "shared", NULL, NULL, NULL, NULL);
+    }
+    routes_figures(routes, &figures);
+    cr_assert_eq(figures.functions, 2, "shared, and the last worker's own");
+}
+
 Test(routes, random_life_leaves_nothing_behind)
 {
     enum { CALLS_MAX = 4000 };

@@ -831,6 +831,39 @@ Test(sessions, functions_are_bounded_and_move_with_the_namespace, .timeout = 20)
     world_close(session);
 }
 
+/* More functions than are looked for one by one. */
+Test(sessions, many_functions_are_found_again, .timeout = 20)
+{
+    enum { FUNCTIONS = 3000 };
+    struct session *session = world_open(100, 1000);
+    char id[32];
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned number = 0; number < FUNCTIONS; number++) {
+            (void)snprintf(id, sizeof id, "f%u", number);
+            const struct session_registration function = {.function = span_text(id),
+                                                          .is_http = number == 7};
+            session_register_function(session, &function);
+        }
+        cr_assert_eq(session->function_count, FUNCTIONS);
+        cr_assert_eq(session->http_function_count, 1);
+    }
+    const struct session_registration elsewhere = {.function = SPAN_LITERAL("f1"),
+                                                   .name_space = SPAN_LITERAL("blue")};
+    session_register_function(session, &elsewhere);
+    cr_assert_eq(session->function_count, FUNCTIONS + 1);
+    for (unsigned number = 0; number < FUNCTIONS; number += 2) {
+        (void)snprintf(id, sizeof id, "f%u", number);
+        session_unregister_function(session, (struct span){0}, span_text(id));
+        session_unregister_function(session, (struct span){0}, span_text(id));
+    }
+    cr_assert_eq(session->function_count, FUNCTIONS / 2 + 1);
+    session_unregister_function(session, SPAN_LITERAL("blue"), SPAN_LITERAL("f1"));
+    session_unregister_function(session, (struct span){0}, SPAN_LITERAL("f1"));
+    cr_assert_eq(session->function_count, FUNCTIONS / 2 - 1);
+    cr_assert_eq(session->http_function_count, 1);
+    world_close(session);
+}
+
 /* Whatever the bytes: only valid strings come out, and no byte outside is looked at. */
 Test(salvage, finds_strings_in_bad_messages)
 {
