@@ -7,16 +7,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
 import { RawSocket } from './lib/frames.mjs';
-import { Weir, freePort, runWeir, temporaryDirectory, until, weirProgram } from './lib/weir.mjs';
-
-async function withWeir(options, use) {
-  const weir = await Weir.start(options);
-  try {
-    await use(weir);
-  } finally {
-    await weir.stop();
-  }
-}
+import { Weir, freePort, runWeir, temporaryDirectory, until, weirProgram, withWeir } from './lib/weir.mjs';
 
 test('a port in use is refused with the port and what to do about it', async () => {
   const server = net.createServer();

@@ -24,6 +24,7 @@ const open = () => Subscriber.open(weir.streamUrl);
 const openBoth = async (count = 1) => [...(await weir.openOnEach(open, count)).values()].flat();
 const closeAll = (clients) => Promise.all(clients.map((client) => client.close()));
 
+// covers: B#10, 3.1#1, 3.1#2, 3.1#4, 3.1#6
 test('an envelope has exactly the documented keys, on both gateways the same bytes', async () => {
   const both = await openBoth();
   for (const subscriber of both) await subscriber.joined('keys', 'g');
@@ -50,6 +51,7 @@ test('an envelope has exactly the documented keys, on both gateways the same byt
   await closeAll(both);
 });
 
+// covers: 1.2#4, 1.2#5, 3.1#1, 3.1#2, 3.1#4, 3.1#5
 test('create, update and delete follow what was there, null values and repeats included', async () => {
   const [subscriber] = await openBoth();
   await subscriber.joined('kinds', 'g');
@@ -67,6 +69,7 @@ test('create, update and delete follow what was there, null values and repeats i
   await subscriber.close();
 });
 
+// covers: A.2
 test('sync holds the group as list has it', async () => {
   for (const id of ['b', 'a', 'c']) await writer.set('sync', 'g', id, { id });
   await writer.set('sync', 'g', 'a', { id: 'a', again: true });
@@ -90,6 +93,7 @@ test('a sync is stamped after what it includes and before what follows', async (
   await subscriber.close();
 });
 
+// covers: 1.2#2
 test('an item subscription syncs its value, sees that item only, and no send without id', async () => {
   const [subscriber] = await openBoth();
   assert.deepEqual((await subscriber.joined('item', 'g', { id: 'i' })).event, { type: 'sync', data: null });
@@ -107,6 +111,7 @@ test('an item subscription syncs its value, sees that item only, and no send wit
   await subscriber.close();
 });
 
+// covers: A.2, B#10
 test('leave ends delivery, and only of that subscription', async () => {
   const [subscriber] = await openBoth();
   await subscriber.joined('leave', 'g', { subscriptionId: 'one' });
@@ -196,6 +201,7 @@ test('a join in a binary frame is accepted, bad messages are ignored', async () 
   await subscriber.close();
 });
 
+// covers: 0#5
 test('/stream/{s}/{g} subscribes by path, with and without slash, percent-decoded, and takes further joins', async () => {
   const names = [['path', 'g'], ['pa th/:%', 'g/é:😀'], ['nul\u0000name', '\u0000'], ['+', 'a+b']];
   for (const [stream, group] of names) {

@@ -32,6 +32,7 @@ const openRaw = async () => {
   return raw;
 };
 
+// covers: 3#1, 3#2, 3#3, 3.1#5, 1.2#3, B#5
 test('set, get and delete give exactly the documented results', async () => {
   assert.deepEqual(await call(here, 'set', at('exact', 'g', 'i', { data: { id: 'i', n: 1 } })), { old_value: null, new_value: { id: 'i', n: 1 } });
   assert.deepEqual(await call(there, 'get', at('exact', 'g', 'i')), { id: 'i', n: 1 });
@@ -41,6 +42,7 @@ test('set, get and delete give exactly the documented results', async () => {
   assert.equal(await call(here, 'get', at('exact', 'g', 'i')), undefined);
 });
 
+// covers: 1.2#1, 3#2
 test('a missing item has no result key and a stored null has one', async () => {
   const raw = await openRaw();
   assert.deepEqual(await raw.call('stream::get', at('null', 'g', 'i')), {});
@@ -50,6 +52,7 @@ test('a missing item has no result key and a stored null has one', async () => {
   assert.deepEqual(await raw.call('stream::list', { stream_name: 'null', group_id: 'g' }), { result: [null] });
 });
 
+// covers: 3#4
 test('list keeps insertion order, overwriting keeps the place, delete and set moves to the end', async () => {
   for (const id of ['c', 'a', 'b']) await call(here, 'set', at('order', 'g', id, { data: id }));
   await call(here, 'set', at('order', 'g', 'a', { data: 'A' }));
@@ -60,6 +63,7 @@ test('list keeps insertion order, overwriting keeps the place, delete and set mo
   assert.deepEqual(await call(here, 'list', { stream_name: 'order', group_id: 'nobody' }), []);
 });
 
+// covers: 3#5, 3#6
 test('list_groups is sorted bytewise and drops a group with its last item; list_all names real streams', async () => {
   for (const group of ['z', 'B', 'é', 'a:b', '']) await call(here, 'set', at('groups:x', group, 'i', { data: 1 }));
   assert.deepEqual(await call(here, 'list_groups', { stream_name: 'groups:x' }), ['', 'B', 'a:b', 'z', 'é']);
@@ -79,6 +83,7 @@ test('names with colons stay apart: (a, b:c) is not (a:b, c)', async () => {
   assert.equal(await call(here, 'get', at('a:b', 'c', 'i')), 2);
 });
 
+// covers: 2.9#2, 3.1#8
 test('inputs that do not fit answer deserialization_error and change nothing', async () => {
   const bad = [
     ['set', at('bad', 'g', 'i')], // data is required
@@ -97,6 +102,7 @@ test('inputs that do not fit answer deserialization_error and change nothing', a
   assert.deepEqual(await call(here, 'list_groups', { stream_name: 'bad' }), []);
 });
 
+// covers: 3#7, 3.1#6
 test('send without type uses event_type, else message', async () => {
   const subscriber = await Subscriber.open(weir.streamUrl);
   await subscriber.joined('lenient', 'g');
@@ -110,6 +116,7 @@ test('send without type uses event_type, else message', async () => {
   await subscriber.close();
 });
 
+// covers: 2.3/1#10, B#3
 test('extra keys in inputs are ignored, absent data is null', async () => {
   const raw = await openRaw();
   assert.deepEqual(await raw.call('stream::get', at('extra', 'g', 'i', { data: 1, more: { x: [] } })), {});
@@ -147,6 +154,7 @@ test('pipelined writes and reads of one connection take effect in order', async 
   }
 });
 
+// covers: B#4, 3.1#7
 test('a void set before a get is seen by the get and never answered', async () => {
   const raw = await openRaw();
   raw.send({ type: 'invokefunction', invocation_id: 'void-1', function_id: 'stream::set', data: at('void', 'g', 'i', { data: 1 }), action: { type: 'void' } });
@@ -156,6 +164,7 @@ test('a void set before a get is seen by the get and never answered', async () =
   assert.deepEqual(raw.texts.filter((text) => text.includes('invocationresult')), []);
 });
 
+// covers: B#6
 test('a call reaches a worker on the other gateway, with _caller_worker_id and metadata', async () => {
   const seen = [];
   there.registerFunction('app::echo', async (input, metadata) => {
@@ -173,6 +182,7 @@ test('a call reaches a worker on the other gateway, with _caller_worker_id and m
   assert.deepEqual(await there.trigger({ function_id: 'app::echo', payload: { x: 5 } }), { got: 5 }, 'also from its own connection');
 });
 
+// covers: B#4
 test('void calls run and are not answered', async () => {
   const seen = [];
   there.registerFunction('app::void', async (input) => void seen.push(input.n));
@@ -181,6 +191,7 @@ test('void calls run and are not answered', async () => {
   await until(() => seen.includes(1), 'the void call ran');
 });
 
+// covers: 2.3/1#11, 2.3/2#3, B#6
 test('results: a value, nothing and null as the contract has them', async () => {
   const [caller, executor] = [...(await weir.openOnEach(openRaw)).values()].flat();
   executor.register('raw::value', () => ({ result: { a: 1 } }));
@@ -200,6 +211,7 @@ test('results: a value, nothing and null as the contract has them', async () => 
   assert.deepEqual((await caller.call('raw::shape', {})).result, ['data', 'function_id', 'invocation_id', 'type']);
 });
 
+// covers: 2.3/2#2, B#4
 test('the executor gets a fresh UUID, the caller its own id and trace fields back', async () => {
   const [caller, executor] = [...(await weir.openOnEach(openRaw)).values()].flat();
   executor.register('raw::trace', (message) => ({ result: message }));
@@ -212,6 +224,7 @@ test('the executor gets a fresh UUID, the caller its own id and trace fields bac
   assert.deepEqual(message.result.data, { x: 1, _caller_worker_id: caller.registered.worker_id });
 });
 
+// covers: 2.9#6
 test("a handler's error is relayed with its code, message and stack", async () => {
   there.registerFunction('app::throws', async () => {
     throw new Error('the reason');
@@ -226,6 +239,7 @@ test("a handler's error is relayed with its code, message and stack", async () =
   assert.match(error.stacktrace, /worker\.test\.mjs/);
 });
 
+// covers: 2.9#1, 2.3/1#5
 test('an unknown function answers function_not_found, an unregistered one too', async () => {
   assert.equal(await codeOf(here.trigger({ function_id: 'app::nobody', payload: {} })), 'function_not_found');
   const handle = there.registerFunction('app::leaving', async () => 1);
@@ -234,10 +248,12 @@ test('an unknown function answers function_not_found, an unregistered one too', 
   await until(async () => (await codeOf(here.trigger({ function_id: 'app::leaving', payload: {} }))) === 'function_not_found', 'it is gone');
 });
 
+// covers: 2.9#11, B#4
 test('calls without a queue provider answer enqueue_error', async () => {
   assert.equal(await codeOf(here.trigger({ function_id: 'app::any', payload: {}, action: TriggerAction.Enqueue({ queue: 'q' }) })), 'enqueue_error');
 });
 
+// covers: 2.9#8, B#6, B#9
 test('a pending call ends with invocation_stopped when its executor goes, on either gateway', async () => {
   const caller = await openRaw();
   for (const pid of weir.gateways()) {
@@ -272,6 +288,7 @@ test('only the worker that was asked may answer, and only once', async () => {
   assert.deepEqual(caller.texts.filter((text) => text.includes('invocationresult')), []);
 });
 
+// covers: 2.3/2#6
 test('a second worker cannot take a living function; it takes over when the owner goes', async () => {
   const [caller, owner] = [...(await weir.openOnEach(openRaw)).values()].flat();
   owner.register('raw::owned', () => ({ result: 'owner' }));
@@ -288,6 +305,7 @@ test('a second worker cannot take a living function; it takes over when the owne
   await until(async () => (await caller.call('raw::owned', {})).result === 'standby', 'the standby is promoted');
 });
 
+// covers: 2.3/2#6
 test('builtin functions cannot be replaced', async () => {
   const raw = await openRaw();
   raw.register('stream::set', () => ({ result: 'mine' }));
@@ -297,6 +315,7 @@ test('builtin functions cannot be replaced', async () => {
   assert.deepEqual(await raw.set('builtin', 'g', 'i', 1), { result: { old_value: null, new_value: 1 } });
 });
 
+// covers: B#11
 test('engine::functions::list shows functions of workers on every gateway, sorted, engine ones hidden', async () => {
   here.registerFunction('list::b', async () => 1, { description: 'second' });
   there.registerFunction('list::a', async () => 1, { metadata: { tag: 1 } });
@@ -318,6 +337,7 @@ test('engine::functions::list shows functions of workers on every gateway, sorte
   assert.deepEqual(ids, [...ids].sort());
 });
 
+// covers: 2.3/1#12, 2.3/2#7, B#1
 test('message-level ping gets pong, WebSocket ping its own payload', async () => {
   const raw = await openRaw();
   raw.send({ type: 'ping' });
@@ -325,6 +345,7 @@ test('message-level ping gets pong, WebSocket ping its own payload', async () =>
   await raw.ping();
 });
 
+// covers: 2.3/1#1, B#2
 for (const where of ['the same', 'the other']) test(`reattach on ${where} gateway: the right token retires the old connection, a wrong one does not`, async () => {
   const old = await openRaw();
   const home = weir.gatewayOf(old.localPort);
@@ -368,6 +389,7 @@ test('a reattach keeps back what follows it, pings excepted, until the gateway o
   await until(() => old.closed, 'the old connection is closed');
 });
 
+// covers: 0#2, B#1
 test('the telemetry path is accepted, read and discarded; other paths are refused', async () => {
   const telemetry = await RawSocket.open(weir.workerPort, '/otel');
   telemetry.write(Buffer.from([0x82, 0x84, 0, 0, 0, 0, 0x4f, 0x54, 0x4c, 0x50]));

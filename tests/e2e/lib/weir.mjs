@@ -235,6 +235,18 @@ export class Weir {
   }
 }
 
+// A server for the time of `use`, which is also given a function that notes what is to be closed before the server stops.
+export async function withWeir(options, use) {
+  const weir = await Weir.start(options);
+  const closing = [];
+  try {
+    await use(weir, (closable) => (closing.push(closable), closable));
+  } finally {
+    for (const closable of closing) await (closable.shutdown?.() ?? closable.close?.());
+    await weir.stop();
+  }
+}
+
 // A seeded generator (mulberry32); $WEIR_SEED overrides, and the seed is printed for the record.
 export function seededRandom(name) {
   const seed = Number(process.env.WEIR_SEED ?? Math.floor(Math.random() * 2 ** 31));
