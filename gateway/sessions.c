@@ -80,6 +80,7 @@ static struct session *sessions_find(const struct sessions *sessions, uint64_t i
 static struct invocation_slot *invocation_bucket(const struct sessions *sessions,
                                                  uint64_t broker_id)
 {
+    weir_assert(sessions->invocation_slot_count > 0);
     return &sessions->invocations[hash_pair(broker_id, 0) % sessions->invocation_slot_count];
 }
 
