@@ -68,8 +68,13 @@ function isAlive({ pid, start }) {
   return now !== null && now.start === start && !/^State:\s+Z/m.test(readText(`/proc/${pid}/status`));
 }
 
+// By everybody's parent: the kernel's list of children may miss one while another comes or goes (proc(5)).
 function childrenOf(pid) {
-  return readText(`/proc/${pid}/task/${pid}/children`).trim().split(/\s+/).filter(Boolean).map(Number);
+  const parentOf = (child) => {
+    const stat = readText(`/proc/${child}/stat`);
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
+  };
+  return fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name) && parentOf(name) === pid).map(Number);
 }
 
 function descendantsOf(pid) {
@@ -195,8 +200,10 @@ export class Weir {
   // Opens clients until every gateway has `each` of them; the rest are closed. `open` returns an object with `localPort` and
   // `close()`. Returns a Map from gateway pid to its clients.
   async openOnEach(open, each = 1) {
-    const pids = this.gateways();
-    assert.equal(pids.length, this.gatewayCount, 'every gateway lives');
+    const pids = await until(() => {
+      const all = this.gateways();
+      return all.length === this.gatewayCount && all;
+    }, 'every gateway lives');
     const found = new Map(pids.map((pid) => [pid, []]));
     for (let attempt = 0; attempt < 400; attempt += 1) {
       const client = await open();
