@@ -131,9 +131,9 @@ static enum weir_status broker_send_attached(struct broker *broker, struct peer_
                                              uint32_t slot, int control_fd, int event_fd)
 {
     const struct wire_field fields[] = {
-        WIRE_NUMBER(WIRE_VERSION),
-        WIRE_NUMBER(segment_generation(&broker->segment)),
-        WIRE_NUMBER(slot),
+        WIRE_NUMBER(WIRE_VERSION), WIRE_NUMBER(segment_generation(&broker->segment)),
+        WIRE_NUMBER(slot),         WIRE_NUMBER(0),
+        WIRE_NUMBER(UINT64_MAX),
     };
     const int fds[ATTACH_FDS] = {broker->segment_read_fd, event_fd, control_fd};
     buffer_clear(&broker->attach_frame);

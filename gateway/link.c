@@ -667,9 +667,12 @@ static void link_update_poll(struct link *link)
 
 static enum weir_status link_start_attach(struct link *link)
 {
-    struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION), WIRE_NUMBER((uint64_t)getpid()),
+    struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION),
+                                  WIRE_NUMBER((uint64_t)getpid()),
                                   WIRE_NUMBER(link->options.gateway_index),
-                                  WIRE_NUMBER(link->floor_ms == 0 ? 0 : link->floor_ms + 2)};
+                                  WIRE_NUMBER(link->floor_ms == 0 ? 0 : link->floor_ms + 2),
+                                  WIRE_NUMBER(0),
+                                  WIRE_NUMBER(0)};
     link->poll = malloc(sizeof *link->poll);
     if (link->poll == NULL)
         return WEIR_NO_MEMORY;

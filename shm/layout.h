@@ -63,16 +63,16 @@ static_assert(sizeof(struct ring_header) == SEGMENT_PAGE_BYTES, "ring bytes star
 /*   0 low half: length of the slot in bytes, itself included; high half: RING_SLOT_RECORD or
  *   RING_SLOT_PADDING
  *   8  struct ring_record, word for word                  (a padding slot has nothing from here on)
- * 104  frame, filled up with zeros to a word
+ * 112  frame, filled up with zeros to a word
  *  ..  decoded item id, filled up with zeros to a word */
 struct ring_slot {
     _Atomic uint64_t length_and_type;
     _Atomic uint64_t record[sizeof(struct ring_record) / WORD_BYTES];
 };
 enum { RING_SLOT_RECORD = 0x52, RING_SLOT_PADDING = 0x50 };
-static_assert(sizeof(struct ring_record) == 96, "the record is stored as it is");
-static_assert(offsetof(struct ring_record, kind) == 64, "no hidden padding");
-static_assert(sizeof(struct ring_slot) == 104, "frames start here");
+static_assert(sizeof(struct ring_record) == 104, "the record is stored as it is");
+static_assert(offsetof(struct ring_record, kind) == 72, "no hidden padding");
+static_assert(sizeof(struct ring_slot) == 112, "frames start here");
 
 /* One reader as the broker shows it to everybody. `use` is odd while the slot is taken and grows
  * with every attach and detach, so that a reader that was detached behind its back finds out. */

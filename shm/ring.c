@@ -219,13 +219,19 @@ enum weir_status ring_append(struct ring_writer *writer, struct ring_record *rec
     return WEIR_OK;
 }
 
+void ring_publish_to(struct ring_writer *writer, uint64_t end)
+{
+    weir_assert(end <= writer->head);
+    if (end <= writer->published)
+        return;
+    writer->published = end;
+    /* B: words before head; pairs with B' in ring_published(). */
+    atomic_store_explicit(&writer->header->head, end, memory_order_release);
+}
+
 void ring_publish(struct ring_writer *writer)
 {
-    if (writer->published == writer->head)
-        return;
-    writer->published = writer->head;
-    /* B: words before head; pairs with B' in ring_published(). */
-    atomic_store_explicit(&writer->header->head, writer->head, memory_order_release);
+    ring_publish_to(writer, writer->head);
 }
 
 uint64_t ring_head(const struct ring_writer *writer)

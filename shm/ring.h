@@ -32,6 +32,7 @@ struct ring_record {
     uint64_t seq;
     uint64_t epoch;
     uint64_t timestamp_ms;
+    uint64_t commit;      /* number of the log's frame that holds the write; 0: not logged */
     uint32_t kind;        /* enum envelope_event */
     uint32_t frame_bytes; /* the complete WebSocket frame, as envelope_encode() made it */
     uint32_t json_offset; /* of the JSON inside the frame */
@@ -82,6 +83,8 @@ enum weir_status ring_append(struct ring_writer *writer, struct ring_record *rec
                              const struct ring_trace *trace) WEIR_MUST_CHECK;
 /* Make everything appended so far visible (one release store). Ring the doorbells after this. */
 void ring_publish(struct ring_writer *writer);
+/* The same up to `end`, a position that ring_head() has had: what was appended later stays unseen. */
+void ring_publish_to(struct ring_writer *writer, uint64_t end);
 uint64_t ring_head(const struct ring_writer *writer); /* first position not yet appended */
 
 /* ---- any process ---- */

@@ -34,6 +34,7 @@ struct store_options {
     uint64_t items_max;        /* FULL beyond */
     uint64_t groups_max;       /* groups with items, FULL beyond */
     uint64_t empty_groups_max; /* remembered after their last item is gone */
+    bool is_logged;            /* readers are shown a write only after store_group_committed() */
 };
 
 /* A group as an event needs it. Spans point into the segment. */
@@ -94,9 +95,67 @@ void store_group_published(struct store *store, uint64_t group_offset, uint64_t 
 uint64_t store_group_newest_position(const struct store *store, uint64_t group_offset);
 /* Stamps stay above this: the highest one an earlier life of the broker is known to have given. */
 void store_raise_floor(struct store *store, uint64_t timestamp_ms);
+/* All writes to the group up to `seq` may be shown. Only where options.is_logged; then a group's record
+ * is not dropped, and its handle stays good, until its newest write is committed. */
+void store_group_committed(struct store *store, uint64_t group_offset, uint64_t seq);
+/* PENDING: the newest write to the item (`item` without data: to the group) is not committed. */
+enum weir_status store_check_committed(const struct store *store,
+                                       const struct store_key *key) WEIR_MUST_CHECK;
 /* End of the broker's turn: advances the epoch and gives back what no reader can see any more;
  * bounded work. */
 void store_turn_end(struct store *store);
+
+/* ---- broker: what an earlier life has written. Before the segment is published ---- */
+
+/* The numbers a write had. */
+struct store_past {
+    uint64_t epoch, seq, timestamp_ms, next_ms;
+};
+/* Apply a write of an earlier life; the group's numbers are `past` afterwards, and it counts as
+ * committed. EMPTY: the group has it already (its epoch is higher, or the same with a seq that is not
+ * lower): nothing changed. A delete that finds no item is OK. A group whose epoch rises loses the
+ * items it still has. Otherwise as store_set() and its like. */
+enum weir_status store_replay_set(struct store *store, const struct store_key *key,
+                                  struct span value, const struct store_past *past,
+                                  struct store_change *change) WEIR_MUST_CHECK;
+enum weir_status store_replay_delete(struct store *store, const struct store_key *key,
+                                     const struct store_past *past,
+                                     struct store_change *change) WEIR_MUST_CHECK;
+enum weir_status store_replay_touch(struct store *store, const struct store_key *key,
+                                    const struct store_past *past,
+                                    struct store_change *change) WEIR_MUST_CHECK;
+/* What store_walk_next() yielded in an earlier life, in its order. INVALID: an item without a group,
+ * or the group is there already. An item that is there already moves to the end: it was removed and
+ * made again while the walk went on. */
+struct store_walk_entry;
+enum weir_status store_restore(struct store *store,
+                               const struct store_walk_entry *entry) WEIR_MUST_CHECK;
+/* The last of it: epochs given from now on are `epoch_floor` or higher, and above all that were
+ * restored; stamps are above all that were. */
+void store_recovered(struct store *store, uint64_t epoch_floor);
+/* An epoch no group has had in this life so far, and none will have that is lower. */
+uint64_t store_epoch_base(const struct store *store);
+
+/* ---- broker: a walk over everything, in slices between writes ----
+ *
+ * Groups in the order of streams and groups, each followed by its items in order. Writes may come
+ * between two steps: the walk stands at the item that is next, and writes that replace or remove it
+ * move the walk on. So what it yields is not the state of one moment, but all of it together with all
+ * writes since the walk began, replayed in order (store_restore(), then store_replay_*(), which pass
+ * over what a group has already), is the state at the end: a group's numbers are those of the moment
+ * it was yielded, before its items. One walk at a time. */
+struct store_walk_entry {
+    bool is_group;
+    struct span stream, group; /* is_group */
+    struct store_past numbers; /* is_group */
+    struct span item, value;   /* else */
+    uint64_t created_seq, modified_seq;
+};
+void store_walk_begin(struct store *store);
+/* OK: spans are valid until the next write. EMPTY: that was all; the walk has ended. */
+enum weir_status store_walk_next(struct store *store,
+                                 struct store_walk_entry *entry) WEIR_MUST_CHECK;
+void store_walk_cancel(struct store *store);
 
 struct store_figures {
     uint64_t streams, groups, items, empty_groups;

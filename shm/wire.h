@@ -39,11 +39,15 @@ enum {
 /* name, number, fields. Field kinds: u = unsigned integer, b = bin or str (may be nil: span.data ==
  * NULL). */
 #define WIRE_TYPE_MAP(X)                                                                           \
-    /* gateway or libweir opens: protocol version, pid, gateway index, timestamp floor (ms) */     \
-    X(ATTACH, 1, "uuuu")                                                                           \
+    /* gateway or libweir opens: protocol version, pid, gateway index, timestamp floor (ms), */    \
+    /* origin (a random number of this life of the gateway), number of the log's frame up to */    \
+    /* which it has read the ring of an earlier broker (0: none) */                                \
+    X(ATTACH, 1, "uuuuuu")                                                                         \
     /* broker accepts; carries SCM_RIGHTS {segment, doorbell eventfd, control page}: */            \
-    /* version, generation, reader slot */                                                         \
-    X(ATTACHED, 2, "uuu")                                                                          \
+    /* version, generation, reader slot, 1 = it has all writes earlier brokers have answered or */ \
+    /* shown, and knows which of this gateway's requests it has (they may be asked again); */      \
+    /* ring position from which to read on (when 1; all bits set: it is lapped) */                 \
+    X(ATTACHED, 2, "uuuuu")                                                                        \
     /* either side, before it closes: code, sentence */                                            \
     X(REFUSED, 3, "bb")                                                                            \
     /* libweir opens a worker session at a gateway: version, worker name, metadata JSON, */        \

@@ -276,8 +276,12 @@ static bool client_receive_attached(struct client *client, int fds[3])
 static bool client_attach(struct client *client, const struct test_broker *broker)
 {
     int fds[3];
-    const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION), WIRE_NUMBER((uint64_t)getpid()),
-                                        WIRE_NUMBER(0), WIRE_NUMBER(0)};
+    const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION),
+                                        WIRE_NUMBER((uint64_t)getpid()),
+                                        WIRE_NUMBER(0),
+                                        WIRE_NUMBER(0),
+                                        WIRE_NUMBER(0),
+                                        WIRE_NUMBER(0)};
     if (!client_connect(client, broker) || !client_put(client, WIRE_ATTACH, 0, fields) ||
         !client_flush(client) || !client_receive_attached(client, fds))
         return false;

@@ -509,8 +509,12 @@ BOTH(another_version_is_refused_with_a_sentence)
     struct client client;
     start(io);
     cr_assert(client_connect(&client, &broker));
-    const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION + 1), WIRE_NUMBER(1),
-                                        WIRE_NUMBER(0), WIRE_NUMBER(0)};
+    const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION + 1),
+                                        WIRE_NUMBER(1),
+                                        WIRE_NUMBER(0),
+                                        WIRE_NUMBER(0),
+                                        WIRE_NUMBER(0),
+                                        WIRE_NUMBER(0)};
     cr_assert(client_put(&client, WIRE_ATTACH, 0, fields));
     cr_assert(client_flush(&client));
     struct wire_message refused = take(&client, WIRE_REFUSED, 0);
@@ -587,7 +591,7 @@ BOTH(a_gateway_raises_the_timestamp_floor)
     start(io);
     cr_assert(client_connect(&client, &broker));
     const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION), WIRE_NUMBER(1), WIRE_NUMBER(0),
-                                        WIRE_NUMBER(floor_ms)};
+                                        WIRE_NUMBER(floor_ms),     WIRE_NUMBER(0), WIRE_NUMBER(0)};
     cr_assert(client_put(&client, WIRE_ATTACH, 0, fields) && client_flush(&client));
     cr_assert(client_receive_attached(&client, fds));
     struct ring_record record;

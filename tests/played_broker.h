@@ -135,9 +135,9 @@ static inline void broker_send(enum wire_type type, uint64_t id, const struct wi
 
 static inline void broker_send_attached(const int fds[MAPPING_FDS])
 {
-    const struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION),
-                                        WIRE_NUMBER(segment_generation(&broker.host.segment)),
-                                        WIRE_NUMBER(broker.slot)};
+    const struct wire_field fields[] = {
+        WIRE_NUMBER(WIRE_VERSION), WIRE_NUMBER(segment_generation(&broker.host.segment)),
+        WIRE_NUMBER(broker.slot), WIRE_NUMBER(0), WIRE_NUMBER(UINT64_MAX)};
     struct buffer out;
     buffer_init(&out, 4096);
     cr_assert_eq(wire_append(&out, WIRE_ATTACHED, 0, fields), WEIR_OK);

@@ -104,14 +104,16 @@ Test(wire, names_and_numbers_are_unique)
 
 Test(wire, a_frame_has_the_documented_bytes)
 {
-    struct wire_field fields[] = {WIRE_NUMBER(1), WIRE_NUMBER(300), WIRE_NUMBER(0),
-                                  WIRE_NUMBER(1731000000123)};
+    struct wire_field fields[] = {WIRE_NUMBER(1), WIRE_NUMBER(300),
+                                  WIRE_NUMBER(0), WIRE_NUMBER(1731000000123),
+                                  WIRE_NUMBER(7), WIRE_NUMBER(0)};
     cr_assert_eq(wire_append(&out, WIRE_ATTACH, 0x0102030405060708, fields), WEIR_OK);
-    static const char expected[] = "\x1b\0\0\0"
+    static const char expected[] = "\x1d\0\0\0"
                                    "\x01\0"
                                    "\0\0"
                                    "\x08\x07\x06\x05\x04\x03\x02\x01"
-                                   "\x94\x01\xcd\x01\x2c\x00\xcf\x00\x00\x01\x93\x07\xa3\xde\x7b";
+                                   "\x96\x01\xcd\x01\x2c\x00\xcf\x00\x00\x01\x93\x07\xa3\xde\x7b"
+                                   "\x07\x00";
     cr_assert_eq(out.bytes, sizeof expected - 1);
     cr_assert(memcmp(out.data, expected, out.bytes) == 0);
 }

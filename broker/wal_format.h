@@ -1,0 +1,163 @@
+/* broker/wal_format.h -- the bytes of log segments and snapshots; both are files of frames.
+ *
+ *      0 +------------------------------+ file header, one block: who made it, which file it is
+ *   4096 +------------------------------+ frame: header (48 bytes), records, zeros, end mark
+ *        | frame                        | each starts and ends on a block (4 KiB)
+ *        +------------------------------+
+ *        | frame                        |
+ *        +------------------------------+ zeros to the file's end (a segment), or the file's end
+ *
+ * File header, little-endian:
+ *      0  u64  magic: "weirLog1" or "weirSnp1"; a change of format changes the digit
+ *      8  u64  log id: random, one for all files of a directory
+ *     16  u64  number: of the segment; of the first segment a snapshot does not contain
+ *     24  u64  epoch base: no epoch of an earlier file is this high (store.h)
+ *     32  u64  created, Unix ms
+ *     40  u32  CRC32C of bytes 0..39
+ *     44       zeros to 4096
+ *
+ * Frame, little-endian, at offset `at` of its file; what is written and synced at once, and is there
+ * as a whole or not at all:
+ *      0  u32  magic "wFrm"
+ *      4  u32  CRC32C of (log id, number, at) and bytes 8..35: the header
+ *      8  u32  CRC32C of (log id, number, at) and the records: the body
+ *     12  u32  bytes of the records
+ *     16  u64  seq of the frame: 1, 2, 3 ... through all segments of a log; a snapshot counts for itself
+ *     24  u64  time of the commit, Unix ms
+ *     32  u32  number of records
+ *     36       zeros to 48
+ *     48       records, each filled up with zeros to 8 bytes
+ *              zeros
+ *     -8  u64  end mark: seq ^ WAL_END_MARK; the last 8 bytes of the frame's last block
+ *
+ * A frame's size follows from the bytes of its records. The checksums name log, file and offset, so a
+ * frame of another log, of another file or from elsewhere in this one is never taken for what should
+ * be here. An acknowledged byte is never written again: the next frame starts on the next block.
+ *
+ * Record, little-endian:
+ *      0  u32  bytes, this header included, a multiple of 8
+ *      4  u8   kind (enum wal_record_kind)
+ *      5  u8   event (enum envelope_event; 0: none): what subscribers were told
+ *      6  u8   step: how far above `timestamp` the group's next stamp is at least (1 or 2)
+ *      7  u8   flags: 1 = has an item id, 2 = has an event type, 4 = has a value
+ *      8  u64  epoch of the group
+ *     16  u64  seq of the group
+ *     24  u64  timestamp, Unix ms
+ *     32  u64  origin: the gateway life the request came from; 0: none. ITEM: created seq
+ *     40  u64  request: its number there. ITEM: modified seq
+ *     48  u16  bytes of stream, group, item, event type
+ *     56  u32  bytes of value
+ *     60  u32  zero
+ *     64       stream, group, item, event type, value, behind each other, then zeros to 8
+ *
+ * Process:  any; encoding in the broker's loop thread.
+ * Memory:   decoding yields spans into the frame.
+ * Errors:   a decoder never trusts a length it has not checked against what is there.
+ */
+#ifndef WEIR_BROKER_WAL_FORMAT_H
+#define WEIR_BROKER_WAL_FORMAT_H
+
+#include "shm/limits.h"
+#include "shm/span.h"
+
+enum {
+    WAL_BLOCK_BYTES = 4096,
+    WAL_SECTOR_BYTES = 512, /* what a disk writes as a whole */
+    WAL_FRAME_HEADER_BYTES = 48,
+    WAL_END_MARK_BYTES = 8,
+    WAL_RECORD_HEADER_BYTES = 64,
+    /* Records of one frame. A record that is larger than what is left starts the next one. */
+    WAL_PAYLOAD_BYTES_MAX = 16 * 1024 * 1024,
+};
+static_assert(WAL_PAYLOAD_BYTES_MAX >=
+                  VALUE_BYTES_MAX + 4 * NAME_BYTES_MAX + WAL_RECORD_HEADER_BYTES + 8,
+              "the largest record fits a frame");
+
+enum wal_file_kind { WAL_FILE_LOG = 1, WAL_FILE_SNAPSHOT };
+
+struct wal_file_header {
+    enum wal_file_kind kind;
+    uint64_t log_id;
+    uint64_t number;
+    uint64_t epoch_base;
+    uint64_t created_ms;
+};
+
+struct wal_frame_header {
+    uint64_t seq;
+    uint64_t time_ms;
+    uint32_t payload_bytes;
+    uint32_t record_count;
+};
+
+enum wal_record_kind {
+    WAL_SET = 1, /* the item has this value now */
+    WAL_DELETE,  /* the item is gone */
+    WAL_EVENT, /* nothing is stored, the group's order advances (stream::send, a worker's items) */
+    /* Snapshots only. */
+    WAL_GROUP, /* a group's names and numbers; its items follow */
+    WAL_ITEM,  /* item and value; stream and group are those of the last WAL_GROUP */
+    WAL_END,   /* the last record of a snapshot; seq: first frame that was written after it was
+                  complete, value: none */
+};
+
+struct wal_record {
+    enum wal_record_kind kind;
+    uint32_t event; /* enum envelope_event, or 0 */
+    uint32_t step;
+    uint64_t epoch, seq, timestamp_ms;
+    uint64_t origin, request;           /* WAL_SET, WAL_DELETE, WAL_EVENT */
+    uint64_t created_seq, modified_seq; /* WAL_ITEM */
+    struct span stream, group;
+    struct span item;       /* data NULL: none */
+    struct span event_type; /* WAL_EVENT; data NULL: none */
+    struct span value;      /* JSON; data NULL: none. WAL_EVENT: the event's data */
+};
+
+/* What a checksum is bound to. */
+struct wal_place {
+    uint64_t log_id, number, offset;
+};
+
+void wal_file_header_encode(char block[WAL_BLOCK_BYTES], const struct wal_file_header *header);
+/* CORRUPT: not the header of a log or snapshot. MISMATCH: of another version of the format. */
+enum weir_status wal_file_header_decode(struct span block,
+                                        struct wal_file_header *header) WEIR_MUST_CHECK;
+
+/* Bytes of a frame with so many bytes of records, a multiple of WAL_BLOCK_BYTES. */
+static inline size_t wal_frame_bytes(size_t payload_bytes)
+{
+    size_t bytes = WAL_FRAME_HEADER_BYTES + payload_bytes + WAL_END_MARK_BYTES;
+    return (bytes + WAL_BLOCK_BYTES - 1) / WAL_BLOCK_BYTES * WAL_BLOCK_BYTES;
+}
+
+/* Bytes a record takes in a frame. */
+size_t wal_record_bytes(const struct wal_record *record);
+/* Write the record at `at`, which has room for wal_record_bytes(). */
+void wal_record_encode(char *at, const struct wal_record *record);
+/* Finish a frame: `frame` holds the records from WAL_FRAME_HEADER_BYTES on and has room for
+ * wal_frame_bytes(); fills in header, checksums, zeros and end mark. Returns the frame's bytes. */
+size_t wal_frame_encode(char *frame, const struct wal_frame_header *header,
+                        const struct wal_place *place);
+
+/* The header of a frame at the start of `bytes` (at least WAL_FRAME_HEADER_BYTES). EMPTY: zeros.
+ * CORRUPT: not the header of a frame at this place. */
+enum weir_status wal_frame_header_decode(struct span bytes, const struct wal_place *place,
+                                         struct wal_frame_header *header) WEIR_MUST_CHECK;
+/* `frame` is wal_frame_bytes() long and its header is good. CORRUPT: body or end mark are not what
+ * was written. OK: *payload is the records. */
+enum weir_status wal_frame_body_check(struct span frame, const struct wal_place *place,
+                                      const struct wal_frame_header *header,
+                                      struct span *payload) WEIR_MUST_CHECK;
+/* False when a part of the frame that cannot be zeros is missing (its end mark, or a sector before
+ * it): what an interrupted write looks like, and a changed bit does not. */
+bool wal_frame_is_complete(struct span frame, const struct wal_frame_header *header);
+
+/* The record at *cursor of a frame's records, which then moves on. EMPTY: no more. CORRUPT: no
+ * record is there. */
+enum weir_status wal_record_decode(struct span payload, size_t *cursor,
+                                   struct wal_record *record) WEIR_MUST_CHECK;
+
+const char *wal_record_kind_name(enum wal_record_kind kind); /* "set", ...; "?" */
+
+#endif
