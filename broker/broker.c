@@ -304,7 +304,7 @@ static enum weir_status broker_open_registry(struct broker *broker,
         .output = *output,
         .counters = &broker->counters,
         .hash_seed = segment_hash_seed(&broker->segment),
-        .forgets_gates = strcmp(broker->settings.join_gate, "open") == 0,
+        .forgets_gates = broker->settings.join_gate == SETTINGS_GATE_OPEN,
     };
     return registry_open(&broker->registry, &options, error);
 }

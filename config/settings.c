@@ -14,7 +14,7 @@ enum settings_kind {
     SETTINGS_KIND_TEXT,
     SETTINGS_KIND_NUMBER,
     SETTINGS_KIND_BYTES,
-    SETTINGS_KIND_IO,
+    SETTINGS_KIND_CHOICE,
     SETTINGS_KIND_BOOL,
 };
 
@@ -25,7 +25,7 @@ struct settings_entry {
     uint64_t default_number;  /* all other kinds */
     uint64_t minimum;
     uint64_t maximum;
-    const char *unit;
+    const char *unit; /* CHOICE: its words, see SETTINGS_MAP */
     const char *sentence;
     size_t offset; /* in struct settings */
 };
@@ -34,7 +34,7 @@ struct settings_entry {
 #define SETTINGS_DEFAULT_TEXT(value) .default_text = (value)
 #define SETTINGS_DEFAULT_NUMBER(value) .default_number = (value)
 #define SETTINGS_DEFAULT_BYTES(value) .default_number = (value)
-#define SETTINGS_DEFAULT_IO(value) .default_number = (value)
+#define SETTINGS_DEFAULT_CHOICE(value) .default_number = (value)
 #define SETTINGS_DEFAULT_BOOL(value) .default_number = (value)
 
 static const struct settings_entry settings_table[SETTINGS_KEY_COUNT] = {
@@ -51,9 +51,27 @@ static const struct settings_entry settings_table[SETTINGS_KEY_COUNT] = {
 #undef SETTINGS_ENTRY
 };
 
-static const char *const settings_io_names[] = {
-    [SETTINGS_IO_AUTO] = "auto", [SETTINGS_IO_URING] = "uring", [SETTINGS_IO_PLAIN] = "plain"};
-enum { SETTINGS_IO_COUNT = sizeof settings_io_names / sizeof settings_io_names[0] };
+/* What settings_store_text() and settings_store_number() write, by kind. */
+#define SETTINGS_BYTES_TEXT SETTINGS_TEXT_BYTES
+#define SETTINGS_BYTES_NUMBER sizeof(uint64_t)
+#define SETTINGS_BYTES_BYTES sizeof(uint64_t)
+#define SETTINGS_BYTES_CHOICE sizeof(unsigned)
+#define SETTINGS_BYTES_BOOL sizeof(bool)
+#define SETTINGS_CHECK(name_, kind_, ...)                                                          \
+    static_assert(sizeof((struct settings *)0)->name_ == SETTINGS_BYTES_##kind_,                   \
+                  "`" #name_ "` must have the size of its kind");
+SETTINGS_MAP(SETTINGS_CHECK)
+#undef SETTINGS_CHECK
+
+/* Word `index` of a list like "auto, uring, plain"; empty behind the last one. */
+static struct span settings_word_at(const char *words, size_t index)
+{
+    for (; index > 0 && *words != '\0'; index--) {
+        words += strcspn(words, ",");
+        words += strspn(words, ", ");
+    }
+    return span_of(words, strcspn(words, ","));
+}
 
 /* ---- storing by table entry ---- */
 
@@ -75,9 +93,9 @@ static void settings_store_number(struct settings *settings, const struct settin
     case SETTINGS_KIND_BYTES:
         memcpy(field, &number, sizeof number);
         return;
-    case SETTINGS_KIND_IO: {
-        enum settings_io io = (enum settings_io)number;
-        memcpy(field, &io, sizeof io);
+    case SETTINGS_KIND_CHOICE: {
+        unsigned choice = (unsigned)number;
+        memcpy(field, &choice, sizeof choice);
         return;
     }
     case SETTINGS_KIND_BOOL: {
@@ -229,9 +247,11 @@ static void settings_format_number(char *out, size_t out_bytes, const struct set
     case SETTINGS_KIND_BYTES:
         settings_format_bytes(out, out_bytes, number);
         return;
-    case SETTINGS_KIND_IO:
-        (void)snprintf(out, out_bytes, "%s", settings_io_names[number]);
+    case SETTINGS_KIND_CHOICE: {
+        struct span word = settings_word_at(entry->unit, number);
+        (void)snprintf(out, out_bytes, "%.*s", (int)word.bytes, word.data);
         return;
+    }
     case SETTINGS_KIND_BOOL:
         (void)snprintf(out, out_bytes, "%s", number != 0 ? "true" : "false");
         return;
@@ -297,24 +317,44 @@ static enum weir_status settings_assign_number(struct settings *settings,
     return WEIR_OK;
 }
 
-static enum weir_status settings_assign_word(struct settings *settings,
-                                             const struct settings_entry *entry,
-                                             const struct settings_value *value,
-                                             struct weir_error *error)
+/* "auto, uring or plain" of "auto, uring, plain". */
+static void settings_format_words(char *out, size_t out_bytes, const char *words)
 {
-    static const char *const bool_names[] = {"false", "true"};
-    bool is_bool = entry->kind == SETTINGS_KIND_BOOL;
-    const char *const *names = is_bool ? bool_names : settings_io_names;
-    size_t count = is_bool ? 2 : SETTINGS_IO_COUNT;
-    bool is_plain = value->form == SETTINGS_FORM_PLAIN;
-    for (size_t i = 0; i < count; i++) {
-        if ((is_plain || !is_bool) && strcmp(value->text, names[i]) == 0) {
+    const char *last = strrchr(words, ',');
+    weir_assert(last != NULL);
+    (void)snprintf(out, out_bytes, "%.*s or%s", (int)(last - words), words, last + 1);
+}
+
+static enum weir_status settings_assign_choice(struct settings *settings,
+                                               const struct settings_entry *entry,
+                                               const struct settings_value *value,
+                                               struct weir_error *error)
+{
+    struct span text = span_text(value->text);
+    struct span word;
+    for (size_t i = 0; (word = settings_word_at(entry->unit, i)).bytes != 0; i++) {
+        if (span_equal(word, text)) {
             settings_store_number(settings, entry, i);
             return WEIR_OK;
         }
     }
+    char words[96];
+    settings_format_words(words, sizeof words, entry->unit);
     return weir_fail(error, WEIR_INVALID, "%s: key `%s` cannot be `%.40s`; use %s", value->place,
-                     value->shown, value->text, is_bool ? "true or false" : "auto, uring or plain");
+                     value->shown, value->text, words);
+}
+
+static enum weir_status settings_assign_bool(struct settings *settings,
+                                             const struct settings_entry *entry,
+                                             const struct settings_value *value,
+                                             struct weir_error *error)
+{
+    bool is_true = strcmp(value->text, "true") == 0;
+    if (value->form != SETTINGS_FORM_PLAIN || (!is_true && strcmp(value->text, "false") != 0))
+        return weir_fail(error, WEIR_INVALID, "%s: key `%s` cannot be `%.40s`; use true or false",
+                         value->place, value->shown, value->text);
+    settings_store_number(settings, entry, is_true);
+    return WEIR_OK;
 }
 
 enum weir_status settings_assign(struct settings *settings, enum settings_key key,
@@ -335,9 +375,11 @@ enum weir_status settings_assign(struct settings *settings, enum settings_key ke
     case SETTINGS_KIND_BYTES:
         status = settings_assign_number(settings, entry, value, error);
         break;
-    case SETTINGS_KIND_IO:
+    case SETTINGS_KIND_CHOICE:
+        status = settings_assign_choice(settings, entry, value, error);
+        break;
     case SETTINGS_KIND_BOOL:
-        status = settings_assign_word(settings, entry, value, error);
+        status = settings_assign_bool(settings, entry, value, error);
         break;
     }
     if (status == WEIR_OK)
@@ -623,23 +665,9 @@ static enum weir_status settings_resolve_value_bytes(struct settings *settings,
 static_assert(RING_BYTES_MIN / RING_RECORD_SHARE > ENVELOPE_OVERHEAD_BYTES_MAX + 4096 + 1024,
               "the smallest ring must take the smallest value_bytes_max");
 
-static enum weir_status settings_check_choice(const char *text, const char *key, const char *first,
-                                              const char *second, struct weir_error *error)
-{
-    if (strcmp(text, first) == 0 || strcmp(text, second) == 0)
-        return WEIR_OK;
-    return weir_fail(error, WEIR_INVALID, "setting `%s` cannot be `%.40s`; use %s or %s", key, text,
-                     first, second);
-}
-
 enum weir_status settings_resolve(struct settings *settings, struct weir_error *error)
 {
     enum weir_status status = settings_check_ports(settings, error);
-    if (status == WEIR_OK)
-        status =
-            settings_check_choice(settings->auth_failure, "auth_failure", "deny", "allow", error);
-    if (status == WEIR_OK)
-        status = settings_check_choice(settings->join_gate, "join_gate", "open", "closed", error);
     if (status == WEIR_OK)
         status = settings_check_listeners(settings, error);
     if (status != WEIR_OK)
@@ -687,8 +715,8 @@ static void settings_format_range(char *out, size_t out_bytes, const struct sett
     case SETTINGS_KIND_TEXT:
         (void)snprintf(out, out_bytes, "text");
         return;
-    case SETTINGS_KIND_IO:
-        (void)snprintf(out, out_bytes, "auto, uring, plain");
+    case SETTINGS_KIND_CHOICE:
+        (void)snprintf(out, out_bytes, "%s", entry->unit);
         return;
     case SETTINGS_KIND_BOOL:
         (void)snprintf(out, out_bytes, "true, false");

@@ -47,8 +47,11 @@ enum {
 };
 
 enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
+enum settings_auth_failure { SETTINGS_AUTH_DENY, SETTINGS_AUTH_ALLOW };
+enum settings_join_gate { SETTINGS_GATE_CLOSED, SETTINGS_GATE_OPEN };
 
-/* name, kind, default, minimum, maximum, unit, sentence. Kinds: TEXT, NUMBER, BYTES, IO, BOOL. */
+/* name, kind, default, minimum, maximum, unit, sentence. Kinds: TEXT, NUMBER, BYTES, CHOICE, BOOL.
+ * In place of a unit a CHOICE has its words, in the order of its enum, whose first is 0. */
 #define SETTINGS_MAP(X)                                                                            \
     X(stream_host, TEXT, "0.0.0.0", 0, 0, "",                                                      \
       "address of the stream port (subscribers, page, health)")                                    \
@@ -68,7 +71,8 @@ enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
     X(groups_max, NUMBER, 10000000, 1, 1000000000, "", "groups in the store")                      \
     X(empty_groups_max, NUMBER, 100000, 1, 100000000, "",                                          \
       "groups remembered after their last item is gone")                                           \
-    X(io, IO, SETTINGS_IO_AUTO, 0, 0, "", "auto, uring or plain system calls")                     \
+    X(io, CHOICE, SETTINGS_IO_AUTO, 0, 0, "auto, uring, plain",                                    \
+      "auto, uring or plain system calls")                                                         \
     X(flush_interval_ms, NUMBER, 5, 0, 20, "ms",                                                   \
       "longest time events wait to share a send under load; 0: never")                             \
     X(write_wait_ms, NUMBER, 5000, 0, 60000, "ms",                                                 \
@@ -95,11 +99,11 @@ enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
       "one copy per matching subscription, as the iii engine does")                                \
     X(auth_function, TEXT, "", 0, 0, "",                                                           \
       "function asked before a stream socket is accepted; empty: none")                            \
-    X(auth_failure, TEXT, "deny", 0, 0, "",                                                        \
+    X(auth_failure, CHOICE, SETTINGS_AUTH_DENY, 0, 0, "deny, allow",                               \
       "deny, or allow sockets whose auth_function fails, as the iii engine does")                  \
     X(auth_timeout_ms, NUMBER, 5000, 100, 600000, "ms",                                            \
       "time auth_function has, and the functions of a worker listener")                            \
-    X(join_gate, TEXT, "closed", 0, 0, "",                                                         \
+    X(join_gate, CHOICE, SETTINGS_GATE_CLOSED, 0, 0, "closed, open",                               \
       "closed, or open: joins pass when a stream:join handler fails, as with the iii engine")      \
     X(gate_timeout_ms, NUMBER, 5000, 100, 600000, "ms", "time all handlers of a join have")        \
     X(trigger_timeout_ms, NUMBER, 30000, 100, 3600000, "ms",                                       \
@@ -170,9 +174,9 @@ struct settings {
     char tls_key[SETTINGS_TEXT_BYTES];
     bool duplicate_deliveries;
     char auth_function[SETTINGS_TEXT_BYTES];
-    char auth_failure[SETTINGS_TEXT_BYTES];
+    enum settings_auth_failure auth_failure;
     uint64_t auth_timeout_ms;
-    char join_gate[SETTINGS_TEXT_BYTES];
+    enum settings_join_gate join_gate;
     uint64_t gate_timeout_ms, trigger_timeout_ms, trigger_queue_max, custom_timeout_ms;
     bool custom_fallback, unique_worker_names;
     struct settings_tokens *auth_tokens; /* NULL: none */

@@ -210,7 +210,7 @@ static enum auth_verdict auth_fail(struct auth *auth, unsigned http_status, cons
     counters_add(auth->counters, COUNTER_AUTH_FAILED, 1);
     auth_log(auth, reason, code);
     *decision = (struct auth_decision){0};
-    if (strcmp(auth->settings->auth_failure, "allow") == 0)
+    if (auth->settings->auth_failure == SETTINGS_AUTH_ALLOW)
         return AUTH_ACCEPTED;
     return auth_refuse(auth, http_status, decision);
 }

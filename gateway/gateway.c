@@ -279,7 +279,7 @@ static enum weir_status gateway_open_doors(struct gateway *gateway, struct weir_
     const struct caller caller = caller_of(gateway->server_calls);
     const struct gates_options options = {
         .timeout_ms = settings->gate_timeout_ms,
-        .is_closed = strcmp(settings->join_gate, "open") != 0,
+        .is_closed = settings->join_gate != SETTINGS_GATE_OPEN,
         .decided = stream_socket_decided,
         .context = &gateway->streams,
         .post = on_post,

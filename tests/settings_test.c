@@ -398,6 +398,8 @@ Test(settings, mistakes_name_line_and_remedy)
         {"weir:\n  ring_bytes: 64 MB\n", 2, "needs a size"},
         {"weir:\n  ring_bytes: 99999999999999999 GiB\n", 2, "needs a size"},
         {"weir:\n  io: epoll\n", 2, "use auto, uring or plain"},
+        {"weir:\n  auth_failure: refuse\n", 2, "use deny or allow"},
+        {"weir:\n  join_gate: true\n", 2, "use closed or open"},
         {"weir:\n  duplicate_deliveries: yes\n", 2, "use true or false"},
         {"weir:\n  origins: 5\n", 2, "needs text"},
         {"weir:\n  origins: true\n", 2, "needs text"},
@@ -688,12 +690,13 @@ Test(settings, choices_of_auth_and_gate_are_checked)
         settings_init(&settings);
         cr_assert_eq(settings_set(&settings, good[i], &error), WEIR_OK);
         cr_assert_eq(settings_resolve(&settings, &error), WEIR_OK, "%s", error.text);
+        cr_assert_eq(settings.auth_failure, i == 1 ? SETTINGS_AUTH_ALLOW : SETTINGS_AUTH_DENY);
+        cr_assert_eq(settings.join_gate, i == 2 ? SETTINGS_GATE_OPEN : SETTINGS_GATE_CLOSED);
     }
     static const char *const bad[] = {"auth_failure=", "auth_failure=Deny", "join_gate=true"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         settings_init(&settings);
-        cr_assert_eq(settings_set(&settings, bad[i], &error), WEIR_OK);
-        cr_assert_eq(settings_resolve(&settings, &error), WEIR_INVALID, "%s", bad[i]);
+        cr_assert_eq(settings_set(&settings, bad[i], &error), WEIR_INVALID, "%s", bad[i]);
         cr_assert_not_null(strstr(error.text, "; use "), "%s", error.text);
     }
 }
