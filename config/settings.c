@@ -189,13 +189,14 @@ bool settings_parse_number(const char *text, uint64_t *number)
     return *text == '\0';
 }
 
-/* Digits, then nothing, "B", "KiB", "MiB" or "GiB", with or without one space. */
+/* Digits, then nothing, "B", "KiB", "MiB", "GiB" or "TiB", with or without one space. */
 static bool settings_parse_bytes(const char *text, uint64_t *number)
 {
     static const struct {
         const char *name;
         uint64_t factor;
-    } units[] = {{"", 1}, {"B", 1}, {"KiB", 1u << 10}, {"MiB", 1u << 20}, {"GiB", 1u << 30}};
+    } units[] = {{"", 1},           {"B", 1},          {"KiB", 1u << 10},
+                 {"MiB", 1u << 20}, {"GiB", 1u << 30}, {"TiB", UINT64_C(1) << 40}};
     char digits[24];
     size_t count = strspn(text, "0123456789");
     if (count == 0 || count >= sizeof digits)
@@ -231,9 +232,9 @@ static bool settings_is_typed_scalar(const char *text)
 
 static void settings_format_bytes(char *out, size_t out_bytes, uint64_t number)
 {
-    static const char *const units[] = {"", " KiB", " MiB", " GiB"};
+    static const char *const units[] = {"", " KiB", " MiB", " GiB", " TiB"};
     size_t unit = 0;
-    while (unit < 3 && number != 0 && number % 1024 == 0) {
+    while (unit < 4 && number != 0 && number % 1024 == 0) {
         number /= 1024;
         unit++;
     }
@@ -665,6 +666,38 @@ static enum weir_status settings_resolve_value_bytes(struct settings *settings,
 static_assert(RING_BYTES_MIN / RING_RECORD_SHARE > ENVELOPE_OVERHEAD_BYTES_MAX + 4096 + 1024,
               "the smallest ring must take the smallest value_bytes_max");
 
+/* After settings_resolve_value_bytes(), whose result a segment must have room for. */
+static enum weir_status settings_resolve_durability(struct settings *settings,
+                                                    struct weir_error *error)
+{
+    bool has_interval = (settings->given & UINT64_C(1) << SETTINGS_KEY_save_interval_ms) != 0;
+    enum settings_durability durability = settings->durability;
+    if (*settings->data_dir == '\0') {
+        if (durability == SETTINGS_DURABILITY_WRITTEN || durability == SETTINGS_DURABILITY_SYNCED)
+            return weir_fail(error, WEIR_INVALID,
+                             "setting `durability` is %s, which needs a directory; set `data_dir` "
+                             "(or store_method: file_based of adapter kv), or remove `durability`",
+                             durability == SETTINGS_DURABILITY_WRITTEN ? "written" : "synced");
+        durability = SETTINGS_DURABILITY_MEMORY;
+    } else if (durability == SETTINGS_DURABILITY_AUTO) {
+        durability = has_interval ? SETTINGS_DURABILITY_WRITTEN : SETTINGS_DURABILITY_SYNCED;
+    }
+    if (strlen(settings->data_dir) > SETTINGS_DATA_DIR_BYTES_MAX)
+        return weir_fail(error, WEIR_INVALID,
+                         "setting `data_dir` is longer than %d bytes, which leaves no room for the "
+                         "names of files in it; use a shorter path",
+                         SETTINGS_DATA_DIR_BYTES_MAX);
+    uint64_t least = settings->value_bytes_max + SETTINGS_SEGMENT_ROOM_BYTES;
+    if (settings->log_segment_bytes < least)
+        return weir_fail(error, WEIR_INVALID,
+                         "setting `log_segment_bytes` of %" PRIu64
+                         " cannot hold the largest value; use at least %" PRIu64
+                         " or lower `value_bytes_max`",
+                         settings->log_segment_bytes, least);
+    settings->durability = durability;
+    return WEIR_OK;
+}
+
 enum weir_status settings_resolve(struct settings *settings, struct weir_error *error)
 {
     enum weir_status status = settings_check_ports(settings, error);
@@ -680,6 +713,8 @@ enum weir_status settings_resolve(struct settings *settings, struct weir_error *
     if (status != WEIR_OK)
         return status;
     status = settings_resolve_value_bytes(settings, error);
+    if (status == WEIR_OK)
+        status = settings_resolve_durability(settings, error);
     if (status != WEIR_OK)
         return status;
     if ((*settings->tls_certificate == '\0') != (*settings->tls_key == '\0'))

@@ -3,7 +3,7 @@
  *
  * A file in the iii engine's YAML shape (`workers:` with `iii-stream` and `iii-worker-manager`)
  * plus a `weir:` mapping with the keys of the table; `--set KEY=VALUE` on any command overrides
- * both. Sizes take KiB, MiB, GiB; times are ms.
+ * both. Sizes take KiB, MiB, GiB, TiB; times are ms.
  *
  * The one thing that is not in the table is `auth_tokens`, a mapping that stands in the file only:
  * a token on a command line could be read by anybody on the machine. No error names a token.
@@ -29,8 +29,14 @@ enum {
     SETTINGS_TEXT_BYTES = 256, /* longest text value with its NUL; longer is refused */
     SETTINGS_FILE_BYTES_MAX =
         1 << 20, /* the file, before and after ${NAME} is replaced; larger is refused */
-    SETTINGS_FILE_DEPTH_MAX = 32,    /* nesting of the file; deeper is refused */
-    SETTINGS_RUN_DIR_BYTES_MAX = 88, /* a socket's path in it must fit sockaddr_un */
+    SETTINGS_FILE_DEPTH_MAX = 32,      /* nesting of the file; deeper is refused */
+    SETTINGS_RUN_DIR_BYTES_MAX = 88,   /* a socket's path in it must fit sockaddr_un */
+    SETTINGS_DATA_DIR_BYTES_MAX = 200, /* leaves room for files' names; longer is refused */
+    /* Less is raised to it in an adapter, as the iii engine does, and refused elsewhere. */
+    SETTINGS_SAVE_INTERVAL_MS_MIN = 100,
+    /* What a log segment needs beside the largest value: its header, the frame's and the record's,
+     * the names of the item. Less is refused. */
+    SETTINGS_SEGMENT_ROOM_BYTES = 2 * 1024 * 1024,
     /* Further worker listeners, and the rules of all of them together; more is refused. */
     SETTINGS_LISTENERS_MAX = 8,
     SETTINGS_RULES_MAX = 256,
@@ -47,6 +53,13 @@ enum {
 };
 
 enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
+/* AUTO is gone after settings_resolve(). */
+enum settings_durability {
+    SETTINGS_DURABILITY_AUTO,
+    SETTINGS_DURABILITY_MEMORY,
+    SETTINGS_DURABILITY_WRITTEN,
+    SETTINGS_DURABILITY_SYNCED,
+};
 enum settings_auth_failure { SETTINGS_AUTH_DENY, SETTINGS_AUTH_ALLOW };
 enum settings_join_gate { SETTINGS_GATE_CLOSED, SETTINGS_GATE_OPEN };
 
@@ -71,6 +84,22 @@ enum settings_join_gate { SETTINGS_GATE_CLOSED, SETTINGS_GATE_OPEN };
     X(groups_max, NUMBER, 10000000, 1, 1000000000, "", "groups in the store")                      \
     X(empty_groups_max, NUMBER, 100000, 1, 100000000, "",                                          \
       "groups remembered after their last item is gone")                                           \
+    X(data_dir, TEXT, "", 0, 0, "",                                                                \
+      "directory of the log and its snapshots, relative to the working directory; empty: items "   \
+      "are kept in memory only")                                                                   \
+    X(durability, CHOICE, SETTINGS_DURABILITY_AUTO, 0, 0, "auto, memory, written, synced",         \
+      "when a write is answered and shown: memory: at once; written: the kernel has it (survives " \
+      "the broker's death); synced: it is on the disk (survives power loss); auto: synced, or "    \
+      "written when save_interval_ms is given, or memory without data_dir")                        \
+    X(save_interval_ms, NUMBER, 5000, SETTINGS_SAVE_INTERVAL_MS_MIN, 3600000, "ms",                \
+      "level written: the disk is synced this often")                                              \
+    X(log_segment_bytes, BYTES, 64 * 1024 * 1024, 4 * 1024 * 1024, 1024 * 1024 * 1024, "B",        \
+      "size of a log file")                                                                        \
+    X(snapshot_log_bytes, BYTES, 256 * 1024 * 1024, 1024 * 1024, UINT64_C(1) << 40, "B",           \
+      "a snapshot is written when the log behind the last one is larger than this, and larger "    \
+      "than that snapshot")                                                                        \
+    X(snapshot_interval_ms, NUMBER, 3600000, 0, INT32_MAX, "ms",                                   \
+      "and at least this often when anything was written; 0: by size only")                        \
     X(io, CHOICE, SETTINGS_IO_AUTO, 0, 0, "auto, uring, plain",                                    \
       "auto, uring or plain system calls")                                                         \
     X(flush_interval_ms, NUMBER, 5, 0, 20, "ms",                                                   \
@@ -164,6 +193,9 @@ struct settings {
     uint64_t gateways;
     char run_dir[SETTINGS_TEXT_BYTES];
     uint64_t ring_bytes, store_bytes, value_bytes_max, items_max, groups_max, empty_groups_max;
+    char data_dir[SETTINGS_TEXT_BYTES];
+    enum settings_durability durability;
+    uint64_t save_interval_ms, log_segment_bytes, snapshot_log_bytes, snapshot_interval_ms;
     enum settings_io io;
     uint64_t flush_interval_ms, write_wait_ms, write_wait_bytes_max;
     uint64_t handshake_timeout_ms, ping_interval_ms, idle_timeout_ms;
@@ -212,8 +244,8 @@ enum weir_status settings_load(struct settings *settings, const char *path,
 enum weir_status settings_set(struct settings *settings, const char *assignment,
                               struct weir_error *error) WEIR_MUST_CHECK;
 /* Fill in what was left to choose and check relations between settings. Afterwards hosts are
- * numeric addresses, `admin` is "HOST:PORT" or "false", and gateways, run_dir and store_bytes are
- * what is used. Safe to call again. */
+ * numeric addresses, `admin` is "HOST:PORT" or "false", and gateways, run_dir, store_bytes and
+ * durability are what is used. Safe to call again. */
 enum weir_status settings_resolve(struct settings *settings,
                                   struct weir_error *error) WEIR_MUST_CHECK;
 /* Split "HOST:PORT" or "[IPv6]:PORT". */

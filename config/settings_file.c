@@ -22,6 +22,8 @@ struct settings_file {
     struct settings *settings;
     struct weir_error *error;
     size_t lines[SETTINGS_KEY_COUNT]; /* where each key was set in this file; 0: not yet */
+    size_t memory_line;               /* of store_method: in_memory */
+    size_t directory_line;            /* of store_method: file_based */
     size_t stream_line;               /* of the iii-stream entry; 0: none yet */
     size_t tokens_line;               /* of auth_tokens */
     size_t manager_line;              /* of the plain iii-worker-manager entry */
@@ -174,8 +176,9 @@ static enum weir_status settings_need_mapping(const struct settings_file *file,
                             "key `%s` needs a mapping; write `key: value` lines below it", key);
 }
 
-static enum weir_status settings_take(struct settings_file *file, enum settings_key key,
-                                      const struct settings_pair *pair)
+/* `text` is what the pair says, or is taken to say; NULL: no scalar. */
+static enum weir_status settings_take_text(struct settings_file *file, enum settings_key key,
+                                           const struct settings_pair *pair, const char *text)
 {
     if (file->lines[key] != 0)
         return settings_fail_at(file, pair->key_node,
@@ -183,7 +186,6 @@ static enum weir_status settings_take(struct settings_file *file, enum settings_
                                 pair->key, file->lines[key]);
     char place[SETTINGS_PLACE_BYTES];
     settings_format_place(file, settings_node_line(pair->key_node), place);
-    const char *text = settings_node_text(pair->value);
     struct settings_value value = {
         .place = place,
         .shown = pair->key,
@@ -199,61 +201,129 @@ static enum weir_status settings_take(struct settings_file *file, enum settings_
     return status;
 }
 
+static enum weir_status settings_take(struct settings_file *file, enum settings_key key,
+                                      const struct settings_pair *pair)
+{
+    return settings_take_text(file, key, pair, settings_node_text(pair->value));
+}
+
 /* ---- the iii engine's entries ---- */
 
-static enum weir_status settings_read_number_only(const struct settings_file *file,
-                                                  const struct settings_pair *pair)
+static enum weir_status settings_read_number(const struct settings_file *file,
+                                             const struct settings_pair *pair, uint64_t *number)
 {
-    uint64_t number;
     const char *text = settings_node_text(pair->value);
-    if (settings_node_is_plain(pair->value) && text != NULL && settings_parse_number(text, &number))
+    if (settings_node_is_plain(pair->value) && text != NULL && settings_parse_number(text, number))
         return WEIR_OK;
     return settings_fail_at(file, pair->key_node,
                             "key `%s` needs a whole number without quotes; write for example 5000",
                             pair->key);
 }
 
-static enum weir_status settings_read_kv(const struct settings_file *file,
-                                         const yaml_node_t *mapping)
+static enum weir_status settings_read_store_method(struct settings_file *file,
+                                                   const struct settings_pair *pair)
 {
-    enum { STORE_METHOD, FILE_PATH, SAVE_INTERVAL_MS, CHANNEL_SIZE, COUNT };
+    const char *text = settings_node_text(pair->value);
+    size_t line = settings_node_line(pair->key_node);
+    if (text != NULL && strcmp(text, "in_memory") == 0)
+        file->memory_line = line;
+    else if (text != NULL && strcmp(text, "file_based") == 0)
+        file->directory_line = line;
+    else
+        return settings_fail_at(
+            file, pair->value,
+            "key `store_method` must be in_memory or file_based; correct the value");
+    return WEIR_OK;
+}
+
+/* An empty path, of an empty variable for example, would mean: keep nothing. */
+static enum weir_status settings_read_file_path(struct settings_file *file,
+                                                const struct settings_pair *pair)
+{
+    const char *text = settings_node_text(pair->value);
+    if (text == NULL)
+        return settings_fail_at(file, pair->value,
+                                "key `file_path` needs text; remove the list or mapping");
+    if (file->directory_line == 0)
+        return WEIR_OK;
+    if (*text == '\0')
+        return settings_fail_at(file, pair->value,
+                                "key `file_path` is empty; name the directory for the items");
+    return settings_take(file, SETTINGS_KEY_data_dir, pair);
+}
+
+static enum weir_status settings_read_save_interval(struct settings_file *file,
+                                                    const struct settings_pair *pair)
+{
+    uint64_t number = 0;
+    enum weir_status status = settings_read_number(file, pair, &number);
+    if (status != WEIR_OK || file->directory_line == 0)
+        return status;
+    char least[16];
+    (void)snprintf(least, sizeof least, "%d", SETTINGS_SAVE_INTERVAL_MS_MIN);
+    return settings_take_text(
+        file, SETTINGS_KEY_save_interval_ms, pair,
+        number < SETTINGS_SAVE_INTERVAL_MS_MIN ? least : settings_node_text(pair->value));
+}
+
+/* Path and interval count with file_based only, as with the iii engine (PROTOCOL 10.2); durability is
+ * weir's own key. */
+static enum weir_status settings_read_kv(struct settings_file *file, const yaml_node_t *mapping)
+{
+    enum { STORE_METHOD, FILE_PATH, SAVE_INTERVAL_MS, CHANNEL_SIZE, DURABILITY, COUNT };
     static const char *const names[COUNT] = {"store_method", "file_path", "save_interval_ms",
-                                             "channel_size"};
+                                             "channel_size", "durability"};
+    struct settings_pair pairs[COUNT] = {{0}};
     struct settings_pair pair;
     struct settings_keys keys = {
         .mapping = mapping, .names = names, .count = COUNT, .where = "the config of adapter kv"};
     size_t index;
     enum weir_status status;
     while ((status = settings_next_key(file, &keys, &pair, &index)) == WEIR_OK) {
-        if (settings_node_is_null(pair.value))
-            continue;
-        const char *text = settings_node_text(pair.value);
-        switch (index) {
-        case STORE_METHOD:
-            if (text != NULL && strcmp(text, "in_memory") == 0)
-                break;
-            if (text != NULL && strcmp(text, "file_based") == 0)
-                return settings_fail_at(file, pair.value,
-                                        "key `store_method`: file_based is not supported by this "
-                                        "version yet; use in_memory, which keeps nothing on disk");
-            return settings_fail_at(file, pair.value,
-                                    "key `store_method` must be in_memory; correct the value");
-        case FILE_PATH:
-            if (text == NULL)
-                return settings_fail_at(file, pair.value,
-                                        "key `file_path` needs text; remove the list or mapping");
-            break;
-        default: /* the iii engine's save loop and queue, which weir does not have: checked, without effect */
-            status = settings_read_number_only(file, &pair);
-            if (status != WEIR_OK)
-                return status;
-            break;
-        }
+        if (!settings_node_is_null(pair.value))
+            pairs[index] = pair;
     }
-    return status == WEIR_EMPTY ? WEIR_OK : status;
+    if (status != WEIR_EMPTY)
+        return status;
+    status = WEIR_OK;
+    if (pairs[STORE_METHOD].key != NULL)
+        status = settings_read_store_method(file, &pairs[STORE_METHOD]);
+    if (status == WEIR_OK && pairs[FILE_PATH].key != NULL)
+        status = settings_read_file_path(file, &pairs[FILE_PATH]);
+    if (status == WEIR_OK && pairs[SAVE_INTERVAL_MS].key != NULL)
+        status = settings_read_save_interval(file, &pairs[SAVE_INTERVAL_MS]);
+    if (status == WEIR_OK && pairs[CHANNEL_SIZE].key != NULL) /* the engine's queue: no effect */
+        status = settings_read_number(file, &pairs[CHANNEL_SIZE], &(uint64_t){0});
+    if (status == WEIR_OK && pairs[DURABILITY].key != NULL)
+        status = settings_take(file, SETTINGS_KEY_durability, &pairs[DURABILITY]);
+    return status;
 }
 
-static enum weir_status settings_read_adapter(const struct settings_file *file,
+/* What store_method and data_dir say together, wherever in the file each of them stands. */
+static enum weir_status settings_finish_directory(struct settings_file *file)
+{
+    size_t data_line = file->lines[SETTINGS_KEY_data_dir];
+    bool is_empty = *file->settings->data_dir == '\0';
+    if (file->memory_line != 0 && data_line != 0 && !is_empty)
+        return weir_fail(file->error, WEIR_INVALID,
+                         "%s:%zu: store_method: in_memory keeps nothing in the `data_dir` of line "
+                         "%zu; remove one of them",
+                         file->shown_path, file->memory_line, data_line);
+    if (file->directory_line == 0 || (data_line != 0 && !is_empty))
+        return WEIR_OK;
+    if (data_line != 0)
+        return weir_fail(file->error, WEIR_INVALID,
+                         "%s:%zu: `data_dir` is empty, but line %zu says store_method: file_based; "
+                         "name a directory or remove one of them",
+                         file->shown_path, data_line, file->directory_line);
+    const struct settings_value value = {.place = file->shown_path,
+                                         .shown = "file_path", /* the engine's default */
+                                         .text = "kv_store_data.db",
+                                         .form = SETTINGS_FORM_PLAIN};
+    return settings_assign(file->settings, SETTINGS_KEY_data_dir, &value, file->error);
+}
+
+static enum weir_status settings_read_adapter(struct settings_file *file,
                                               const yaml_node_t *mapping)
 {
     enum { NAME, CONFIG, COUNT };
@@ -525,10 +595,9 @@ static enum weir_status settings_read_listener_number(const struct settings_file
                                                       uint64_t minimum, uint64_t maximum,
                                                       uint64_t *number)
 {
-    enum weir_status status = settings_read_number_only(file, pair);
+    enum weir_status status = settings_read_number(file, pair, number);
     if (status != WEIR_OK)
         return status;
-    (void)settings_parse_number(settings_node_text(pair->value), number);
     if (*number >= minimum && *number <= maximum)
         return WEIR_OK;
     return settings_fail_at(file, pair->value, "key `%s` is out of range; use %u to %u", pair->key,
@@ -928,7 +997,7 @@ static enum weir_status settings_read_top(struct settings_file *file, const yaml
             break;
         case GRACE: /* weir applies registrations at once: there is nothing to wait for */
             if (!settings_node_is_null(pair.value))
-                status = settings_read_number_only(file, &pair);
+                status = settings_read_number(file, &pair, &(uint64_t){0});
             break;
         default:
             if (settings_node_is_null(pair.value))
@@ -1152,6 +1221,8 @@ static enum weir_status settings_read_yaml(struct settings *settings, struct spa
     yaml_node_t *top = yaml_document_get_root_node(&document);
     if (top != NULL && !settings_node_is_null(top)) /* an empty file says nothing */
         status = settings_read_top(&file, top);
+    if (status == WEIR_OK)
+        status = settings_finish_directory(&file);
     yaml_document_delete(&document);
     yaml_parser_delete(&parser);
     return status;
