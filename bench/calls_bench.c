@@ -28,7 +28,6 @@
 #include "client/weir.h"
 
 enum {
-    ITEM_BYTES = 128,
     ROUNDS_MAX = 32,
     IN_FLIGHT_MAX = 32,
     CALL_BYTES_MAX = 1024,
@@ -46,21 +45,13 @@ static unsigned round_count = 5;
 
 /* ---- what is sent ---- */
 
-static void item_text(char *out, uint64_t number)
-{
-    int bytes = snprintf(out, ITEM_BYTES + 1, "{\"id\":\"m\",\"n\":%llu,\"pad\":\"",
-                         (unsigned long long)number);
-    memset(out + bytes, 'x', ITEM_BYTES - 2 - (size_t)bytes);
-    memcpy(out + ITEM_BYTES - 2, "\"}", 3);
-}
-
 /* A masked client frame around one invokefunction; `function` NULL: stream::set. Returns its
  * bytes. */
 static size_t call_frame(char *out, const char *function, uint64_t number)
 {
     static const unsigned char mask[4] = {0x9d, 0x3b, 0xe1, 0x56};
-    char item[ITEM_BYTES + 1], text[CALL_BYTES_MAX];
-    item_text(item, number);
+    char item[LOAD_ITEM_BYTES + 1], text[CALL_BYTES_MAX];
+    load_item_text(item, number);
     int bytes =
         snprintf(text, sizeof text,
                  "{\"type\":\"invokefunction\",\"invocation_id\":"
@@ -269,8 +260,8 @@ static void pump_libweir(struct weir_client *client, const char *function, unsig
     while (pump.answered < count) {
         uint64_t now_ns = load_clock_ns();
         for (; sent < count && sent - pump.answered < in_flight; sent++) {
-            char item[ITEM_BYTES + 1];
-            item_text(item, sent);
+            char item[LOAD_ITEM_BYTES + 1];
+            load_item_text(item, sent);
             started_ns[sent % in_flight] = now_ns;
             const struct weir_call call = {.function_id = function, .json = weir_text(item)};
             int result = function == NULL ? weir_client_set(client, "bench", "g", "m",
@@ -400,7 +391,7 @@ static void bench_case_run(const struct load_server *server, const struct bench_
     }
     printf("bench=calls case=%s in_flight=%u item_bytes=%d calls=%u rounds=%u floor_us=%.2f "
            "server_us=%.2f ratio_to_floor=%.2f calls_per_s=%.0f p50_us=%.0f p99_us=%.0f\n",
-           bench->name, bench->in_flight, ITEM_BYTES, call_count, round_count,
+           bench->name, bench->in_flight, LOAD_ITEM_BYTES, call_count, round_count,
            load_median(floor_us, round_count), load_median(server_us, round_count),
            load_median(ratio, round_count), load_median(rate, round_count),
            load_median(p50, round_count), load_median(p99, round_count));

@@ -31,7 +31,7 @@
 #include "bench/load.h"
 #include "shm/envelope.h"
 
-enum { ITEM_BYTES = 128, ROUNDS_MAX = 32 };
+enum { ROUNDS_MAX = 32 };
 
 struct measure {
     double cpu_us_per_frame;
@@ -42,19 +42,9 @@ static unsigned subscriber_count = 1000;
 static double round_seconds = 4;
 static unsigned round_count = 5;
 
-/* An item of ITEM_BYTES whose text changes with every write. */
-static size_t item_text(char *out, uint64_t number)
-{
-    int bytes = snprintf(out, ITEM_BYTES + 1, "{\"id\":\"m\",\"n\":%llu,\"pad\":\"",
-                         (unsigned long long)number);
-    memset(out + bytes, 'x', ITEM_BYTES - 2 - (size_t)bytes);
-    memcpy(out + ITEM_BYTES - 2, "\"}", 3);
-    return ITEM_BYTES;
-}
-
 static size_t frame_bytes_of_weir(char *out, size_t capacity)
 {
-    char item[ITEM_BYTES + 1];
+    char item[LOAD_ITEM_BYTES + 1];
     struct envelope envelope = {.event = ENVELOPE_UPDATE,
                                 .timestamp_ms = 1700000000000,
                                 .seq = 1000,
@@ -62,7 +52,8 @@ static size_t frame_bytes_of_weir(char *out, size_t capacity)
                                 .stream_escaped = SPAN_LITERAL("bench"),
                                 .group_escaped = SPAN_LITERAL("g"),
                                 .id_escaped = SPAN_LITERAL("m"),
-                                .data = span_of(item, item_text(item, 1))};
+                                .data = span_of(item, LOAD_ITEM_BYTES)};
+    load_item_text(item, 1);
     if (envelope_bytes_max(&envelope) > capacity)
         load_die("the frame does not fit");
     return envelope_encode(out, &envelope).frame_bytes;
@@ -153,8 +144,8 @@ static struct measure measure_floor(unsigned rate, bool coalesce)
 
 static void write_item(int worker, uint64_t number)
 {
-    char item[ITEM_BYTES + 1], text[512];
-    item_text(item, number);
+    char item[LOAD_ITEM_BYTES + 1], text[512];
+    load_item_text(item, number);
     int bytes = snprintf(text, sizeof text,
                          "{\"type\":\"invokefunction\",\"function_id\":\"stream::set\","
                          "\"action\":{\"type\":\"void\"},\"data\":{\"stream_name\":\"bench\","
@@ -200,7 +191,7 @@ static void bench_rate(const struct load_server *server, unsigned rate)
     }
     printf("bench=fanout subscribers=%u item_bytes=%d rate=%u gateways=%u rounds=%u "
            "floor1_us=%.3f floor2_us=%.3f weir_us=%.3f ratio_to_floor1=%.2f\n",
-           subscriber_count, ITEM_BYTES, rate, server->gateway_count, round_count,
+           subscriber_count, LOAD_ITEM_BYTES, rate, server->gateway_count, round_count,
            load_median(floor1, round_count), load_median(floor2, round_count),
            load_median(weir, round_count), load_median(ratio, round_count));
     (void)fflush(stdout);

@@ -481,3 +481,38 @@ double load_median(double *values, unsigned count)
     qsort(values, count, sizeof *values, compare_doubles);
     return count % 2 == 1 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
+
+struct load_cost load_measure_batches(size_t calls, void (*batch)(void *context, size_t calls),
+                                      void *context)
+{
+    double means[LOAD_BATCH_COUNT];
+    double total = 0;
+    for (int i = -LOAD_BATCH_COUNT / 10; i < LOAD_BATCH_COUNT; i++) { /* negative: warm-up */
+        uint64_t start_ns = load_clock_ns();
+        batch(context, calls);
+        double mean = (double)(load_clock_ns() - start_ns) / (double)calls;
+        if (i >= 0) {
+            means[i] = mean;
+            total += mean;
+        }
+    }
+    qsort(means, LOAD_BATCH_COUNT, sizeof means[0], compare_doubles);
+    return (struct load_cost){.mean_ns = total / LOAD_BATCH_COUNT,
+                              .p50_ns = means[LOAD_BATCH_COUNT / 2],
+                              .p99_ns = means[LOAD_BATCH_COUNT * 99 / 100],
+                              .max_ns = means[LOAD_BATCH_COUNT - 1]};
+}
+
+void load_append(struct buffer *buffer, const char *text)
+{
+    if (buffer_append(buffer, span_text(text)) != WEIR_OK)
+        load_die("a buffer of the bench is too small");
+}
+
+void load_item_text(char out[LOAD_ITEM_BYTES + 1], uint64_t number)
+{
+    int bytes = snprintf(out, LOAD_ITEM_BYTES + 1, "{\"id\":\"m\",\"n\":%llu,\"pad\":\"",
+                         (unsigned long long)number);
+    memset(out + bytes, 'x', LOAD_ITEM_BYTES - 2 - (size_t)bytes);
+    memcpy(out + LOAD_ITEM_BYTES - 2, "\"}", 3);
+}

@@ -1,5 +1,5 @@
-/* bench/load.h -- what the end-to-end benches share: a server under test, plain WebSocket clients,
- * CPU clocks.
+/* bench/load.h -- what the benches share: clocks, batches of calls; and for the end-to-end ones a
+ * server under test, plain WebSocket clients, CPU clocks.
  *
  * Process:  the bench's own; the server runs as child processes, subscribers in a forked child, so
  *           that nobody's CPU time is mixed with anybody else's. Errors: a bench that cannot go on
@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "shm/status.h"
+#include "shm/span.h"
 
 void load_die(const char *format, ...) __attribute__((noreturn)) WEIR_PRINTF(1, 2);
 
@@ -70,5 +70,21 @@ void load_subscribers_wait_connected(struct load_subscribers *subscribers, unsig
 void load_subscribers_stop(struct load_subscribers *subscribers);
 
 double load_median(double *values, unsigned count);
+
+/* What one call costs: the mean over LOAD_BATCH_COUNT batches of calls, and p50, p99 and max of the
+ * batches' means. */
+enum { LOAD_BATCH_COUNT = 200 };
+struct load_cost {
+    double mean_ns, p50_ns, p99_ns, max_ns;
+};
+/* `batch` makes so many calls; it is timed each time it is called, after a warm-up. */
+struct load_cost load_measure_batches(size_t calls, void (*batch)(void *context, size_t calls),
+                                      void *context);
+/* For making inputs; a buffer that is full ends the bench. */
+void load_append(struct buffer *buffer, const char *text);
+/* The item the end-to-end benches write: so many bytes of JSON that change with every number, and a
+ * NUL. */
+enum { LOAD_ITEM_BYTES = 128 };
+void load_item_text(char out[LOAD_ITEM_BYTES + 1], uint64_t number);
 
 #endif

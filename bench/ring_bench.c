@@ -19,9 +19,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bench/load.h"
 #include "shm/ring.h"
 #include "shm/words.h"
 
@@ -50,13 +50,6 @@ struct bench_shared {
     struct bench_reader_line readers[BENCH_READERS_MAX];
 };
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static void fail(const char *what)
 {
     perror(what);
@@ -83,7 +76,7 @@ static int read_until_stopped(const struct segment *writer_segment, struct bench
         enum weir_status status = ring_read(&reader, &record, &out);
         if (status == WEIR_OK) {
             if (records++ == 0)
-                first_ns = now_ns();
+                first_ns = load_clock_ns();
             sum += (unsigned char)out.data[record.json_offset];
             if (records % 64 == 0)
                 atomic_store_explicit(&line->position, reader.position, memory_order_relaxed);
@@ -98,7 +91,7 @@ static int read_until_stopped(const struct segment *writer_segment, struct bench
             return 1;
         }
     }
-    atomic_store(&line->elapsed_ns, now_ns() - first_ns);
+    atomic_store(&line->elapsed_ns, load_clock_ns() - first_ns);
     atomic_store(&line->records, records);
     atomic_store(&line->laps, laps);
     buffer_fini(&out);
@@ -127,13 +120,13 @@ static uint64_t write_for(struct ring_writer *writer, const struct bench_run *ru
     const bool paced = strcmp(run->mode, "paced") == 0;
     const struct span id = SPAN_LITERAL("item-1");
     uint64_t records = 0, previous = RING_NO_POSITION, turn = 0;
-    uint64_t start = now_ns(), deadline = start + (uint64_t)run->duration_ms * 1000000u;
+    uint64_t start = load_clock_ns(), deadline = start + (uint64_t)run->duration_ms * 1000000u;
     for (;; turn++) {
-        if (turn % 64 == 0 && now_ns() >= deadline)
+        if (turn % 64 == 0 && load_clock_ns() >= deadline)
             break;
         while (paced &&
                ring_head(writer) - slowest_position(shared, run->readers) > RING_BYTES_DEFAULT / 2)
-            if (now_ns() >= deadline)
+            if (load_clock_ns() >= deadline)
                 break;
         for (unsigned i = 0; i < run->batch_records; i++) {
             struct ring_record record = {.previous_position = previous,
@@ -148,7 +141,7 @@ static uint64_t write_for(struct ring_writer *writer, const struct bench_run *ru
         }
         ring_publish(writer);
     }
-    *elapsed_ns = now_ns() - start;
+    *elapsed_ns = load_clock_ns() - start;
     return records;
 }
 

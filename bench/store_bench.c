@@ -11,9 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bench/load.h"
 #include "shm/store.h"
 
 enum {
@@ -53,13 +53,6 @@ static uint64_t next_random(struct bench *bench)
     mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9ull;
     mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111ebull;
     return mixed ^ mixed >> 31;
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
 }
 
 static void must(enum weir_status status, const char *what)
@@ -174,10 +167,10 @@ static void measure(struct bench *bench, const char *name, unsigned calls,
         call(bench, i);
     keys_shuffle(bench);
     for (unsigned done = 0; done < calls; done += chunk) {
-        uint64_t start = now_ns();
+        uint64_t start = load_clock_ns();
         for (unsigned i = done; i < done + chunk; i++)
             call(bench, i % KEYS);
-        uint64_t took = now_ns() - start;
+        uint64_t took = load_clock_ns() - start;
         total += took;
         best = took < best ? took : best;
         worst = took > worst ? took : worst;
@@ -195,7 +188,7 @@ static void fill(struct bench *bench)
     struct store_key key;
     struct store_change change;
     char text[2][32];
-    uint64_t start = now_ns();
+    uint64_t start = load_clock_ns();
     for (uint64_t item = 0; item < bench->items; item++) {
         key_make(bench, item, text, &key);
         must(store_set(bench->store, &key, value_make(bench), bench->now_ms, &change), "fill");
@@ -203,7 +196,7 @@ static void fill(struct bench *bench)
         if (item % 64 == 0)
             store_turn_end(bench->store);
     }
-    double mean = (double)(now_ns() - start) / (double)bench->items;
+    double mean = (double)(load_clock_ns() - start) / (double)bench->items;
     for (uint64_t item = 0; item < bench->groups * 100; item++) {
         key_make(bench, item, text, &key);
         key.stream = SPAN_LITERAL("small");

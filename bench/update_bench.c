@@ -6,31 +6,11 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "adapters/update.h"
+#include "bench/load.h"
 
-enum { BATCH_COUNT = 200, BATCH_CALLS_MAX = 2000, BATCH_BYTES = 1 << 20, TEXT_BYTES_MAX = 1 << 20 };
-
-static double now_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double left = *(const double *)a;
-    double right = *(const double *)b;
-    return (left > right) - (left < right);
-}
-
-static void append(struct buffer *buffer, const char *text)
-{
-    if (buffer_append(buffer, span_text(text)) != WEIR_OK)
-        abort();
-}
+enum { BATCH_CALLS_MAX = 2000, BATCH_BYTES = 1 << 20, TEXT_BYTES_MAX = 1 << 20 };
 
 /* An object of `count` members whose last one is a counter; about 10 bytes each, and more with
  * padding. */
@@ -38,51 +18,52 @@ static void make_object(struct buffer *object, const char *prefix, size_t count,
                         const char *padding)
 {
     buffer_clear(object);
-    append(object, "{");
+    load_append(object, "{");
     for (size_t index = 0; index + 1 < count; index++) {
         if (buffer_printf(object, "\"%s%zu\":\"%s\",", prefix, index, padding) != WEIR_OK)
             abort();
     }
-    append(object, "\"n\":41}");
+    load_append(object, "\"n\":41}");
 }
 
 static void make_array(struct buffer *array, size_t bytes)
 {
     buffer_clear(array);
-    append(array, "[\"first\"");
+    load_append(array, "[\"first\"");
     while (array->bytes + 21 < bytes)
-        append(array, ",{\"x\":12.75,\"on\":true}");
-    append(array, "]");
+        load_append(array, ",{\"x\":12.75,\"on\":true}");
+    load_append(array, "]");
+}
+
+struct call {
+    struct update *update;
+    struct span ops, item;
+};
+
+static void apply(void *context, size_t calls)
+{
+    const struct call *call = context;
+    for (size_t index = 0; index < calls; index++) {
+        struct update_result result;
+        const char *problem;
+        if (update_parse(call->update, call->ops, &problem) != WEIR_OK ||
+            update_apply(call->update, call->item, &result) != WEIR_OK ||
+            result.errors.data != NULL)
+            abort();
+    }
 }
 
 static void run(struct update *update, const char *name, struct span ops, struct span item)
 {
-    static double batches[BATCH_COUNT];
-    double total = 0;
+    struct call call = {.update = update, .ops = ops, .item = item};
     size_t calls = BATCH_BYTES / (ops.bytes + item.bytes);
     if (calls > BATCH_CALLS_MAX)
         calls = BATCH_CALLS_MAX;
-
-    for (int batch = -BATCH_COUNT / 10; batch < BATCH_COUNT; batch++) { /* negative: warm-up */
-        double start = now_ns();
-        for (size_t index = 0; index < calls; index++) {
-            struct update_result result;
-            const char *problem;
-            if (update_parse(update, ops, &problem) != WEIR_OK ||
-                update_apply(update, item, &result) != WEIR_OK || result.errors.data != NULL)
-                abort();
-        }
-        if (batch >= 0) {
-            batches[batch] = (now_ns() - start) / (double)calls;
-            total += batches[batch];
-        }
-    }
-    qsort(batches, BATCH_COUNT, sizeof batches[0], compare_doubles);
+    struct load_cost cost = load_measure_batches(calls, apply, &call);
     (void)printf("bench=update version=%s operation=%s item_bytes=%zu ops_bytes=%zu calls=%zu "
                  "ns_per_call=%.1f p50_ns=%.1f p99_ns=%.1f max_ns=%.1f\n",
-                 WEIR_VERSION, name, item.bytes, ops.bytes, calls * BATCH_COUNT,
-                 total / BATCH_COUNT, batches[BATCH_COUNT / 2], batches[BATCH_COUNT * 99 / 100],
-                 batches[BATCH_COUNT - 1]);
+                 WEIR_VERSION, name, item.bytes, ops.bytes, calls * LOAD_BATCH_COUNT, cost.mean_ns,
+                 cost.p50_ns, cost.p99_ns, cost.max_ns);
 }
 
 int main(void)
@@ -113,11 +94,11 @@ int main(void)
         SPAN_LITERAL("[{\"type\":\"merge\",\"value\":{\"key1\":1,\"key5\":[2],\"more\":true}}]"),
         buffer_span(&item));
     buffer_clear(&ops);
-    append(&ops, "[{\"type\":\"merge\",\"value\":");
+    load_append(&ops, "[{\"type\":\"merge\",\"value\":");
     make_object(&item, "other", UPDATE_MERGE_KEYS_MAX, "v");
     if (buffer_append(&ops, buffer_span(&item)) != WEIR_OK)
         abort();
-    append(&ops, "}]");
+    load_append(&ops, "}]");
     make_object(&item, "key", 10000, "v");
     run(update, "merge", buffer_span(&ops), buffer_span(&item));
 
