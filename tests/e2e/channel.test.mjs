@@ -7,35 +7,25 @@ import { TriggerAction } from 'iii-sdk';
 import { RawWorker } from './lib/clients.mjs';
 import { BINARY, RawSocket, TEXT, frame } from './lib/frames.mjs';
 import { LocalWorker, TYPE } from './lib/local.mjs';
-import { codeOf, openSdkClient, openSdkWorker } from './lib/sdk.mjs';
+import { Pair } from './lib/pair.mjs';
+import { codeOf, openSdkWorker } from './lib/sdk.mjs';
 import { Weir, delay, until } from './lib/weir.mjs';
 
 const UUID_V4 = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 
+const pair = new Pair();
 let weir;
-let here; // an SDK worker on one gateway
-let there; // and one on the other
-const open = [];
+let here;
 
 before(async () => {
-  weir = await Weir.start();
-  const found = await weir.openOnEach(() => openSdkClient(weir.workerUrl));
-  [[here], [there]] = [...found.values()].map((clients) => clients.map(({ worker }) => worker));
+  ({ weir, here } = await pair.start());
 });
 
-after(async () => {
-  await Promise.all([here, there].map((worker) => worker?.shutdown()));
-  await Promise.all(open.map((worker) => worker.close()));
-  await weir?.stop();
-});
+after(() => pair.stop());
 
-const openRaw = async () => {
-  const raw = await RawWorker.open(weir.workerUrl);
-  open.push(raw);
-  return raw;
-};
+const openRaw = () => pair.openRaw();
 // A caller on one gateway and an executor on the other.
-const openPair = async () => [...(await weir.openOnEach(openRaw)).values()].flat();
+const openPair = () => pair.openRawOnEach();
 const isKnown = (caller, id, fields) => until(async () => (await caller.call(id, {}, fields)).error?.code !== 'function_not_found', `${id} is known`);
 const gone = (caller, id, fields) => until(async () => (await caller.call(id, {}, fields)).error?.code === 'function_not_found', `${id} is gone`);
 const parsed = (raw, type) => raw.texts.map((text) => JSON.parse(text)).filter((message) => message.type === type);
@@ -328,7 +318,7 @@ test('a stream trigger with a bad config is refused with the reason, and the SDK
 // covers: A.4
 test('an SDK worker whose socket breaks comes back, says what it was, and sends what waited', async () => {
   const worker = await openSdkWorker(weir.workerUrl);
-  open.push({ close: () => worker.shutdown() });
+  pair.closeLater({ close: () => worker.shutdown() });
   worker.registerFunction('channel::survivor', async (input) => ({ got: input.n }));
   const caller = await openRaw();
   await isKnown(caller, 'channel::survivor');
@@ -354,11 +344,7 @@ test('a reattach with half of what it takes is passed over', async () => {
   assert.deepEqual([...old.texts, ...next.texts].filter((text) => !text.includes('workerregistered')), []);
 });
 
-const openLocal = async (options) => {
-  const local = await LocalWorker.open(weir, options);
-  open.push(local);
-  return local;
-};
+const openLocal = async (options) => pair.closeLater(await LocalWorker.open(weir, options));
 
 test("libweir's channel: calls both ways, and what does not fit is refused", async () => {
   const caller = await openRaw();

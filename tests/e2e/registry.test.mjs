@@ -4,33 +4,24 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, test } from 'node:test';
 import { RawWorker } from './lib/clients.mjs';
+import { Pair } from './lib/pair.mjs';
 import { codeOf, openSdkClient } from './lib/sdk.mjs';
 import { Weir, until } from './lib/weir.mjs';
 
+const pair = new Pair();
 let weir;
-let here; // an SDK worker on one gateway
-let there; // and one on the other
-const open = [];
+let here;
+let there;
 
 before(async () => {
-  weir = await Weir.start();
-  const found = await weir.openOnEach(() => openSdkClient(weir.workerUrl));
-  [[here], [there]] = [...found.values()].map((clients) => clients.map(({ worker }) => worker));
+  ({ weir, here, there } = await pair.start());
 });
 
-after(async () => {
-  await Promise.all([here, there].map((worker) => worker?.shutdown()));
-  await Promise.all(open.map((worker) => worker.close()));
-  await weir?.stop();
-});
+after(() => pair.stop());
 
-const openRaw = async () => {
-  const raw = await RawWorker.open(weir.workerUrl);
-  open.push(raw);
-  return raw;
-};
+const openRaw = () => pair.openRaw();
 // An owner on one gateway and a provider on the other.
-const openPair = async () => [...(await weir.openOnEach(openRaw)).values()].flat();
+const openPair = () => pair.openRawOnEach();
 const messages = (raw, type) => raw.texts.map((text) => JSON.parse(text)).filter((message) => message.type === type);
 const nth = (raw, type, index) => raw.waitFor(() => messages(raw, type)[index], `${type} number ${index + 1}`);
 const call = (name, payload) => here.trigger({ function_id: name, payload });
@@ -133,7 +124,7 @@ test('an SDK worker provides a type, another one uses it across gateways', async
 test('the listings show an SDK worker with all it has', async () => {
   const name = `registry-${process.pid}`;
   const worker = (await openSdkClient(weir.workerUrl, { workerName: name, workerDescription: 'shown' })).worker;
-  open.push({ close: () => worker.shutdown() });
+  pair.closeLater({ close: () => worker.shutdown() });
   worker.registerFunction('registry::shown', async () => null, { description: 'a function', metadata: { k: 1 } });
   worker.registerTrigger({ type: 'stream', function_id: 'registry::shown', config: { stream_name: 'registry' } });
   const info = await until(async () => {

@@ -4,34 +4,24 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { RawWorker } from './lib/clients.mjs';
 import { LocalWorker, TYPE } from './lib/local.mjs';
-import { openSdkClient } from './lib/sdk.mjs';
+import { Pair } from './lib/pair.mjs';
 import { Weir, until } from './lib/weir.mjs';
 
+const pair = new Pair();
 let weir;
-let here; // an SDK worker on one gateway
-let there; // and one on the other
-const open = [];
+let here;
+let there;
 let counter = 0;
 const fresh = (name) => `${name}-${(counter += 1)}`;
 
 before(async () => {
-  weir = await Weir.start();
-  const found = await weir.openOnEach(() => openSdkClient(weir.workerUrl));
-  [[here], [there]] = [...found.values()].map((clients) => clients.map(({ worker }) => worker));
+  ({ weir, here, there } = await pair.start());
 });
 
-after(async () => {
-  await Promise.all([here, there].map((worker) => worker?.shutdown()));
-  await Promise.all(open.map((worker) => worker.close()));
-  await weir?.stop();
-});
+after(() => pair.stop());
 
-const openRaw = async () => {
-  const raw = await RawWorker.open(weir.workerUrl);
-  open.push(raw);
-  return raw;
-};
-const openPair = async () => [...(await weir.openOnEach(openRaw)).values()].flat();
+const openRaw = () => pair.openRaw();
+const openPair = () => pair.openRawOnEach();
 const parsed = (raw, type) => raw.texts.map((text) => JSON.parse(text)).filter((message) => message.type === type);
 const next = (raw, type, number = 1) => raw.waitFor(() => parsed(raw, type).length >= number && parsed(raw, type)[number - 1], `${type} ${number}`);
 const provide = (raw, id, fields = {}) => raw.send({ type: 'registertriggertype', id, description: 'of a test', ...fields });
@@ -235,8 +225,7 @@ test('namespaces: the provider is looked up where the trigger says, else at home
 
 test('libweir provides a type and has triggers, like any other worker', async () => {
   const owner = await openRaw();
-  const local = await LocalWorker.open(weir, { namespace: 'violet' });
-  open.push(local);
+  const local = pair.closeLater(await LocalWorker.open(weir, { namespace: 'violet' }));
   const type = fresh('local');
   const stream = fresh('local-stream');
   local.register('local::handler');
