@@ -62,7 +62,7 @@ enum {
 };
 
 static_assert(2 * PEERS_MAX + 8 <= LOOP_OPERATIONS_MAX,
-              "a receive and a send per peer, signals and listener");
+              "a receive and a send per peer; signals, listener, two threads and the log's writes");
 static_assert(PEER_OUTPUT_SOFT_BYTES < PEER_OUTPUT_HARD_BYTES, "soft comes first");
 static_assert(PEER_OUTPUT_SOFT_BYTES + TRIGGERS_BYTES_MAX < PEER_OUTPUT_HARD_BYTES,
               "a replay of all triggers drops no gateway");

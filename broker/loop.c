@@ -115,6 +115,47 @@ void loop_send(struct loop *loop, struct loop_operation *operation, int fd, cons
     loop_start(loop, operation);
 }
 
+bool loop_writes_files(const struct loop *loop)
+{
+    return loop->engine->register_file != NULL;
+}
+
+void loop_write(struct loop *loop, struct loop_operation *operation, int fd, const char *data,
+                size_t bytes, uint64_t offset, bool is_synced)
+{
+    weir_assert(loop_writes_files(loop));
+    operation->kind = LOOP_WRITE;
+    operation->fd = fd;
+    operation->data = (char *)(uintptr_t)data; /* read only, as above */
+    operation->bytes = loop_bytes(bytes);
+    operation->offset = offset;
+    operation->is_synced = is_synced;
+    loop_start(loop, operation);
+}
+
+void loop_sync(struct loop *loop, struct loop_operation *operation, int fd)
+{
+    weir_assert(loop_writes_files(loop));
+    operation->kind = LOOP_SYNC;
+    operation->fd = fd;
+    operation->data = NULL;
+    operation->bytes = 0;
+    loop_start(loop, operation);
+}
+
+bool loop_register_buffers(struct loop *loop, const struct iovec *buffers, unsigned count)
+{
+    weir_assert(loop_writes_files(loop));
+    weir_assert(count <= LOOP_BUFFERS_MAX);
+    return loop->engine->register_buffers(loop->state, buffers, count);
+}
+
+bool loop_register_file(struct loop *loop, int fd)
+{
+    weir_assert(loop_writes_files(loop));
+    return loop->engine->register_file(loop->state, fd);
+}
+
 void loop_complete(struct loop *loop, struct loop_operation *operation, int32_t result)
 {
     operation->result = result;

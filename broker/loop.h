@@ -18,14 +18,18 @@
 #ifndef WEIR_BROKER_LOOP_H
 #define WEIR_BROKER_LOOP_H
 
+#include <sys/uio.h>
+
 #include "config/settings.h"
 
-enum { LOOP_OPERATIONS_MAX = 256 };
+enum { LOOP_OPERATIONS_MAX = 256, LOOP_BUFFERS_MAX = 8 };
 
 enum loop_operation_kind {
     LOOP_POLL = 1, /* fd is readable; once */
     LOOP_RECEIVE,  /* recv(2) of at most `bytes` */
     LOOP_SEND,     /* send(2), possibly short */
+    LOOP_WRITE,    /* pwrite(2) of at most `bytes`, synced on demand; see loop_writes_files() */
+    LOOP_SYNC,     /* fdatasync(2) */
 };
 
 struct loop_operation {
@@ -34,10 +38,12 @@ struct loop_operation {
     /* The loop's own from here. */
     struct loop_operation *next;
     char *data;
+    uint64_t offset; /* in the file written */
     uint32_t bytes;
     int fd;
     int32_t result;
     enum loop_operation_kind kind;
+    bool is_synced; /* LOOP_WRITE: complete when on the disk */
     bool in_flight; /* readable by the owner: its callback has not run yet */
 };
 
@@ -56,6 +62,20 @@ void loop_receive(struct loop *loop, struct loop_operation *operation, int fd, c
                   size_t bytes);
 void loop_send(struct loop *loop, struct loop_operation *operation, int fd, const char *data,
                size_t bytes);
+
+/* Files on a disk. Only io_uring can write them without blocking; where loop_writes_files() is
+ * false, none of the following may be called (wal_device.h has a thread for that). */
+bool loop_writes_files(const struct loop *loop);
+/* `is_synced`: as with RWF_DSYNC (pwritev2(2)). EAGAIN and EINTR are the caller's to try again. */
+void loop_write(struct loop *loop, struct loop_operation *operation, int fd, const char *data,
+                size_t bytes, uint64_t offset, bool is_synced);
+void loop_sync(struct loop *loop, struct loop_operation *operation, int fd);
+/* Hints that spare the kernel work per write: memory whose pages stay pinned (once, before any
+ * write; it stays mapped as long as the loop is open), and a file that need not be looked up. That
+ * file is given up, with another or -1, before it is closed: its number may come again. False:
+ * refused (RLIMIT_MEMLOCK, an old kernel), and writes go the longer way. */
+bool loop_register_buffers(struct loop *loop, const struct iovec *buffers, unsigned count);
+bool loop_register_file(struct loop *loop, int fd);
 
 /* Wait until something completes, or `timeout_ms` (negative: no limit). SYSTEM: the loop cannot go
  * on. */

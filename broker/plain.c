@@ -1,6 +1,9 @@
 /* Plain engine of broker/loop.h: poll(2), then the calls that are ready, never blocking
  * (MSG_DONTWAIT).
  *
+ * Regular files are always ready to poll(2) and block all the same, so this engine does not write
+ * them: wal_device.h does, in a thread.
+ *
  * At most LOOP_OPERATIONS_MAX operations are in flight, so a flat array and poll(2) are enough.
  */
 #include <errno.h>
@@ -53,6 +56,9 @@ static bool plain_try(struct loop_operation *operation, short revents, int32_t *
     case LOOP_SEND:
         moved = send(operation->fd, operation->data, operation->bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
         break;
+    case LOOP_WRITE:
+    case LOOP_SYNC:
+        break; /* loop.c does not start these here */
     }
     int sys_errno = errno;
     if (moved < 0 && (sys_errno == EAGAIN || sys_errno == EWOULDBLOCK || sys_errno == EINTR))

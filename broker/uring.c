@@ -7,8 +7,20 @@
 #include <liburing.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
 
 #include "broker/loop_engine.h"
+
+struct uring {
+    struct io_uring ring;
+    struct iovec buffers[LOOP_BUFFERS_MAX]; /* registered */
+    unsigned buffer_count;
+    int file;            /* the one in slot FILE_SLOT, or -1 */
+    bool has_file_table; /* of one slot */
+};
+
+enum { FILE_SLOT = 0 };
 
 static int uring_setup(struct io_uring *ring)
 {
@@ -34,28 +46,103 @@ static int uring_setup(struct io_uring *ring)
 
 static enum weir_status uring_open(void **state, struct weir_error *error)
 {
-    struct io_uring *ring = calloc(1, sizeof *ring);
-    if (!ring)
+    struct uring *uring = calloc(1, sizeof *uring);
+    if (!uring)
         return weir_fail_errno(error, ENOMEM, "io_uring");
-    int result = uring_setup(ring);
+    uring->file = -1;
+    int result = uring_setup(&uring->ring);
     if (result < 0) {
-        free(ring);
+        free(uring);
         return weir_fail_errno(error, -result, "io_uring is not available");
     }
-    *state = ring;
+    *state = uring;
     return WEIR_OK;
 }
 
 static void uring_close(void *state)
 {
-    io_uring_queue_exit(state);
-    free(state);
+    struct uring *uring = state;
+    io_uring_queue_exit(&uring->ring);
+    free(uring);
 }
+
+/* ---- files ---- */
+
+static bool uring_register_buffers(void *state, const struct iovec *buffers, unsigned count)
+{
+    struct uring *uring = state;
+    weir_assert(uring->buffer_count == 0);
+    if (io_uring_register_buffers(&uring->ring, buffers, count) < 0)
+        return false;
+    memcpy(uring->buffers, buffers, count * sizeof *buffers);
+    uring->buffer_count = count;
+    return true;
+}
+
+static bool uring_register_file(void *state, int fd)
+{
+    struct uring *uring = state;
+    uring->file = -1;
+    if (!uring->has_file_table) {
+        if (fd < 0)
+            return true;
+        if (io_uring_register_files_sparse(&uring->ring, 1) < 0)
+            return false;
+        uring->has_file_table = true;
+    }
+    /* What was started and not submitted yet means the file that is there now. */
+    if (io_uring_sq_ready(&uring->ring) > 0)
+        (void)io_uring_submit(&uring->ring);
+    if (io_uring_sq_ready(&uring->ring) > 0)
+        return false;
+    /* -1 empties the slot. */
+    if (io_uring_register_files_update(&uring->ring, FILE_SLOT, &fd, 1) != 1)
+        return false;
+    uring->file = fd;
+    return true;
+}
+
+/* The registered buffer that holds all of it, or -1. */
+static int uring_find_buffer(const struct uring *uring, const struct loop_operation *operation)
+{
+    for (unsigned index = 0; index < uring->buffer_count; index++) {
+        const char *base = uring->buffers[index].iov_base;
+        size_t bytes = uring->buffers[index].iov_len;
+        if (operation->data >= base && operation->data <= base + bytes &&
+            operation->bytes <= (size_t)(base + bytes - operation->data))
+            return (int)index;
+    }
+    return -1;
+}
+
+static void uring_prepare_write(const struct uring *uring, struct io_uring_sqe *sqe,
+                                const struct loop_operation *operation)
+{
+    int buffer = uring_find_buffer(uring, operation);
+    if (buffer >= 0)
+        io_uring_prep_write_fixed(sqe, operation->fd, operation->data, operation->bytes,
+                                  operation->offset, buffer);
+    else
+        io_uring_prep_write(sqe, operation->fd, operation->data, operation->bytes,
+                            operation->offset);
+    if (operation->is_synced)
+        sqe->rw_flags = RWF_DSYNC;
+}
+
+static void uring_use_file(const struct uring *uring, struct io_uring_sqe *sqe)
+{
+    if (sqe->fd != uring->file)
+        return;
+    sqe->fd = FILE_SLOT;
+    sqe->flags |= IOSQE_FIXED_FILE;
+}
+
+/* ---- operations ---- */
 
 static void uring_start(void *state, struct loop_operation *operation)
 {
-    struct io_uring *ring = state;
-    struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+    struct uring *uring = state;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
     /* Each operation takes one entry, at most LOOP_OPERATIONS_MAX are in flight, and every turn
      * submits all. */
     weir_assert(sqe);
@@ -69,6 +156,14 @@ static void uring_start(void *state, struct loop_operation *operation)
     case LOOP_SEND:
         io_uring_prep_send(sqe, operation->fd, operation->data, operation->bytes, MSG_NOSIGNAL);
         break;
+    case LOOP_WRITE:
+        uring_prepare_write(uring, sqe, operation);
+        uring_use_file(uring, sqe);
+        break;
+    case LOOP_SYNC:
+        io_uring_prep_fsync(sqe, operation->fd, IORING_FSYNC_DATASYNC);
+        uring_use_file(uring, sqe);
+        break;
     }
     io_uring_sqe_set_data(sqe, operation);
 }
@@ -76,7 +171,8 @@ static void uring_start(void *state, struct loop_operation *operation)
 static enum weir_status uring_wait(void *state, struct loop *loop, int timeout_ms,
                                    struct weir_error *error)
 {
-    struct io_uring *ring = state;
+    struct uring *uring = state;
+    struct io_uring *ring = &uring->ring;
     struct __kernel_timespec limit = {
         .tv_sec = timeout_ms / 1000,
         .tv_nsec = (long long)(timeout_ms % 1000) * 1000000,
@@ -105,4 +201,6 @@ const struct loop_engine loop_engine_uring = {
     .close = uring_close,
     .start = uring_start,
     .wait = uring_wait,
+    .register_buffers = uring_register_buffers,
+    .register_file = uring_register_file,
 };
