@@ -13,19 +13,24 @@
  *     16  u64  number: of the segment; of the first segment a snapshot does not contain
  *     24  u64  epoch base: no epoch of an earlier file is this high (store.h)
  *     32  u64  created, Unix ms
- *     40  u32  CRC32C of bytes 0..39
- *     44       zeros to 4096
+ *     40  u64  of a segment: bytes of the file as it was prepared; 0: not said
+ *     48  u64  of a snapshot: seq of the first frame of segment `number`; 0: not said
+ *     56  u32  CRC32C of bytes 0..55
+ *     60       zeros to 4096
  *
  * Frame, little-endian, at offset `at` of its file; what is written and synced at once, and is there
  * as a whole or not at all:
  *      0  u32  magic "wFrm"
- *      4  u32  CRC32C of (log id, number, at) and bytes 8..35: the header
+ *      4  u32  CRC32C of (log id, number, at) and bytes 8..47: the header
  *      8  u32  CRC32C of (log id, number, at) and the records: the body
  *     12  u32  bytes of the records
  *     16  u64  seq of the frame: 1, 2, 3 ... through all segments of a log; a snapshot counts for itself
  *     24  u64  time of the commit, Unix ms
  *     32  u32  number of records
- *     36       zeros to 48
+ *     36  u32  sectors (512 bytes) of the frame that are zeros throughout
+ *     40  u32  0: the next frame is begun when this one is synced; else how many frames, this one
+ *              included, were not yet known to be synced when it was written
+ *     44       zeros to 48
  *     48       records, each filled up with zeros to 8 bytes
  *              zeros
  *     -8  u64  end mark: seq ^ WAL_END_MARK; the last 8 bytes of the frame's last block
@@ -33,6 +38,8 @@
  * A frame's size follows from the bytes of its records. The checksums name log, file and offset, so a
  * frame of another log, of another file or from elsewhere in this one is never taken for what should
  * be here. An acknowledged byte is never written again: the next frame starts on the next block.
+ * Segments are zeros before frames are written to them, so a sector that an interrupted write has left
+ * out is zeros, and is noticed by the count of those that should be.
  *
  * Record, little-endian:
  *      0  u32  bytes, this header included, a multiple of 8
@@ -73,6 +80,10 @@ static_assert(WAL_PAYLOAD_BYTES_MAX >=
                   VALUE_BYTES_MAX + 4 * NAME_BYTES_MAX + WAL_RECORD_HEADER_BYTES + 8,
               "the largest record fits a frame");
 
+/* Its last byte on the disk is more than a bit away from zero: a changed bit does not make a mark look
+ * as if its end were missing. */
+#define WAL_END_MARK 0xd36b5a93c72de5b9ull
+
 enum wal_file_kind { WAL_FILE_LOG = 1, WAL_FILE_SNAPSHOT };
 
 struct wal_file_header {
@@ -81,6 +92,9 @@ struct wal_file_header {
     uint64_t number;
     uint64_t epoch_base;
     uint64_t created_ms;
+    uint64_t
+        file_bytes; /* segments: as prepared, so that a file cut short is noticed; 0: not said */
+    uint64_t first_seq; /* snapshots: of the first frame in segment `number`; 0: not said */
 };
 
 struct wal_frame_header {
@@ -88,6 +102,10 @@ struct wal_frame_header {
     uint64_t time_ms;
     uint32_t payload_bytes;
     uint32_t record_count;
+    /* 0 where every frame is synced before the next is begun (level SYNCED). Else the frames, this one
+     * included, that were not known to be synced when it was written: any of them may be gone after a
+     * power loss while this one is there. */
+    uint32_t unsynced;
 };
 
 enum wal_record_kind {
@@ -119,8 +137,12 @@ struct wal_place {
     uint64_t log_id, number, offset;
 };
 
+/* CRC32C. `before` is 0, or the sum of what comes before these bytes. */
+uint32_t wal_checksum(uint32_t before, const void *data, size_t bytes);
+
 void wal_file_header_encode(char block[WAL_BLOCK_BYTES], const struct wal_file_header *header);
-/* CORRUPT: not the header of a log or snapshot. MISMATCH: of another version of the format. */
+/* CORRUPT: not the header of a log or snapshot, or no whole block. MISMATCH: of another version of
+ * the format. Whether kind and number are those of the file's name is for the caller to check. */
 enum weir_status wal_file_header_decode(struct span block,
                                         struct wal_file_header *header) WEIR_MUST_CHECK;
 
@@ -140,24 +162,29 @@ void wal_record_encode(char *at, const struct wal_record *record);
 size_t wal_frame_encode(char *frame, const struct wal_frame_header *header,
                         const struct wal_place *place);
 
-/* The header of a frame at the start of `bytes` (at least WAL_FRAME_HEADER_BYTES). EMPTY: zeros.
- * CORRUPT: not the header of a frame at this place. */
+/* The header of a frame at the start of `bytes` (at least WAL_FRAME_HEADER_BYTES). EMPTY: zeros, as
+ * far as the header reaches. CORRUPT: not the header of a frame at this place. */
 enum weir_status wal_frame_header_decode(struct span bytes, const struct wal_place *place,
                                          struct wal_frame_header *header) WEIR_MUST_CHECK;
-/* `frame` is wal_frame_bytes() long and its header is good. CORRUPT: body or end mark are not what
- * was written. OK: *payload is the records. */
+/* `frame` is wal_frame_bytes() long and its header is good. CORRUPT: records, zeros behind them or end
+ * mark are not what was written. OK: *payload is the records. */
 enum weir_status wal_frame_body_check(struct span frame, const struct wal_place *place,
                                       const struct wal_frame_header *header,
                                       struct span *payload) WEIR_MUST_CHECK;
-/* False when a part of the frame that cannot be zeros is missing (its end mark, or a sector before
- * it): what an interrupted write looks like, and a changed bit does not. */
+/* `frame` is wal_frame_bytes() long and its header is good. False when a part of it that cannot be
+ * zeros is zeros (the end mark or the end of it, or more sectors than the header says): what an
+ * interrupted write looks like, and a changed bit does not, unless it was the only one of its
+ * sector. */
 bool wal_frame_is_complete(struct span frame, const struct wal_frame_header *header);
 
 /* The record at *cursor of a frame's records, which then moves on. EMPTY: no more. CORRUPT: no
- * record is there. */
+ * record is there, or one that cannot be: lengths that do not add up, names that are too long, a SET
+ * without a value. */
 enum weir_status wal_record_decode(struct span payload, size_t *cursor,
                                    struct wal_record *record) WEIR_MUST_CHECK;
 
+/* Whether records of this kind are found in files of that kind. */
+bool wal_record_fits(enum wal_record_kind kind, enum wal_file_kind file);
 const char *wal_record_kind_name(enum wal_record_kind kind); /* "set", ...; "?" */
 
 #endif

@@ -32,7 +32,8 @@ struct wal_io {
                           const char *path); /* mkdir(2), mode 0700; existing is fine */
     int (*rename)(void *context, const char *from, const char *to);
     int (*remove)(void *context, const char *path); /* missing is fine */
-    /* One call of `each` per name in the directory; order undefined. Not 0 from `each` ends it. */
+    /* One call of `each` per name in the directory but "." and ".."; order undefined. Not 0 from
+     * `each` ends it and is returned. */
     int (*list)(void *context, const char *path, int (*each)(void *each_context, const char *name),
                 void *each_context);
     void *context;
