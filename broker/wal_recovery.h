@@ -1,24 +1,36 @@
 /* broker/wal_recovery.h -- reading a log directory: which files there are, what each place of them
  * means, and every record in order.
  *
- *   DIR/lock                         held by the one process that may write here (flock(2))
- *   DIR/log-00000000000000000007     segment 7
- *   DIR/snapshot-0000000000000007    everything of segments below 7
- *   DIR/*.new                        being made; of no meaning after a crash
+ *   DIR/lock                           held by the one process that may write here (flock(2))
+ *   DIR/log-00000000000000000007       segment 7
+ *   DIR/snapshot-00000000000000000007  everything of segments below 7
+ *   DIR/NAME.new                        being made; of no meaning after a crash
  *
  * A log is its newest snapshot (none: empty) and the segments from the snapshot's number on, without a
- * gap. Frames are numbered through, so a frame that is missing is noticed wherever it was.
+ * gap; segments below it and older snapshots are superfluous and not read. Frames are numbered
+ * through, so a frame that is missing is noticed wherever it was. A snapshot was made while writes went
+ * on, so it is whole only with the frames up to the one its last record names: a log that ends before
+ * is refused.
  *
  * What is found at the place where the next frame should be is judged by a table of conditions
- * (wal_verdict(), the rows are in wal_recovery.c): header, body, completeness, number, and whether
- * anything valid follows it. A write that was interrupted leaves an incomplete frame behind which
- * nothing follows: nobody was told that it is kept, so it is cut off and that is said. Everything
- * else that is not as written is damage: it is never passed over; the reader stops with file and
- * offset, and people decide (`weir log repair`).
+ * (wal_verdict(), the rows are in wal_verdict.c): header, body, completeness, number, and whether
+ * anything follows it. A write that was interrupted leaves an incomplete frame behind which nothing
+ * follows: nobody was told that it is kept, so it is cut off and that is said. Everything else that is
+ * not as written is damage: it is never passed over; the reader stops with file and offset, and people
+ * decide (`weir log repair`).
+ *
+ * What follows is looked for on all blocks of the rest of the segment and in the segments behind it.
+ * A valid frame there proves that the one missing was synced, unless that frame says that it was
+ * written before (wal_format.h, "not yet known to be synced"): so does a power loss at a level that
+ * syncs later leave holes among the last frames, and the log ends at the first.
  *
  * When a write fails while the disk lives on, the writer abandons the segment and writes the same
  * frame to the next one (wal.h). So an incomplete frame at the end of a segment is fine if the next
- * segment goes on with that frame's number, and frames seen already are passed over.
+ * segment goes on with that frame's number; and a segment may begin with frames that were seen
+ * already, which are passed over.
+ *
+ * What no reader can notice: the loss of the very last frame's sectors (zeros), which looks like an
+ * interrupted write; the loss of whole frames at the log's end to zeros; the last segments' removal.
  *
  * Process and thread: any one; blocks. Memory: a buffer of a few frames; `record` spans are valid
  * during the callback.
@@ -36,19 +48,28 @@ enum {
     WAL_SEGMENTS_MAX = 65536,
 };
 
-/* "log-..." or "snapshot-..." of a number, behind `directory`. */
+/* "log-..." or "snapshot-..." of a number, behind `directory`, which is not too long. */
 void wal_path(char path[WAL_PATH_BYTES], const char *directory, enum wal_file_kind kind,
               uint64_t number);
 
 /* ---- what a place means ---- */
 
+/* The first 48 bytes: a header that is good for this place; zeros, and so is the rest of the file;
+ * what an interrupted write leaves of a header (zeros, with bytes behind them, or a part of it with
+ * zeros behind it up to the file's end); anything else. */
 enum wal_header_state { WAL_HEADER_GOOD, WAL_HEADER_ZERO, WAL_HEADER_CUT, WAL_HEADER_BAD };
+/* INCOMPLETE: wal_frame_is_complete() says no, or the file ends before the frame. NONE: no header. */
 enum wal_body_state { WAL_BODY_GOOD, WAL_BODY_INCOMPLETE, WAL_BODY_BAD, WAL_BODY_NONE };
+/* SEEN: lower, and the segment has begun with such. AHEAD: any other number that does not follow. */
 enum wal_number_state { WAL_NUMBER_NEXT, WAL_NUMBER_SEEN, WAL_NUMBER_AHEAD, WAL_NUMBER_NONE };
 enum wal_behind_state {
-    WAL_BEHIND_NOTHING,   /* zeros only, or bytes that are no frame of this place */
-    WAL_BEHIND_CONTINUED, /* nothing in this file, and the next segment begins with this frame */
-    WAL_BEHIND_FRAMES,    /* a valid frame in this file, or in later ones */
+    WAL_BEHIND_NOTHING, /* zeros, and no file that is not zeros */
+    /* Bytes that are no frame: in this file behind the frame, or where the next segment begins. */
+    WAL_BEHIND_BYTES,
+    WAL_BEHIND_CONTINUED, /* no frame in this file; the next segment begins with this one, or with one
+                             seen */
+    WAL_BEHIND_LOOSE,     /* valid frames, all written before this one was synced */
+    WAL_BEHIND_FRAMES,    /* a valid frame that was written when this one was synced */
 };
 
 struct wal_finding {
@@ -69,6 +90,8 @@ enum wal_verdict {
 
 /* The one row of the table that fits; `why` (may be NULL) is its sentence. */
 enum wal_verdict wal_verdict(const struct wal_finding *finding, const char **why);
+/* How many rows fit: one, whatever the finding. */
+size_t wal_verdict_rows(const struct wal_finding *finding);
 
 /* ---- reading a directory ---- */
 
@@ -83,7 +106,8 @@ struct wal_position {
 struct wal_recovery_options {
     const struct wal_io *io;
     const char *directory;
-    /* Each record: the snapshot's, then the log's. NULL: only check. */
+    /* Each record: the snapshot's, then the log's. NULL: only check. A record that could not be in such
+     * a file is refused before. */
     enum weir_status (*take)(void *context, const struct wal_position *position,
                              const struct wal_record *record, struct weir_error *error);
     /* Each frame of log or snapshot before its records; may be NULL. */
@@ -98,18 +122,22 @@ struct wal_recovery_options {
 struct wal_recovered {
     bool is_empty; /* no files: a new log */
     uint64_t log_id;
-    uint64_t epoch_base;     /* the highest of all files */
-    uint64_t next_seq;       /* number of the next frame */
-    uint64_t snapshot;       /* its number; 0: none */
-    uint64_t first_segment;  /* 0: none */
-    uint64_t last_segment;   /* 0: none */
-    uint64_t end_offset;     /* in the last segment that has frames: behind its last good one */
-    uint64_t end_segment;    /* that segment; 0: none */
-    uint64_t log_bytes;      /* of frames behind the snapshot */
-    uint64_t snapshot_bytes; /* file size */
-    uint64_t frames, records;
-    /* An interrupted write at the end; cut_bytes 0: none. */
+    uint64_t epoch_base;      /* the highest of all files */
+    uint64_t next_seq;        /* number of the next frame */
+    uint64_t snapshot;        /* its number; 0: none */
+    uint64_t first_segment;   /* 0: none */
+    uint64_t last_segment;    /* 0: none */
+    uint64_t end_offset;      /* in the last segment that has frames: behind its last good one */
+    uint64_t end_segment;     /* that segment; 0: none */
+    uint64_t log_bytes;       /* of frames behind the snapshot */
+    uint64_t snapshot_bytes;  /* file size */
+    uint64_t frames, records; /* of snapshot and log */
+    /* An interrupted write at the end; cut_bytes 0: none. The bytes are up to the last that is not
+     * zero, those of later segments included. */
     uint64_t cut_segment, cut_offset, cut_bytes;
+    /* Remains of failed writes whose frames are in the next segment, and segments cut short behind
+     * which nothing is missing; the place of the latest. Harmless, and to be told. */
+    uint64_t abandoned_count, abandoned_segment, abandoned_offset;
     uint64_t snapshot_end_seq; /* WAL_END's: first frame after the snapshot was complete; 0 none */
 };
 
@@ -120,16 +148,21 @@ enum weir_status wal_recover(const struct wal_recovery_options *options,
 
 /* ---- changing a directory that nobody serves ---- */
 
-/* Zeros over an interrupted write and everything behind it in that segment, synced; removes *.new and
- * files a newer snapshot has made superfluous. */
+/* Zeros over an interrupted write and everything behind it, synced; removes NAME.new and files a newer
+ * snapshot has made superfluous. Whenever it ends early, the directory reads as before. */
 enum weir_status wal_clean(const struct wal_io *io, const char *directory,
                            const struct wal_recovered *recovered,
                            struct weir_error *error) WEIR_MUST_CHECK;
-/* Cut the log at `offset` of `segment`, which must be the start of a frame or damaged: zeros from
- * there on, later segments removed. What is cut off is lost. */
+/* Cut the log at `offset` of `segment`: later segments are removed, the last one first, and the
+ * segment is replaced by a copy with zeros from there on. What is cut off is lost. `offset` is where a
+ * frame starts or where the reader has stopped; 0 removes the segment too. INVALID: the log does not
+ * reach as far or has a frame across that place. A snapshot that needs frames from there on is refused
+ * as in wal_recover(), and so is other damage before it. Whenever it ends early, the directory is as
+ * before, but for segments that were to go. */
 enum weir_status wal_cut(const struct wal_io *io, const char *directory, uint64_t segment,
                          uint64_t offset, struct weir_error *error) WEIR_MUST_CHECK;
-/* Make the directory if need be and lock it; *fd is to be kept open. REFUSED: another process has it. */
+/* Make the directory if need be and lock it; *fd is to be kept open. REFUSED: another process has it.
+ * Closing it with io->close unlocks. */
 enum weir_status wal_lock(const struct wal_io *io, const char *directory, int *fd,
                           struct weir_error *error) WEIR_MUST_CHECK;
 
