@@ -1,5 +1,5 @@
 /* The store's writer. Readers are in store_reader.c and store_snapshot.c; the bytes are in
- * store_layout.h.
+ * store_layout.h; store_check() is in store_check.c.
  *
  * ---- Writes
  * -----------------------------------------------------------------------------------------------------
@@ -71,11 +71,9 @@
 
 #include "shm/hash.h"
 #include "shm/json.h"
-#include "shm/store_layout.h"
+#include "shm/store_write.h"
 
 enum {
-    RETIRED_BLOCKS_MAX =
-        1 << 18, /* queue entries; beyond, readers are revoked, then writes are FULL */
     RETIRED_BLOCKS_PER_WRITE =
         12, /* an item, a dropped group with its stream, tables of the indexes */
     RECLAIM_BLOCKS_PER_TURN = 1024, /* given back per turn, over what the turn retired */
@@ -85,137 +83,6 @@ enum {
     EMPTY_GROUP_LOOKS = 8, /* records looked at to find one that can be dropped, per write */
 };
 #define STAMP_MS_MAX (1ull << 53) /* what JSON numbers carry exactly */
-
-struct retired_block {
-    uint64_t epoch;
-    uint64_t offset;
-};
-
-struct store {
-    struct segment *segment;
-    struct readers *readers;
-    struct store_options options;
-    char *base;
-    uint64_t area_bytes;
-    uint64_t hash_seed;
-    struct store_root *root;
-    struct arena *arena;
-    struct index streams;
-    struct index groups;
-    struct index items;
-
-    uint64_t stream_count, listed_streams, group_count, listed_groups, item_count;
-    uint64_t last_stream;
-    uint64_t first_empty, last_empty; /* groups without items, longest empty first */
-    uint64_t next_ordinal;
-    uint64_t newest_epoch;
-    uint64_t floor_ms;
-    uint64_t now_ms; /* of the newest write */
-
-    struct retired_block *retired;
-    uint64_t retired_head, retired_tail; /* count up; index modulo RETIRED_BLOCKS_MAX */
-    uint64_t retired_bytes;
-    uint64_t turn_tail; /* retired_tail at the start of the turn */
-    uint64_t stuck_epoch, stuck_since_ms;
-    uint64_t readers_revoked;
-
-    char *stream_escaped; /* NAME_ESCAPED_BYTES_MAX each */
-    char *group_escaped;
-    char *item_escaped;
-};
-
-/* Where a key is, as far as it is there. */
-struct place {
-    uint64_t group_hash;
-    uint64_t item_hash;
-    uint64_t key_hash; /* in the item index */
-    uint64_t group;    /* 0: no record */
-    uint64_t item;     /* 0: missing */
-};
-
-/* ---- blocks ---- */
-
-static struct stream_block *stream_at(const struct store *store, uint64_t offset)
-{
-    return (struct stream_block *)(void *)(store->base + offset);
-}
-
-static struct group_block *group_at(const struct store *store, uint64_t offset)
-{
-    return (struct group_block *)(void *)(store->base + offset);
-}
-
-static struct item_block *item_at(const struct store *store, uint64_t offset)
-{
-    return (struct item_block *)(void *)(store->base + offset);
-}
-
-static void set(_Atomic uint64_t *word, uint64_t value)
-{
-    atomic_store_explicit(word, value, memory_order_relaxed);
-}
-
-/* G: what the link points to was written before; pairs with the acquire loads of walks. */
-static void set_link(_Atomic uint64_t *word, uint64_t value)
-{
-    atomic_store_explicit(word, value, memory_order_release);
-}
-
-/* The writer reads its own bytes in place. */
-static struct span words_span(const _Atomic uint64_t *words, uint64_t skip_bytes, uint64_t bytes)
-{
-    return span_of((const char *)(const void *)words + skip_bytes, bytes);
-}
-
-static struct span stream_name(const struct stream_block *stream)
-{
-    return words_span(stream->names, 0, store_low(store_load(&stream->name_bytes)));
-}
-
-/* The four names of a group lie behind each other: stream, group, escaped stream, escaped group. */
-struct group_names {
-    struct span stream, group, stream_escaped, group_escaped;
-};
-
-static struct group_names group_names(const struct group_block *group)
-{
-    uint64_t stream_bytes = store_load(&group->stream_bytes);
-    uint64_t group_bytes = store_load(&group->group_bytes);
-    struct group_names names;
-    uint64_t at = 0;
-    names.stream = words_span(group->names, at, store_low(stream_bytes));
-    at += shm_align_word(store_low(stream_bytes));
-    names.group = words_span(group->names, at, store_low(group_bytes));
-    at += shm_align_word(store_low(group_bytes));
-    names.stream_escaped = names.stream;
-    if (store_high(stream_bytes) != store_low(stream_bytes)) {
-        names.stream_escaped = words_span(group->names, at, store_high(stream_bytes));
-        at += shm_align_word(store_high(stream_bytes));
-    }
-    names.group_escaped = names.group;
-    if (store_high(group_bytes) != store_low(group_bytes))
-        names.group_escaped = words_span(group->names, at, store_high(group_bytes));
-    return names;
-}
-
-static struct span item_id(const struct item_block *item)
-{
-    return words_span(item->words, 0, store_low(store_load(&item->id_bytes)));
-}
-
-static struct span item_id_escaped(const struct item_block *item)
-{
-    uint64_t bytes = store_load(&item->id_bytes);
-    if (store_high(bytes) == store_low(bytes))
-        return item_id(item);
-    return words_span(item->words, shm_align_word(store_low(bytes)), store_high(bytes));
-}
-
-static struct span item_value(const struct item_block *item)
-{
-    return words_span(item->words, store_names_bytes(store_load(&item->id_bytes)),
-                      store_load(&item->value_bytes));
-}
 
 static _Atomic uint64_t *copy_words(_Atomic uint64_t *words, struct span span)
 {
@@ -234,9 +101,9 @@ static _Atomic uint64_t *copy_name(_Atomic uint64_t *words, struct span name, st
 
 static void retire(struct store *store, uint64_t offset)
 {
-    weir_assert(store->retired_tail - store->retired_head < RETIRED_BLOCKS_MAX);
-    store->retired[store->retired_tail % RETIRED_BLOCKS_MAX] =
-        (struct retired_block){.epoch = readers_epoch(store->readers), .offset = offset};
+    weir_assert(store->retired_tail - store->retired_head < STORE_RETIRED_MAX);
+    store->retired[store->retired_tail % STORE_RETIRED_MAX] =
+        (struct store_retired_block){.epoch = readers_epoch(store->readers), .offset = offset};
     store->retired_tail++;
     store->retired_bytes += arena_block_bytes(store->arena, offset);
 }
@@ -254,7 +121,8 @@ static bool reclaim(struct store *store, uint64_t count_max)
     uint64_t safe = readers_safe_epoch(store->readers);
     uint64_t head = store->retired_head;
     while (count_max > 0 && store->retired_head != store->retired_tail) {
-        struct retired_block *block = &store->retired[store->retired_head % RETIRED_BLOCKS_MAX];
+        struct store_retired_block *block =
+            &store->retired[store->retired_head % STORE_RETIRED_MAX];
         if (block->epoch >= safe)
             break;
         store->retired_bytes -= arena_block_bytes(store->arena, block->offset);
@@ -272,7 +140,7 @@ static bool reclaim_by_force(struct store *store)
     if (reclaim(store, UINT64_MAX))
         return true;
     if (store->retired_head == store->retired_tail ||
-        store->retired[store->retired_head % RETIRED_BLOCKS_MAX].epoch >=
+        store->retired[store->retired_head % STORE_RETIRED_MAX].epoch >=
             readers_epoch(store->readers))
         return false;
     store->readers_revoked += readers_revoke(store->readers, readers_epoch(store->readers) - 1);
@@ -291,7 +159,7 @@ static uint64_t block_alloc(struct store *store, uint64_t bytes)
 /* Room in the queue for all that one write can retire. */
 static bool retire_reserve(struct store *store)
 {
-    uint64_t limit = RETIRED_BLOCKS_MAX - RETIRED_BLOCKS_PER_WRITE;
+    uint64_t limit = STORE_RETIRED_MAX - RETIRED_BLOCKS_PER_WRITE;
     if (store->retired_tail - store->retired_head <= limit)
         return true;
     (void)reclaim_by_force(store);
@@ -308,44 +176,44 @@ static struct index_lookup lookup_begin(const struct store *store, const struct 
     return lookup;
 }
 
-static uint64_t find_stream(const struct store *store, uint64_t hash, struct span name)
+uint64_t store_find_stream(const struct store *store, uint64_t hash, struct span name)
 {
     struct index_lookup lookup = lookup_begin(store, &store->root->stream_index, hash);
     uint64_t offset;
     while ((offset = index_lookup_next(&lookup)) != 0)
-        if (span_equal(stream_name(stream_at(store, offset)), name))
+        if (span_equal(store_stream_name(store_stream_at(store, offset)), name))
             break;
     return offset;
 }
 
-static uint64_t find_group(const struct store *store, uint64_t hash, const struct store_key *key)
+uint64_t store_find_group(const struct store *store, uint64_t hash, const struct store_key *key)
 {
     struct index_lookup lookup = lookup_begin(store, &store->root->group_index, hash);
     uint64_t offset;
     while ((offset = index_lookup_next(&lookup)) != 0) {
-        const struct group_block *group = group_at(store, offset);
+        const struct group_block *group = store_group_at(store, offset);
         if (store_load(&group->hash) != hash)
             continue;
-        struct group_names names = group_names(group);
+        struct store_group_names names = store_group_names(group);
         if (span_equal(names.stream, key->stream) && span_equal(names.group, key->group))
             break;
     }
     return offset;
 }
 
-static struct place find(const struct store *store, const struct store_key *key)
+struct store_place store_find_place(const struct store *store, const struct store_key *key)
 {
-    struct place place = {.group_hash =
-                              store_group_hash(store->hash_seed, key->stream, key->group)};
+    struct store_place place = {.group_hash =
+                                    store_group_hash(store->hash_seed, key->stream, key->group)};
     place.item_hash = store_item_hash(store->hash_seed, key->item);
     place.key_hash = hash_pair(place.group_hash, place.item_hash);
-    place.group = find_group(store, place.group_hash, key);
+    place.group = store_find_group(store, place.group_hash, key);
     if (place.group == 0)
         return place;
     struct index_lookup lookup = lookup_begin(store, &store->root->item_index, place.key_hash);
     while ((place.item = index_lookup_next(&lookup)) != 0) {
-        const struct item_block *item = item_at(store, place.item);
-        if (store_load(&item->group) == place.group && span_equal(item_id(item), key->item))
+        const struct item_block *item = store_item_at(store, place.item);
+        if (store_load(&item->group) == place.group && span_equal(store_item_id(item), key->item))
             break;
     }
     return place;
@@ -361,30 +229,10 @@ static enum weir_status check_key(const struct store_key *key)
 
 /* ---- numbers of a group ---- */
 
-static struct store_numbers numbers_load(const struct group_block *group)
-{
-    const _Atomic uint64_t *words = group->numbers[store_load(&group->version) & 1];
-    struct store_numbers numbers;
-    shm_copy_out(&numbers, words, sizeof numbers);
-    return numbers;
-}
-
-static void numbers_store(struct group_block *group, const struct store_numbers *numbers)
-{
-    uint64_t version = store_load(&group->version) + 1;
-    uint64_t words[STORE_NUMBERS_WORDS];
-    memcpy(words, numbers, sizeof words);
-    for (unsigned i = 0; i < STORE_NUMBERS_WORDS; i++)
-        /* M: not before the last version, which made this copy the spare one; pairs M'. */
-        atomic_store_explicit(&group->numbers[version & 1][i], words[i], memory_order_release);
-    /* N: the copy is whole, and so is the write; pairs N'. */
-    atomic_store_explicit(&group->version, version, memory_order_release);
-}
-
 static void write_begin(struct group_block *group, const struct store_numbers *numbers)
 {
     /* Seen before any effect of the write, as all of them are release stores. */
-    set(&group->begun_seq, numbers->seq + 1);
+    store_put(&group->begun_seq, numbers->seq + 1);
 }
 
 static void write_end(struct store *store, struct group_block *group, struct store_numbers *numbers,
@@ -397,11 +245,11 @@ static void write_end(struct store *store, struct group_block *group, struct sto
     numbers->seq++;
     numbers->timestamp_ms = stamp;
     numbers->next_ms = stamp + (ahead ? 1 : 2);
-    numbers_store(group, numbers);
-    set(&group->unpublished, store_load(&group->unpublished) + 1);
+    store_numbers_store(group, numbers);
+    store_put(&group->unpublished, store_load(&group->unpublished) + 1);
     store->now_ms = now_ms;
     if (now_ms > store_load(&store->root->new_group_ms))
-        set_link(&store->root->new_group_ms, now_ms);
+        store_put_link(&store->root->new_group_ms, now_ms);
 }
 
 /* ---- lists ---- */
@@ -409,90 +257,94 @@ static void write_end(struct store *store, struct group_block *group, struct sto
 static void append_item(struct store *store, struct group_block *group, uint64_t offset)
 {
     uint64_t last = store_load(&group->last_item);
-    struct item_block *item = item_at(store, offset);
-    set(&item->previous, last);
-    set(&item->next, 0);
-    set_link(last == 0 ? &group->first_item : &item_at(store, last)->next, offset);
-    set(&group->last_item, offset);
+    struct item_block *item = store_item_at(store, offset);
+    store_put(&item->previous, last);
+    store_put(&item->next, 0);
+    store_put_link(last == 0 ? &group->first_item : &store_item_at(store, last)->next, offset);
+    store_put(&group->last_item, offset);
 }
 
 /* Put `replacement` (0: nothing) where `offset` is; the old block keeps its links. */
 static void replace_item(struct store *store, struct group_block *group, uint64_t offset,
                          uint64_t replacement)
 {
-    const struct item_block *item = item_at(store, offset);
+    const struct item_block *item = store_item_at(store, offset);
     uint64_t next = store_load(&item->next);
     uint64_t previous = store_load(&item->previous);
     if (replacement != 0) {
-        set(&item_at(store, replacement)->next, next);
-        set(&item_at(store, replacement)->previous, previous);
+        store_put(&store_item_at(store, replacement)->next, next);
+        store_put(&store_item_at(store, replacement)->previous, previous);
     }
     uint64_t forward = replacement != 0 ? replacement : next;
     uint64_t backward = replacement != 0 ? replacement : previous;
-    set_link(previous == 0 ? &group->first_item : &item_at(store, previous)->next, forward);
-    set(next == 0 ? &group->last_item : &item_at(store, next)->previous, backward);
+    store_put_link(previous == 0 ? &group->first_item : &store_item_at(store, previous)->next,
+                   forward);
+    store_put(next == 0 ? &group->last_item : &store_item_at(store, next)->previous, backward);
 }
 
 static void append_group(struct store *store, struct stream_block *stream, uint64_t offset)
 {
     uint64_t last = store_load(&stream->last_group);
-    set(&group_at(store, offset)->previous, last);
-    set(&group_at(store, offset)->next, 0);
-    set_link(last == 0 ? &stream->first_group : &group_at(store, last)->next, offset);
-    set(&stream->last_group, offset);
+    store_put(&store_group_at(store, offset)->previous, last);
+    store_put(&store_group_at(store, offset)->next, 0);
+    store_put_link(last == 0 ? &stream->first_group : &store_group_at(store, last)->next, offset);
+    store_put(&stream->last_group, offset);
 }
 
 static void unlink_group(struct store *store, struct stream_block *stream, uint64_t offset)
 {
-    uint64_t next = store_load(&group_at(store, offset)->next);
-    uint64_t previous = store_load(&group_at(store, offset)->previous);
-    set_link(previous == 0 ? &stream->first_group : &group_at(store, previous)->next, next);
-    set(next == 0 ? &stream->last_group : &group_at(store, next)->previous, previous);
+    uint64_t next = store_load(&store_group_at(store, offset)->next);
+    uint64_t previous = store_load(&store_group_at(store, offset)->previous);
+    store_put_link(previous == 0 ? &stream->first_group : &store_group_at(store, previous)->next,
+                   next);
+    store_put(next == 0 ? &stream->last_group : &store_group_at(store, next)->previous, previous);
 }
 
 static void append_stream(struct store *store, uint64_t offset)
 {
     uint64_t last = store->last_stream;
-    set(&stream_at(store, offset)->previous, last);
-    set(&stream_at(store, offset)->next, 0);
-    set_link(last == 0 ? &store->root->first_stream : &stream_at(store, last)->next, offset);
+    store_put(&store_stream_at(store, offset)->previous, last);
+    store_put(&store_stream_at(store, offset)->next, 0);
+    store_put_link(last == 0 ? &store->root->first_stream : &store_stream_at(store, last)->next,
+                   offset);
     store->last_stream = offset;
 }
 
 static void unlink_stream(struct store *store, uint64_t offset)
 {
-    uint64_t next = store_load(&stream_at(store, offset)->next);
-    uint64_t previous = store_load(&stream_at(store, offset)->previous);
-    set_link(previous == 0 ? &store->root->first_stream : &stream_at(store, previous)->next, next);
+    uint64_t next = store_load(&store_stream_at(store, offset)->next);
+    uint64_t previous = store_load(&store_stream_at(store, offset)->previous);
+    store_put_link(
+        previous == 0 ? &store->root->first_stream : &store_stream_at(store, previous)->next, next);
     if (next == 0)
         store->last_stream = previous;
     else
-        set(&stream_at(store, next)->previous, previous);
+        store_put(&store_stream_at(store, next)->previous, previous);
 }
 
 static void append_empty(struct store *store, uint64_t offset)
 {
-    set(&group_at(store, offset)->previous_empty, store->last_empty);
-    set(&group_at(store, offset)->next_empty, 0);
+    store_put(&store_group_at(store, offset)->previous_empty, store->last_empty);
+    store_put(&store_group_at(store, offset)->next_empty, 0);
     if (store->last_empty == 0)
         store->first_empty = offset;
     else
-        set(&group_at(store, store->last_empty)->next_empty, offset);
+        store_put(&store_group_at(store, store->last_empty)->next_empty, offset);
     store->last_empty = offset;
 }
 
 static void unlink_empty(struct store *store, uint64_t offset)
 {
-    uint64_t next = store_load(&group_at(store, offset)->next_empty);
-    uint64_t previous = store_load(&group_at(store, offset)->previous_empty);
+    uint64_t next = store_load(&store_group_at(store, offset)->next_empty);
+    uint64_t previous = store_load(&store_group_at(store, offset)->previous_empty);
     if (previous == 0)
         store->first_empty = next;
     else
-        set(&group_at(store, previous)->next_empty, next);
+        store_put(&store_group_at(store, previous)->next_empty, next);
     if (next == 0)
         store->last_empty = previous;
     else
-        set(&group_at(store, next)->previous_empty, previous);
+        store_put(&store_group_at(store, next)->previous_empty, previous);
 }
 
 /* ---- streams and groups come and go ---- */
@@ -504,21 +356,21 @@ static uint64_t make_stream(struct store *store, uint64_t hash, struct span name
     uint64_t offset = block_alloc(store, sizeof(struct stream_block) + store_names_bytes(sizes));
     if (offset == 0)
         return 0;
-    struct stream_block *stream = stream_at(store, offset);
-    set(&stream->first_group, 0);
-    set(&stream->last_group, 0);
-    set(&stream->hash, hash);
-    set(&stream->ordinal, ++store->next_ordinal);
-    set(&stream->name_bytes, sizes);
-    set(&stream->listed_groups, 0);
+    struct stream_block *stream = store_stream_at(store, offset);
+    store_put(&stream->first_group, 0);
+    store_put(&stream->last_group, 0);
+    store_put(&stream->hash, hash);
+    store_put(&stream->ordinal, ++store->next_ordinal);
+    store_put(&stream->name_bytes, sizes);
+    store_put(&stream->listed_groups, 0);
     (void)copy_name(stream->names, name, escaped);
     return offset;
 }
 
 static void fill_group(struct store *store, uint64_t offset, uint64_t hash, uint64_t stream,
-                       const struct group_names *names)
+                       const struct store_group_names *names)
 {
-    struct group_block *group = group_at(store, offset);
+    struct group_block *group = store_group_at(store, offset);
     uint64_t epoch = store_load(&store->root->next_epochs[hash % STORE_EPOCH_BUCKETS]);
     const uint64_t once[] = {hash,
                              epoch,
@@ -528,10 +380,10 @@ static void fill_group(struct store *store, uint64_t offset, uint64_t hash, uint
                              store_pair(names->group.bytes, names->group_escaped.bytes)};
     _Atomic uint64_t *words = &group->hash;
     for (unsigned i = 0; i < sizeof(struct group_block) / WORD_BYTES; i++)
-        set(&words[i], i < sizeof once / sizeof once[0] ? once[i] : 0);
-    set(&group->newest_position, RING_NO_POSITION);
+        store_put(&words[i], i < sizeof once / sizeof once[0] ? once[i] : 0);
+    store_put(&group->newest_position, RING_NO_POSITION);
     struct store_numbers numbers = {.next_ms = store_load(&store->root->new_group_ms)};
-    numbers_store(group, &numbers);
+    store_numbers_store(group, &numbers);
     words = copy_words(group->names, names->stream);
     words = copy_words(words, names->group);
     if (names->stream_escaped.bytes != names->stream.bytes)
@@ -548,7 +400,7 @@ static enum weir_status make_group(struct store *store, const struct store_key *
         return WEIR_INVALID;
     if (index_reserve(&store->streams, 1) != WEIR_OK || index_reserve(&store->groups, 1) != WEIR_OK)
         return WEIR_FULL;
-    struct group_names names = {key->stream, key->group, {0}, {0}};
+    struct store_group_names names = {key->stream, key->group, {0}, {0}};
     names.stream_escaped =
         span_of(store->stream_escaped, json_escape(store->stream_escaped, key->stream));
     names.group_escaped =
@@ -560,7 +412,7 @@ static enum weir_status make_group(struct store *store, const struct store_key *
     if (group == 0)
         return WEIR_FULL;
     uint64_t stream_hash = hash_bytes(store->hash_seed, key->stream);
-    uint64_t stream = find_stream(store, stream_hash, key->stream);
+    uint64_t stream = store_find_stream(store, stream_hash, key->stream);
     if (stream == 0) {
         stream = make_stream(store, stream_hash, key->stream, names.stream_escaped);
         if (stream == 0) {
@@ -572,7 +424,7 @@ static enum weir_status make_group(struct store *store, const struct store_key *
         store->stream_count++;
     }
     fill_group(store, group, hash, stream, &names);
-    append_group(store, stream_at(store, stream), group);
+    append_group(store, store_stream_at(store, stream), group);
     index_insert(&store->groups, hash, group);
     append_empty(store, group);
     store->group_count++;
@@ -582,18 +434,18 @@ static enum weir_status make_group(struct store *store, const struct store_key *
 
 static void drop_group(struct store *store, uint64_t offset)
 {
-    struct group_block *group = group_at(store, offset);
+    struct group_block *group = store_group_at(store, offset);
     uint64_t hash = store_load(&group->hash);
     /* Plus 1: the sync of the missing group is stamped one below, and above all stamps of this
      * life. */
-    uint64_t next_ms = numbers_load(group).next_ms + 1;
+    uint64_t next_ms = store_numbers_load(group).next_ms + 1;
     /* First what a reader of the missing record is told, then the record: see "Epochs" above. */
     if (next_ms > store_load(&store->root->new_group_ms))
-        set_link(&store->root->new_group_ms, next_ms);
-    set_link(&store->root->next_epochs[hash % STORE_EPOCH_BUCKETS], ++store->newest_epoch);
+        store_put_link(&store->root->new_group_ms, next_ms);
+    store_put_link(&store->root->next_epochs[hash % STORE_EPOCH_BUCKETS], ++store->newest_epoch);
     index_remove(&store->groups, hash, offset);
     uint64_t stream_offset = store_load(&group->stream);
-    struct stream_block *stream = stream_at(store, stream_offset);
+    struct stream_block *stream = store_stream_at(store, stream_offset);
     unlink_group(store, stream, offset);
     unlink_empty(store, offset);
     store->group_count--;
@@ -614,7 +466,7 @@ static void trim_empty_groups(struct store *store)
         if (store->group_count - store->listed_groups <= store->options.empty_groups_max)
             return;
         uint64_t offset = store->first_empty;
-        if (store_load(&group_at(store, offset)->unpublished) == 0) {
+        if (store_load(&store_group_at(store, offset)->unpublished) == 0) {
             drop_group(store, offset);
             return; /* a write makes at most one group empty */
         }
@@ -625,29 +477,31 @@ static void trim_empty_groups(struct store *store)
 
 static void list_group(struct store *store, uint64_t offset)
 {
-    struct stream_block *stream = stream_at(store, store_load(&group_at(store, offset)->stream));
+    struct stream_block *stream =
+        store_stream_at(store, store_load(&store_group_at(store, offset)->stream));
     unlink_empty(store, offset);
     store->listed_groups++;
     uint64_t listed = store_load(&stream->listed_groups);
     store->listed_streams += listed == 0 ? 1 : 0;
-    set(&stream->listed_groups, listed + 1);
+    store_put(&stream->listed_groups, listed + 1);
 }
 
 static void unlist_group(struct store *store, uint64_t offset)
 {
-    struct stream_block *stream = stream_at(store, store_load(&group_at(store, offset)->stream));
+    struct stream_block *stream =
+        store_stream_at(store, store_load(&store_group_at(store, offset)->stream));
     append_empty(store, offset);
     store->listed_groups--;
     uint64_t listed = store_load(&stream->listed_groups);
     store->listed_streams -= listed == 1 ? 1 : 0;
-    set(&stream->listed_groups, listed - 1);
+    store_put(&stream->listed_groups, listed - 1);
 }
 
 /* ---- open, close ---- */
 
 static bool store_reserve(struct store *store)
 {
-    store->retired = malloc(RETIRED_BLOCKS_MAX * sizeof *store->retired);
+    store->retired = malloc(STORE_RETIRED_MAX * sizeof *store->retired);
     store->stream_escaped = malloc(NAME_ESCAPED_BYTES_MAX);
     store->group_escaped = malloc(NAME_ESCAPED_BYTES_MAX);
     store->item_escaped = malloc(NAME_ESCAPED_BYTES_MAX);
@@ -667,10 +521,10 @@ static enum weir_status open_root(struct store *store, struct weir_error *error)
     struct store_root *root = store->root;
     uint64_t generation = segment_generation(store->segment);
     store->newest_epoch = generation;
-    set(&root->area_bytes, store->area_bytes);
-    set(&root->new_group_ms, generation / 1000 > 2 ? generation / 1000 : 2);
+    store_put(&root->area_bytes, store->area_bytes);
+    store_put(&root->new_group_ms, generation / 1000 > 2 ? generation / 1000 : 2);
     for (unsigned bucket = 0; bucket < STORE_EPOCH_BUCKETS; bucket++)
-        set(&root->next_epochs[bucket], generation);
+        store_put(&root->next_epochs[bucket], generation);
     if (open_index(store, &store->streams, &root->stream_index) != WEIR_OK ||
         open_index(store, &store->groups, &root->group_index) != WEIR_OK ||
         open_index(store, &store->items, &root->item_index) != WEIR_OK)
@@ -729,8 +583,8 @@ void store_close(struct store *store)
 static void describe_group(const struct group_block *group, uint64_t offset,
                            struct store_group *state)
 {
-    struct store_numbers numbers = numbers_load(group);
-    struct group_names names = group_names(group);
+    struct store_numbers numbers = store_numbers_load(group);
+    struct store_group_names names = store_group_names(group);
     *state = (struct store_group){.offset = offset,
                                   .hash = store_load(&group->hash),
                                   .seq = numbers.seq,
@@ -744,7 +598,7 @@ static void describe_group(const struct group_block *group, uint64_t offset,
 }
 
 /* A filled block that is not linked yet, or 0. */
-static uint64_t make_item(struct store *store, const struct place *place, struct span id,
+static uint64_t make_item(struct store *store, const struct store_place *place, struct span id,
                           struct span id_escaped, struct span value)
 {
     uint64_t sizes = store_pair(id.bytes, id_escaped.bytes);
@@ -752,41 +606,42 @@ static uint64_t make_item(struct store *store, const struct place *place, struct
                                              shm_align_word(value.bytes));
     if (offset == 0)
         return 0;
-    struct item_block *item = item_at(store, offset);
-    set(&item->item_hash, place->item_hash);
-    set(&item->id_bytes, sizes);
-    set(&item->value_bytes, value.bytes);
+    struct item_block *item = store_item_at(store, offset);
+    store_put(&item->item_hash, place->item_hash);
+    store_put(&item->id_bytes, sizes);
+    store_put(&item->value_bytes, value.bytes);
     (void)copy_words(copy_name(item->words, id, id_escaped), value);
     return offset;
 }
 
-static enum weir_status set_existing(struct store *store, const struct place *place,
+static enum weir_status set_existing(struct store *store, const struct store_place *place,
                                      struct span value, uint64_t now_ms,
                                      struct store_change *change)
 {
-    const struct item_block *old = item_at(store, place->item);
+    const struct item_block *old = store_item_at(store, place->item);
     /* Both neighbours are written below. */
-    __builtin_prefetch(item_at(store, store_load(&old->previous)), 1);
-    __builtin_prefetch(item_at(store, store_load(&old->next)), 1);
-    uint64_t offset = make_item(store, place, item_id(old), item_id_escaped(old), value);
+    __builtin_prefetch(store_item_at(store, store_load(&old->previous)), 1);
+    __builtin_prefetch(store_item_at(store, store_load(&old->next)), 1);
+    uint64_t offset =
+        make_item(store, place, store_item_id(old), store_item_id_escaped(old), value);
     if (offset == 0)
         return WEIR_FULL;
-    struct item_block *item = item_at(store, offset);
-    struct group_block *group = group_at(store, place->group);
-    struct store_numbers numbers = numbers_load(group);
-    set(&item->group, place->group);
-    set(&item->created_seq, store_load(&old->created_seq));
-    set(&item->modified_seq, numbers.seq + 1);
+    struct item_block *item = store_item_at(store, offset);
+    struct group_block *group = store_group_at(store, place->group);
+    struct store_numbers numbers = store_numbers_load(group);
+    store_put(&item->group, place->group);
+    store_put(&item->created_seq, store_load(&old->created_seq));
+    store_put(&item->modified_seq, numbers.seq + 1);
     write_begin(group, &numbers);
     replace_item(store, group, place->item, offset);
     index_replace(&store->items, place->key_hash, place->item, offset);
     write_end(store, group, &numbers, now_ms);
     retire(store, place->item);
-    *change = (struct store_change){.id_escaped = item_id_escaped(item),
+    *change = (struct store_change){.id_escaped = store_item_id_escaped(item),
                                     .item_hash = place->item_hash,
                                     .existed = true,
-                                    .old_value = item_value(old),
-                                    .new_value = item_value(item)};
+                                    .old_value = store_item_value(old),
+                                    .new_value = store_item_value(item)};
     describe_group(group, place->group, &change->group);
     return WEIR_OK;
 }
@@ -794,10 +649,10 @@ static enum weir_status set_existing(struct store *store, const struct place *pl
 static bool group_may_be_listed(const struct store *store, uint64_t group)
 {
     return store->listed_groups < store->options.groups_max ||
-           (group != 0 && numbers_load(group_at(store, group)).item_count > 0);
+           (group != 0 && store_numbers_load(store_group_at(store, group)).item_count > 0);
 }
 
-static enum weir_status set_new(struct store *store, struct place *place,
+static enum weir_status set_new(struct store *store, struct store_place *place,
                                 const struct store_key *key, struct span value, uint64_t now_ms,
                                 struct store_change *change)
 {
@@ -817,12 +672,12 @@ static enum weir_status set_new(struct store *store, struct place *place,
             return status;
         }
     }
-    struct item_block *item = item_at(store, offset);
-    struct group_block *group = group_at(store, place->group);
-    struct store_numbers numbers = numbers_load(group);
-    set(&item->group, place->group);
-    set(&item->created_seq, numbers.seq + 1);
-    set(&item->modified_seq, numbers.seq + 1);
+    struct item_block *item = store_item_at(store, offset);
+    struct group_block *group = store_group_at(store, place->group);
+    struct store_numbers numbers = store_numbers_load(group);
+    store_put(&item->group, place->group);
+    store_put(&item->created_seq, numbers.seq + 1);
+    store_put(&item->modified_seq, numbers.seq + 1);
     write_begin(group, &numbers);
     append_item(store, group, offset);
     index_insert(&store->items, place->key_hash, offset);
@@ -830,9 +685,9 @@ static enum weir_status set_new(struct store *store, struct place *place,
         list_group(store, place->group);
     store->item_count++;
     write_end(store, group, &numbers, now_ms);
-    *change = (struct store_change){.id_escaped = item_id_escaped(item),
+    *change = (struct store_change){.id_escaped = store_item_id_escaped(item),
                                     .item_hash = place->item_hash,
-                                    .new_value = item_value(item)};
+                                    .new_value = store_item_value(item)};
     describe_group(group, place->group, &change->group);
     return WEIR_OK;
 }
@@ -847,7 +702,7 @@ enum weir_status store_set(struct store *store, const struct store_key *key, str
         return WEIR_TOO_LARGE;
     if (value.bytes == 0)
         return WEIR_INVALID;
-    struct place place = find(store, key);
+    struct store_place place = store_find_place(store, key);
     if (!retire_reserve(store))
         return WEIR_FULL;
     if (place.item != 0) {
@@ -864,17 +719,17 @@ enum weir_status store_delete(struct store *store, const struct store_key *key, 
     enum weir_status status = check_key(key);
     if (status != WEIR_OK)
         return status;
-    struct place place = find(store, key);
+    struct store_place place = store_find_place(store, key);
     if (place.item == 0)
         return WEIR_EMPTY;
     if (!retire_reserve(store))
         return WEIR_FULL;
     index_upkeep(&store->items);
-    struct group_block *group = group_at(store, place.group);
-    const struct item_block *old = item_at(store, place.item);
-    __builtin_prefetch(item_at(store, store_load(&old->previous)), 1);
-    __builtin_prefetch(item_at(store, store_load(&old->next)), 1);
-    struct store_numbers numbers = numbers_load(group);
+    struct group_block *group = store_group_at(store, place.group);
+    const struct item_block *old = store_item_at(store, place.item);
+    __builtin_prefetch(store_item_at(store, store_load(&old->previous)), 1);
+    __builtin_prefetch(store_item_at(store, store_load(&old->next)), 1);
+    struct store_numbers numbers = store_numbers_load(group);
     write_begin(group, &numbers);
     replace_item(store, group, place.item, 0);
     index_remove(&store->items, place.key_hash, place.item);
@@ -883,10 +738,10 @@ enum weir_status store_delete(struct store *store, const struct store_key *key, 
         unlist_group(store, place.group);
     write_end(store, group, &numbers, now_ms);
     retire(store, place.item);
-    *change = (struct store_change){.id_escaped = item_id_escaped(old),
+    *change = (struct store_change){.id_escaped = store_item_id_escaped(old),
                                     .item_hash = place.item_hash,
                                     .existed = true,
-                                    .old_value = item_value(old)};
+                                    .old_value = store_item_value(old)};
     describe_group(group, place.group, &change->group);
     if (numbers.item_count == 0)
         trim_empty_groups(store);
@@ -901,7 +756,7 @@ enum weir_status store_touch(struct store *store, const struct store_key *key, u
         return status;
     if (!json_is_utf8(key->item))
         return WEIR_INVALID;
-    struct place place = find(store, key);
+    struct store_place place = store_find_place(store, key);
     if (!retire_reserve(store))
         return WEIR_FULL;
     if (place.group == 0) {
@@ -909,8 +764,8 @@ enum weir_status store_touch(struct store *store, const struct store_key *key, u
         if (status != WEIR_OK)
             return status;
     }
-    struct group_block *group = group_at(store, place.group);
-    struct store_numbers numbers = numbers_load(group);
+    struct group_block *group = store_group_at(store, place.group);
+    struct store_numbers numbers = store_numbers_load(group);
     write_begin(group, &numbers);
     write_end(store, group, &numbers, now_ms);
     *change = (struct store_change){.existed = key->item.data != NULL && place.item != 0};
@@ -929,25 +784,25 @@ enum weir_status store_find(struct store *store, const struct store_key *key, st
     enum weir_status status = check_key(key);
     if (status != WEIR_OK)
         return status;
-    struct place place = find(store, key);
+    struct store_place place = store_find_place(store, key);
     if (place.item == 0)
         return WEIR_EMPTY;
-    *value = item_value(item_at(store, place.item));
+    *value = store_item_value(store_item_at(store, place.item));
     return WEIR_OK;
 }
 
 uint64_t store_group_newest_position(const struct store *store, uint64_t group_offset)
 {
-    return store_load(&group_at(store, group_offset)->newest_position);
+    return store_load(&store_group_at(store, group_offset)->newest_position);
 }
 
 void store_group_published(struct store *store, uint64_t group_offset, uint64_t position)
 {
-    struct group_block *group = group_at(store, group_offset);
+    struct group_block *group = store_group_at(store, group_offset);
     uint64_t unpublished = store_load(&group->unpublished);
     weir_assert(unpublished > 0);
-    set(&group->unpublished, unpublished - 1);
-    set_link(&group->newest_position, position);
+    store_put(&group->unpublished, unpublished - 1);
+    store_put_link(&group->newest_position, position);
 }
 
 void store_raise_floor(struct store *store, uint64_t timestamp_ms)
@@ -960,7 +815,7 @@ void store_raise_floor(struct store *store, uint64_t timestamp_ms)
     if (floor_ms > store->floor_ms)
         store->floor_ms = floor_ms;
     if (floor_ms > store_load(&store->root->new_group_ms))
-        set_link(&store->root->new_group_ms, floor_ms);
+        store_put_link(&store->root->new_group_ms, floor_ms);
 }
 
 /* Revoke readers that have kept more than the bound from being given back for too long. */
@@ -982,7 +837,7 @@ static void revoke_stuck_readers(struct store *store)
     /* Readers in the older half of the queue are the ones in the way; others entered lately and
      * will leave. */
     uint64_t middle = store->retired_head + (store->retired_tail - store->retired_head) / 2;
-    uint64_t epoch = store->retired[middle % RETIRED_BLOCKS_MAX].epoch;
+    uint64_t epoch = store->retired[middle % STORE_RETIRED_MAX].epoch;
     if (epoch < safe)
         epoch = safe;
     store->readers_revoked += readers_revoke(store->readers, epoch);
@@ -1011,149 +866,4 @@ void store_figures(const struct store *store, struct store_figures *figures)
                                       .arena_used_bytes = arena_used_bytes(store->arena),
                                       .retired_bytes = store->retired_bytes,
                                       .readers_revoked = store->readers_revoked};
-}
-
-/* ---- check ---- */
-
-struct check {
-    const struct store *store;
-    struct weir_error *error;
-    uint64_t streams, listed_streams, groups, listed_groups, items, bytes;
-};
-
-static enum weir_status check_fail(const struct check *check, const char *what, uint64_t offset)
-{
-    return weir_fail(check->error, WEIR_CORRUPT, "%s (offset %llu)", what,
-                     (unsigned long long)offset);
-}
-
-static enum weir_status check_items(struct check *check, uint64_t group_offset)
-{
-    const struct store *store = check->store;
-    const struct group_block *group = group_at(store, group_offset);
-    struct group_names names = group_names(group);
-    struct store_numbers numbers = numbers_load(group);
-    uint64_t count = 0;
-    uint64_t previous = 0;
-    uint64_t created = 0;
-    for (uint64_t offset = store_load(&group->first_item); offset != 0; count++) {
-        const struct item_block *item = item_at(store, offset);
-        struct store_key key = {names.stream, names.group, item_id(item)};
-        if (store_load(&item->previous) != previous)
-            return check_fail(check, "an item's back link is wrong", offset);
-        if (store_load(&item->created_seq) <= created)
-            return check_fail(check, "items are not in order of creation", offset);
-        if (store_load(&item->modified_seq) > numbers.seq)
-            return check_fail(check, "an item is newer than its group", offset);
-        if (find(store, &key).item != offset)
-            return check_fail(check, "an item is not in the index", offset);
-        check->bytes += arena_block_bytes(store->arena, offset);
-        created = store_load(&item->created_seq);
-        previous = offset;
-        offset = store_load(&item->next);
-    }
-    if (store_load(&group->last_item) != previous || numbers.item_count != count)
-        return check_fail(check, "a group's last item or count is wrong", group_offset);
-    if (store_load(&group->begun_seq) != numbers.seq)
-        return check_fail(check, "a group has an unfinished write", group_offset);
-    check->items += count;
-    check->listed_groups += count > 0 ? 1 : 0;
-    return WEIR_OK;
-}
-
-static enum weir_status check_groups(struct check *check, uint64_t stream_offset)
-{
-    const struct store *store = check->store;
-    const struct stream_block *stream = stream_at(store, stream_offset);
-    uint64_t listed = check->listed_groups;
-    uint64_t previous = 0;
-    for (uint64_t offset = store_load(&stream->first_group); offset != 0; check->groups++) {
-        const struct group_block *group = group_at(store, offset);
-        struct group_names names = group_names(group);
-        struct store_key key = {names.stream, names.group, {0}};
-        if (store_load(&group->previous) != previous || store_load(&group->stream) != stream_offset)
-            return check_fail(check, "a group's links are wrong", offset);
-        if (find_group(store, store_load(&group->hash), &key) != offset)
-            return check_fail(check, "a group is not in the index", offset);
-        enum weir_status status = check_items(check, offset);
-        if (status != WEIR_OK)
-            return status;
-        check->bytes += arena_block_bytes(store->arena, offset);
-        previous = offset;
-        offset = store_load(&group->next);
-    }
-    if (previous == 0 || store_load(&stream->last_group) != previous)
-        return check_fail(check, "a stream is empty or its last group is wrong", stream_offset);
-    if (store_load(&stream->listed_groups) != check->listed_groups - listed)
-        return check_fail(check, "a stream's count of groups is wrong", stream_offset);
-    check->listed_streams += check->listed_groups > listed ? 1 : 0;
-    return WEIR_OK;
-}
-
-static enum weir_status check_empty_groups(struct check *check)
-{
-    const struct store *store = check->store;
-    uint64_t count = 0;
-    uint64_t previous = 0;
-    for (uint64_t offset = store->first_empty; offset != 0 && count <= check->groups; count++) {
-        const struct group_block *group = group_at(store, offset);
-        if (numbers_load(group).item_count != 0 || store_load(&group->previous_empty) != previous)
-            return check_fail(check, "the list of empty groups is wrong", offset);
-        previous = offset;
-        offset = store_load(&group->next_empty);
-    }
-    if (store->last_empty != previous || count != check->groups - check->listed_groups)
-        return check_fail(check, "the list of empty groups has another length", previous);
-    return WEIR_OK;
-}
-
-static enum weir_status check_memory(struct check *check)
-{
-    const struct store *store = check->store;
-    uint64_t retired = 0;
-    for (uint64_t i = store->retired_head; i != store->retired_tail; i++)
-        retired += arena_block_bytes(store->arena, store->retired[i % RETIRED_BLOCKS_MAX].offset);
-    if (retired != store->retired_bytes)
-        return check_fail(check, "retired bytes are counted wrongly", retired);
-    const struct index *indexes[] = {&store->streams, &store->groups, &store->items};
-    for (unsigned i = 0; i < 3; i++) {
-        const struct index_table *tables[] = {&indexes[i]->current, &indexes[i]->old,
-                                              &indexes[i]->next};
-        for (unsigned j = 0; j < 3; j++)
-            if (tables[j]->slot_count != 0)
-                check->bytes += arena_block_bytes(store->arena, tables[j]->offset);
-        enum weir_status status = index_check(indexes[i], check->error);
-        if (status != WEIR_OK)
-            return status;
-    }
-    if (check->bytes + retired != arena_used_bytes(store->arena))
-        return check_fail(check, "blocks are lost, or counted twice", check->bytes);
-    return arena_check(store->arena, check->error);
-}
-
-enum weir_status store_check(const struct store *store, struct weir_error *error)
-{
-    struct check check = {.store = store, .error = error};
-    uint64_t previous = 0;
-    for (uint64_t offset = store_load(&store->root->first_stream); offset != 0; check.streams++) {
-        const struct stream_block *stream = stream_at(store, offset);
-        if (store_load(&stream->previous) != previous ||
-            find_stream(store, store_load(&stream->hash), stream_name(stream)) != offset)
-            return check_fail(&check, "a stream's links are wrong", offset);
-        enum weir_status status = check_groups(&check, offset);
-        if (status != WEIR_OK)
-            return status;
-        check.bytes += arena_block_bytes(store->arena, offset);
-        previous = offset;
-        offset = store_load(&stream->next);
-    }
-    if (store->last_stream != previous || check.streams != store->stream_count ||
-        check.listed_streams != store->listed_streams || check.groups != store->group_count ||
-        check.listed_groups != store->listed_groups || check.items != store->item_count)
-        return check_fail(&check, "streams, groups or items are counted wrongly", previous);
-    if (store->streams.live != check.streams || store->groups.live != check.groups ||
-        store->items.live != check.items)
-        return check_fail(&check, "an index holds more than the lists", 0);
-    enum weir_status status = check_empty_groups(&check);
-    return status != WEIR_OK ? status : check_memory(&check);
 }
