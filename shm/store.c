@@ -54,8 +54,40 @@
  * dropped in between (one in 4096): then it sees a new epoch and takes a fresh sync, which is
  * always right. One number for the whole store would say so to every waiting reader at every drop.
  *
- * A record with writes that are not in the ring yet is never dropped: the broker still holds its
- * handle.
+ * A record with writes that are not in the ring yet, or in a logged store not committed, is never
+ * dropped: the broker still holds its handle.
+ *
+ * ---- Commits
+ * ----------------------------------------------------------------------------------------------------
+ *
+ * Where the store is logged, a write is applied here before it is durable, and readers other than the
+ * broker are not to see it until it is. The broker says so by group, after the log has it:
+ * newest_position, committed_seq (release: K), and then its event is published. committed_seq never
+ * falls while the record lives, so that it is enough to look at it after what was read:
+ *
+ *   An item that was found is of write modified_seq. committed_seq >= modified_seq (K'): it may be
+ *   shown.
+ *
+ *   An item that was not found: what the search saw, above all an item's removal, are effects of
+ *   writes to the group whose slots and links were loaded with acquire, so begun_seq, loaded after the
+ *   search, covers them. committed_seq >= begun_seq: all of them are committed, whichever of the two
+ *   is loaded first. If the group has no record after the search, then either it was dropped, and all
+ *   it had was committed, or its first write had not begun when the search ended.
+ *
+ *   A group's snapshot is of S1, see store_snapshot.c: committed_seq >= S1.
+ *
+ *   A list of names shows which groups have items. That changes with few writes, which are counted
+ *   twice in the root: listings_begun before the first effect (it is stored before the numbers, N),
+ *   listings_committed (release: L) when the group's commit covers its newest such write. A reader
+ *   that has walked the list loads listings_committed (L'), then listings_begun. b covers all the walk
+ *   saw, as begun_seq does. By L/L' it is not below what had begun when c was stored, and c counts
+ *   only what had; so b == c says that at that moment nothing that had begun was open, and nothing
+ *   has begun since that b does not count.
+ *
+ *   store_read_group() says committed_seq for the seq, and then loads newest_position: by K/K' it is
+ *   of that write or a newer one. As a commit is marked before its events are published, a reader that
+ *   has seen the ring up to some head finds committed_seq not below any event there: who is brought up
+ *   to this seq has missed nothing that the reader has passed.
  *
  * ---- Giving memory back
  * -----------------------------------------------------------------------------------------
@@ -157,7 +189,7 @@ static uint64_t block_alloc(struct store *store, uint64_t bytes)
 }
 
 /* Room in the queue for all that one write can retire. */
-static bool retire_reserve(struct store *store)
+bool store_retire_reserve(struct store *store)
 {
     uint64_t limit = STORE_RETIRED_MAX - RETIRED_BLOCKS_PER_WRITE;
     if (store->retired_tail - store->retired_head <= limit)
@@ -219,7 +251,7 @@ struct store_place store_find_place(const struct store *store, const struct stor
     return place;
 }
 
-static enum weir_status check_key(const struct store_key *key)
+enum weir_status store_check_key(const struct store_key *key)
 {
     if (key->stream.bytes > NAME_BYTES_MAX || key->group.bytes > NAME_BYTES_MAX ||
         key->item.bytes > NAME_BYTES_MAX)
@@ -229,15 +261,44 @@ static enum weir_status check_key(const struct store_key *key)
 
 /* ---- numbers of a group ---- */
 
-static void write_begin(struct group_block *group, const struct store_numbers *numbers)
+static uint64_t seq_of(const struct store_numbers *numbers, const struct store_moment *moment)
+{
+    return moment->past != NULL ? moment->past->seq : numbers->seq + 1;
+}
+
+static uint64_t epoch_of(const struct store *store, uint64_t group_hash,
+                         const struct store_moment *moment)
+{
+    return moment->past != NULL
+               ? moment->past->epoch
+               : store_load(&store->root->next_epochs[group_hash % STORE_EPOCH_BUCKETS]);
+}
+
+static void write_begin(struct group_block *group, uint64_t seq)
 {
     /* Seen before any effect of the write, as all of them are release stores. */
-    store_put(&group->begun_seq, numbers->seq + 1);
+    store_put(&group->begun_seq, seq);
+}
+
+/* A write of an earlier life: nobody waits for its event, and it may be shown. */
+static void write_end_past(struct group_block *group, struct store_numbers *numbers,
+                           const struct store_past *past)
+{
+    numbers->seq = past->seq;
+    numbers->timestamp_ms = past->timestamp_ms;
+    numbers->next_ms = past->next_ms;
+    store_numbers_store(group, numbers);
+    store_put_link(&group->committed_seq, past->seq);
 }
 
 static void write_end(struct store *store, struct group_block *group, struct store_numbers *numbers,
-                      uint64_t now_ms)
+                      const struct store_moment *moment)
 {
+    if (moment->past != NULL) {
+        write_end_past(group, numbers, moment->past);
+        return;
+    }
+    uint64_t now_ms = moment->now_ms;
     uint64_t stamp = now_ms > numbers->next_ms ? now_ms : numbers->next_ms;
     if (stamp < store->floor_ms)
         stamp = store->floor_ms;
@@ -254,7 +315,7 @@ static void write_end(struct store *store, struct group_block *group, struct sto
 
 /* ---- lists ---- */
 
-static void append_item(struct store *store, struct group_block *group, uint64_t offset)
+void store_append_item(struct store *store, struct group_block *group, uint64_t offset)
 {
     uint64_t last = store_load(&group->last_item);
     struct item_block *item = store_item_at(store, offset);
@@ -264,9 +325,8 @@ static void append_item(struct store *store, struct group_block *group, uint64_t
     store_put(&group->last_item, offset);
 }
 
-/* Put `replacement` (0: nothing) where `offset` is; the old block keeps its links. */
-static void replace_item(struct store *store, struct group_block *group, uint64_t offset,
-                         uint64_t replacement)
+void store_replace_item(struct store *store, struct group_block *group, uint64_t offset,
+                        uint64_t replacement)
 {
     const struct item_block *item = store_item_at(store, offset);
     uint64_t next = store_load(&item->next);
@@ -276,6 +336,8 @@ static void replace_item(struct store *store, struct group_block *group, uint64_
         store_put(&store_item_at(store, replacement)->previous, previous);
     }
     uint64_t forward = replacement != 0 ? replacement : next;
+    if (store->walk.item == offset)
+        store->walk.item = forward;
     uint64_t backward = replacement != 0 ? replacement : previous;
     store_put_link(previous == 0 ? &group->first_item : &store_item_at(store, previous)->next,
                    forward);
@@ -295,6 +357,10 @@ static void unlink_group(struct store *store, struct stream_block *stream, uint6
 {
     uint64_t next = store_load(&store_group_at(store, offset)->next);
     uint64_t previous = store_load(&store_group_at(store, offset)->previous);
+    if (store->walk.group == offset) {
+        store->walk.group = next;
+        store->walk.is_inside = false;
+    }
     store_put_link(previous == 0 ? &stream->first_group : &store_group_at(store, previous)->next,
                    next);
     store_put(next == 0 ? &stream->last_group : &store_group_at(store, next)->previous, previous);
@@ -314,6 +380,10 @@ static void unlink_stream(struct store *store, uint64_t offset)
 {
     uint64_t next = store_load(&store_stream_at(store, offset)->next);
     uint64_t previous = store_load(&store_stream_at(store, offset)->previous);
+    if (store->walk.stream == offset) {
+        store->walk.stream = next;
+        store->walk.group = next == 0 ? 0 : store_load(&store_stream_at(store, next)->first_group);
+    }
     store_put_link(
         previous == 0 ? &store->root->first_stream : &store_stream_at(store, previous)->next, next);
     if (next == 0)
@@ -367,11 +437,10 @@ static uint64_t make_stream(struct store *store, uint64_t hash, struct span name
     return offset;
 }
 
-static void fill_group(struct store *store, uint64_t offset, uint64_t hash, uint64_t stream,
-                       const struct store_group_names *names)
+static void fill_group(struct store *store, uint64_t offset, uint64_t hash, uint64_t epoch,
+                       uint64_t stream, const struct store_group_names *names)
 {
     struct group_block *group = store_group_at(store, offset);
-    uint64_t epoch = store_load(&store->root->next_epochs[hash % STORE_EPOCH_BUCKETS]);
     const uint64_t once[] = {hash,
                              epoch,
                              ++store->next_ordinal,
@@ -382,6 +451,7 @@ static void fill_group(struct store *store, uint64_t offset, uint64_t hash, uint
     for (unsigned i = 0; i < sizeof(struct group_block) / WORD_BYTES; i++)
         store_put(&words[i], i < sizeof once / sizeof once[0] ? once[i] : 0);
     store_put(&group->newest_position, RING_NO_POSITION);
+    store_put(&group->appended_position, RING_NO_POSITION);
     struct store_numbers numbers = {.next_ms = store_load(&store->root->new_group_ms)};
     store_numbers_store(group, &numbers);
     words = copy_words(group->names, names->stream);
@@ -393,8 +463,8 @@ static void fill_group(struct store *store, uint64_t offset, uint64_t hash, uint
 }
 
 /* Make the group's record, and its stream's if that is the first one; the record counts as empty. */
-static enum weir_status make_group(struct store *store, const struct store_key *key, uint64_t hash,
-                                   uint64_t *made)
+enum weir_status store_make_group(struct store *store, const struct store_key *key, uint64_t hash,
+                                  uint64_t epoch, uint64_t *made)
 {
     if (!json_is_utf8(key->stream) || !json_is_utf8(key->group))
         return WEIR_INVALID;
@@ -423,7 +493,7 @@ static enum weir_status make_group(struct store *store, const struct store_key *
         index_insert(&store->streams, stream_hash, stream);
         store->stream_count++;
     }
-    fill_group(store, group, hash, stream, &names);
+    fill_group(store, group, hash, epoch, stream, &names);
     append_group(store, store_stream_at(store, stream), group);
     index_insert(&store->groups, hash, group);
     append_empty(store, group);
@@ -432,7 +502,7 @@ static enum weir_status make_group(struct store *store, const struct store_key *
     return WEIR_OK;
 }
 
-static void drop_group(struct store *store, uint64_t offset)
+void store_drop_group(struct store *store, uint64_t offset)
 {
     struct group_block *group = store_group_at(store, offset);
     uint64_t hash = store_load(&group->hash);
@@ -458,16 +528,24 @@ static void drop_group(struct store *store, uint64_t offset)
     retire(store, stream_offset);
 }
 
-/* Keep the number of empty groups at its bound. Records that are still to be published go to the
- * end of the line. */
-static void trim_empty_groups(struct store *store)
+/* True when the broker does not hold the group's handle, and no reader waits for it. */
+static bool group_is_quiet(const struct store *store, const struct group_block *group)
+{
+    if (store->options.is_logged)
+        return store_load(&group->committed_seq) == store_numbers_load(group).seq;
+    return store_load(&group->unpublished) == 0;
+}
+
+/* Keep the number of empty groups at its bound. Records that are not quiet yet go to the end of the
+ * line. */
+void store_trim_empty_groups(struct store *store)
 {
     for (unsigned looks = 0; looks < EMPTY_GROUP_LOOKS; looks++) {
         if (store->group_count - store->listed_groups <= store->options.empty_groups_max)
             return;
         uint64_t offset = store->first_empty;
-        if (store_load(&store_group_at(store, offset)->unpublished) == 0) {
-            drop_group(store, offset);
+        if (group_is_quiet(store, store_group_at(store, offset))) {
+            store_drop_group(store, offset);
             return; /* a write makes at most one group empty */
         }
         unlink_empty(store, offset);
@@ -475,10 +553,21 @@ static void trim_empty_groups(struct store *store)
     }
 }
 
-static void list_group(struct store *store, uint64_t offset)
+/* What lists show changes with the write that has begun; see "Commits" above. */
+static void note_listing(struct store *store, struct group_block *group)
+{
+    if (!store->options.is_logged || store->is_recovering)
+        return;
+    store_put(&group->listing_seq, store_load(&group->begun_seq));
+    store_put(&group->listings_open, store_load(&group->listings_open) + 1);
+    store_put(&store->root->listings_begun, store_load(&store->root->listings_begun) + 1);
+}
+
+void store_list_group(struct store *store, uint64_t offset)
 {
     struct stream_block *stream =
         store_stream_at(store, store_load(&store_group_at(store, offset)->stream));
+    note_listing(store, store_group_at(store, offset));
     unlink_empty(store, offset);
     store->listed_groups++;
     uint64_t listed = store_load(&stream->listed_groups);
@@ -486,10 +575,11 @@ static void list_group(struct store *store, uint64_t offset)
     store_put(&stream->listed_groups, listed + 1);
 }
 
-static void unlist_group(struct store *store, uint64_t offset)
+void store_unlist_group(struct store *store, uint64_t offset)
 {
     struct stream_block *stream =
         store_stream_at(store, store_load(&store_group_at(store, offset)->stream));
+    note_listing(store, store_group_at(store, offset));
     append_empty(store, offset);
     store->listed_groups--;
     uint64_t listed = store_load(&stream->listed_groups);
@@ -522,6 +612,7 @@ static enum weir_status open_root(struct store *store, struct weir_error *error)
     uint64_t generation = segment_generation(store->segment);
     store->newest_epoch = generation;
     store_put(&root->area_bytes, store->area_bytes);
+    store_put(&root->is_logged, store->options.is_logged ? 1 : 0);
     store_put(&root->new_group_ms, generation / 1000 > 2 ? generation / 1000 : 2);
     for (unsigned bucket = 0; bucket < STORE_EPOCH_BUCKETS; bucket++)
         store_put(&root->next_epochs[bucket], generation);
@@ -597,9 +688,8 @@ static void describe_group(const struct group_block *group, uint64_t offset,
                                   .group_escaped = names.group_escaped};
 }
 
-/* A filled block that is not linked yet, or 0. */
-static uint64_t make_item(struct store *store, const struct store_place *place, struct span id,
-                          struct span id_escaped, struct span value)
+uint64_t store_make_item(struct store *store, const struct store_place *place, struct span id,
+                         struct span id_escaped, struct span value)
 {
     uint64_t sizes = store_pair(id.bytes, id_escaped.bytes);
     uint64_t offset = block_alloc(store, sizeof(struct item_block) + store_names_bytes(sizes) +
@@ -615,7 +705,7 @@ static uint64_t make_item(struct store *store, const struct store_place *place, 
 }
 
 static enum weir_status set_existing(struct store *store, const struct store_place *place,
-                                     struct span value, uint64_t now_ms,
+                                     struct span value, const struct store_moment *moment,
                                      struct store_change *change)
 {
     const struct item_block *old = store_item_at(store, place->item);
@@ -623,19 +713,20 @@ static enum weir_status set_existing(struct store *store, const struct store_pla
     __builtin_prefetch(store_item_at(store, store_load(&old->previous)), 1);
     __builtin_prefetch(store_item_at(store, store_load(&old->next)), 1);
     uint64_t offset =
-        make_item(store, place, store_item_id(old), store_item_id_escaped(old), value);
+        store_make_item(store, place, store_item_id(old), store_item_id_escaped(old), value);
     if (offset == 0)
         return WEIR_FULL;
     struct item_block *item = store_item_at(store, offset);
     struct group_block *group = store_group_at(store, place->group);
     struct store_numbers numbers = store_numbers_load(group);
+    uint64_t seq = seq_of(&numbers, moment);
     store_put(&item->group, place->group);
     store_put(&item->created_seq, store_load(&old->created_seq));
-    store_put(&item->modified_seq, numbers.seq + 1);
-    write_begin(group, &numbers);
-    replace_item(store, group, place->item, offset);
+    store_put(&item->modified_seq, seq);
+    write_begin(group, seq);
+    store_replace_item(store, group, place->item, offset);
     index_replace(&store->items, place->key_hash, place->item, offset);
-    write_end(store, group, &numbers, now_ms);
+    write_end(store, group, &numbers, moment);
     retire(store, place->item);
     *change = (struct store_change){.id_escaped = store_item_id_escaped(item),
                                     .item_hash = place->item_hash,
@@ -646,27 +737,33 @@ static enum weir_status set_existing(struct store *store, const struct store_pla
     return WEIR_OK;
 }
 
-static bool group_may_be_listed(const struct store *store, uint64_t group)
+bool store_has_room(const struct store *store, uint64_t group)
 {
+    if (store->is_recovering) /* an earlier life has let them in; on the way there may be more */
+        return true;
+    if (store->item_count >= store->options.items_max)
+        return false;
     return store->listed_groups < store->options.groups_max ||
            (group != 0 && store_numbers_load(store_group_at(store, group)).item_count > 0);
 }
 
 static enum weir_status set_new(struct store *store, struct store_place *place,
-                                const struct store_key *key, struct span value, uint64_t now_ms,
-                                struct store_change *change)
+                                const struct store_key *key, struct span value,
+                                const struct store_moment *moment, struct store_change *change)
 {
     if (!json_is_utf8(key->item))
         return WEIR_INVALID;
-    if (store->item_count >= store->options.items_max || !group_may_be_listed(store, place->group))
+    if (!store_has_room(store, place->group))
         return WEIR_FULL;
     struct span id_escaped =
         span_of(store->item_escaped, json_escape(store->item_escaped, key->item));
-    uint64_t offset = make_item(store, place, key->item, id_escaped, value);
+    uint64_t offset = store_make_item(store, place, key->item, id_escaped, value);
     if (offset == 0)
         return WEIR_FULL;
     if (place->group == 0) {
-        enum weir_status status = make_group(store, key, place->group_hash, &place->group);
+        enum weir_status status =
+            store_make_group(store, key, place->group_hash,
+                             epoch_of(store, place->group_hash, moment), &place->group);
         if (status != WEIR_OK) {
             arena_free(store->arena, offset);
             return status;
@@ -675,16 +772,17 @@ static enum weir_status set_new(struct store *store, struct store_place *place,
     struct item_block *item = store_item_at(store, offset);
     struct group_block *group = store_group_at(store, place->group);
     struct store_numbers numbers = store_numbers_load(group);
+    uint64_t seq = seq_of(&numbers, moment);
     store_put(&item->group, place->group);
-    store_put(&item->created_seq, numbers.seq + 1);
-    store_put(&item->modified_seq, numbers.seq + 1);
-    write_begin(group, &numbers);
-    append_item(store, group, offset);
+    store_put(&item->created_seq, seq);
+    store_put(&item->modified_seq, seq);
+    write_begin(group, seq);
+    store_append_item(store, group, offset);
     index_insert(&store->items, place->key_hash, offset);
     if (numbers.item_count++ == 0)
-        list_group(store, place->group);
+        store_list_group(store, place->group);
     store->item_count++;
-    write_end(store, group, &numbers, now_ms);
+    write_end(store, group, &numbers, moment);
     *change = (struct store_change){.id_escaped = store_item_id_escaped(item),
                                     .item_hash = place->item_hash,
                                     .new_value = store_item_value(item)};
@@ -692,96 +790,129 @@ static enum weir_status set_new(struct store *store, struct store_place *place,
     return WEIR_OK;
 }
 
+enum weir_status store_check_value(struct span value)
+{
+    if (value.bytes > VALUE_BYTES_MAX)
+        return WEIR_TOO_LARGE;
+    return value.bytes == 0 ? WEIR_INVALID : WEIR_OK;
+}
+
+enum weir_status store_write_set(struct store *store, struct store_place *place,
+                                 const struct store_key *key, struct span value,
+                                 const struct store_moment *moment, struct store_change *change)
+{
+    if (!store_retire_reserve(store))
+        return WEIR_FULL;
+    if (place->item != 0) {
+        index_upkeep(&store->items);
+        return set_existing(store, place, value, moment, change);
+    }
+    enum weir_status status = index_reserve(&store->items, 1);
+    return status != WEIR_OK ? status : set_new(store, place, key, value, moment, change);
+}
+
 enum weir_status store_set(struct store *store, const struct store_key *key, struct span value,
                            uint64_t now_ms, struct store_change *change)
 {
-    enum weir_status status = check_key(key);
+    enum weir_status status = store_check_key(key);
+    if (status == WEIR_OK)
+        status = store_check_value(value);
     if (status != WEIR_OK)
         return status;
-    if (value.bytes > VALUE_BYTES_MAX)
-        return WEIR_TOO_LARGE;
-    if (value.bytes == 0)
-        return WEIR_INVALID;
     struct store_place place = store_find_place(store, key);
-    if (!retire_reserve(store))
+    const struct store_moment moment = {.now_ms = now_ms};
+    return store_write_set(store, &place, key, value, &moment, change);
+}
+
+enum weir_status store_write_delete(struct store *store, const struct store_place *place,
+                                    const struct store_moment *moment, struct store_change *change)
+{
+    if (!store_retire_reserve(store))
         return WEIR_FULL;
-    if (place.item != 0) {
-        index_upkeep(&store->items);
-        return set_existing(store, &place, value, now_ms, change);
-    }
-    status = index_reserve(&store->items, 1);
-    return status != WEIR_OK ? status : set_new(store, &place, key, value, now_ms, change);
+    index_upkeep(&store->items);
+    struct group_block *group = store_group_at(store, place->group);
+    const struct item_block *old = store_item_at(store, place->item);
+    __builtin_prefetch(store_item_at(store, store_load(&old->previous)), 1);
+    __builtin_prefetch(store_item_at(store, store_load(&old->next)), 1);
+    struct store_numbers numbers = store_numbers_load(group);
+    write_begin(group, seq_of(&numbers, moment));
+    store_replace_item(store, group, place->item, 0);
+    index_remove(&store->items, place->key_hash, place->item);
+    store->item_count--;
+    if (--numbers.item_count == 0)
+        store_unlist_group(store, place->group);
+    write_end(store, group, &numbers, moment);
+    retire(store, place->item);
+    *change = (struct store_change){.id_escaped = store_item_id_escaped(old),
+                                    .item_hash = place->item_hash,
+                                    .existed = true,
+                                    .old_value = store_item_value(old)};
+    describe_group(group, place->group, &change->group);
+    return WEIR_OK;
 }
 
 enum weir_status store_delete(struct store *store, const struct store_key *key, uint64_t now_ms,
                               struct store_change *change)
 {
-    enum weir_status status = check_key(key);
+    enum weir_status status = store_check_key(key);
     if (status != WEIR_OK)
         return status;
     struct store_place place = store_find_place(store, key);
     if (place.item == 0)
         return WEIR_EMPTY;
-    if (!retire_reserve(store))
+    const struct store_moment moment = {.now_ms = now_ms};
+    status = store_write_delete(store, &place, &moment, change);
+    if (status == WEIR_OK && change->group.item_count == 0)
+        store_trim_empty_groups(store);
+    return status;
+}
+
+enum weir_status store_write_touch(struct store *store, struct store_place *place,
+                                   const struct store_key *key, const struct store_moment *moment,
+                                   struct store_change *change)
+{
+    if (!json_is_utf8(key->item))
+        return WEIR_INVALID;
+    if (!store_retire_reserve(store))
         return WEIR_FULL;
-    index_upkeep(&store->items);
-    struct group_block *group = store_group_at(store, place.group);
-    const struct item_block *old = store_item_at(store, place.item);
-    __builtin_prefetch(store_item_at(store, store_load(&old->previous)), 1);
-    __builtin_prefetch(store_item_at(store, store_load(&old->next)), 1);
+    if (place->group == 0) {
+        enum weir_status status =
+            store_make_group(store, key, place->group_hash,
+                             epoch_of(store, place->group_hash, moment), &place->group);
+        if (status != WEIR_OK)
+            return status;
+    }
+    struct group_block *group = store_group_at(store, place->group);
     struct store_numbers numbers = store_numbers_load(group);
-    write_begin(group, &numbers);
-    replace_item(store, group, place.item, 0);
-    index_remove(&store->items, place.key_hash, place.item);
-    store->item_count--;
-    if (--numbers.item_count == 0)
-        unlist_group(store, place.group);
-    write_end(store, group, &numbers, now_ms);
-    retire(store, place.item);
-    *change = (struct store_change){.id_escaped = store_item_id_escaped(old),
-                                    .item_hash = place.item_hash,
-                                    .existed = true,
-                                    .old_value = store_item_value(old)};
-    describe_group(group, place.group, &change->group);
-    if (numbers.item_count == 0)
-        trim_empty_groups(store);
+    write_begin(group, seq_of(&numbers, moment));
+    write_end(store, group, &numbers, moment);
+    *change = (struct store_change){.existed = key->item.data != NULL && place->item != 0};
+    if (key->item.data != NULL) {
+        change->item_hash = place->item_hash;
+        change->id_escaped =
+            span_of(store->item_escaped, json_escape(store->item_escaped, key->item));
+    }
+    describe_group(group, place->group, &change->group);
     return WEIR_OK;
 }
 
 enum weir_status store_touch(struct store *store, const struct store_key *key, uint64_t now_ms,
                              struct store_change *change)
 {
-    enum weir_status status = check_key(key);
+    enum weir_status status = store_check_key(key);
     if (status != WEIR_OK)
         return status;
-    if (!json_is_utf8(key->item))
-        return WEIR_INVALID;
     struct store_place place = store_find_place(store, key);
-    if (!retire_reserve(store))
-        return WEIR_FULL;
-    if (place.group == 0) {
-        status = make_group(store, key, place.group_hash, &place.group);
-        if (status != WEIR_OK)
-            return status;
-    }
-    struct group_block *group = store_group_at(store, place.group);
-    struct store_numbers numbers = store_numbers_load(group);
-    write_begin(group, &numbers);
-    write_end(store, group, &numbers, now_ms);
-    *change = (struct store_change){.existed = key->item.data != NULL && place.item != 0};
-    if (key->item.data != NULL) {
-        change->item_hash = place.item_hash;
-        change->id_escaped =
-            span_of(store->item_escaped, json_escape(store->item_escaped, key->item));
-    }
-    describe_group(group, place.group, &change->group);
-    trim_empty_groups(store);
-    return WEIR_OK;
+    const struct store_moment moment = {.now_ms = now_ms};
+    status = store_write_touch(store, &place, key, &moment, change);
+    if (status == WEIR_OK)
+        store_trim_empty_groups(store);
+    return status;
 }
 
 enum weir_status store_find(struct store *store, const struct store_key *key, struct span *value)
 {
-    enum weir_status status = check_key(key);
+    enum weir_status status = store_check_key(key);
     if (status != WEIR_OK)
         return status;
     struct store_place place = store_find_place(store, key);
@@ -793,16 +924,58 @@ enum weir_status store_find(struct store *store, const struct store_key *key, st
 
 uint64_t store_group_newest_position(const struct store *store, uint64_t group_offset)
 {
-    return store_load(&store_group_at(store, group_offset)->newest_position);
+    const struct group_block *group = store_group_at(store, group_offset);
+    return store_load(store->options.is_logged ? &group->appended_position
+                                               : &group->newest_position);
 }
 
 void store_group_published(struct store *store, uint64_t group_offset, uint64_t position)
 {
     struct group_block *group = store_group_at(store, group_offset);
-    uint64_t unpublished = store_load(&group->unpublished);
-    weir_assert(unpublished > 0);
-    store_put(&group->unpublished, unpublished - 1);
+    if (!store->is_recovering) {
+        uint64_t unpublished = store_load(&group->unpublished);
+        weir_assert(unpublished > 0);
+        store_put(&group->unpublished, unpublished - 1);
+    }
+    if (store->options.is_logged)
+        store_put(&group->appended_position, position);
+    if (!store->options.is_logged || store->is_recovering)
+        store_put_link(&group->newest_position, position);
+}
+
+void store_group_committed(struct store *store, uint64_t group_offset, uint64_t seq,
+                           uint64_t position)
+{
+    weir_assert(store->options.is_logged);
+    struct group_block *group = store_group_at(store, group_offset);
+    weir_assert(seq <= store_numbers_load(group).seq);
+    if (seq <= store_load(&group->committed_seq))
+        return;
     store_put_link(&group->newest_position, position);
+    store_put_link(&group->committed_seq, seq); /* K: with a position that is not older; pairs K' */
+    uint64_t open = store_load(&group->listings_open);
+    if (open == 0 || seq < store_load(&group->listing_seq))
+        return;
+    store_put(&group->listings_open, 0);
+    _Atomic uint64_t *committed = &store->root->listings_committed;
+    store_put_link(committed,
+                   store_load(committed) + open); /* L: behind `listings_begun`; pairs L' */
+}
+
+enum weir_status store_check_committed(const struct store *store, const struct store_key *key)
+{
+    enum weir_status status = store_check_key(key);
+    if (status != WEIR_OK || !store->options.is_logged)
+        return status;
+    struct store_place place = store_find_place(store, key);
+    if (place.group == 0)
+        return WEIR_OK;
+    const struct group_block *group = store_group_at(store, place.group);
+    /* Which write removed a missing item is not known: any may have. */
+    uint64_t seq = key->item.data != NULL && place.item != 0
+                       ? store_load(&store_item_at(store, place.item)->modified_seq)
+                       : store_numbers_load(group).seq;
+    return seq > store_load(&group->committed_seq) ? WEIR_PENDING : WEIR_OK;
 }
 
 void store_raise_floor(struct store *store, uint64_t timestamp_ms)

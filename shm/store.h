@@ -21,7 +21,7 @@
  *           store_turn_end(). Readers copy out.
  * Errors:   FULL: the arena or a limit is used up; nothing changed. TOO_LARGE, INVALID: names or
  *           value beyond limits. Readers: REVOKED = read again; PENDING = the ring has not
- *           published all the store shows; LAPPED = the ring has dropped what was needed, start
+ *           published all the store shows, or it is not committed; LAPPED = the ring has dropped what was needed, start
  *           over; CORRUPT = stop using the segment.
  */
 #ifndef WEIR_SHM_STORE_H
@@ -45,7 +45,8 @@ struct store_group {
     uint64_t epoch;
     uint64_t timestamp_ms;    /* stamp of `seq` */
     uint64_t next_ms;         /* lowest stamp of the next write; a sync is stamped next_ms - 1 */
-    uint64_t newest_position; /* ring position of the newest published event, or RING_NO_POSITION */
+    uint64_t newest_position; /* ring position of the newest published event (is_logged: committed
+                                 event), or RING_NO_POSITION */
     uint64_t item_count;
     struct span stream_escaped;
     struct span group_escaped;
@@ -95,10 +96,14 @@ void store_group_published(struct store *store, uint64_t group_offset, uint64_t 
 uint64_t store_group_newest_position(const struct store *store, uint64_t group_offset);
 /* Stamps stay above this: the highest one an earlier life of the broker is known to have given. */
 void store_raise_floor(struct store *store, uint64_t timestamp_ms);
-/* All writes to the group up to `seq` may be shown. Only where options.is_logged; then a group's record
- * is not dropped, and its handle stays good, until its newest write is committed. */
-void store_group_committed(struct store *store, uint64_t group_offset, uint64_t seq);
-/* PENDING: the newest write to the item (`item` without data: to the group) is not committed. */
+/* All writes to the group up to `seq`, whose event is at `position`, may be shown. Only where
+ * options.is_logged; then a group's record is not dropped, and its handle stays good, until its
+ * newest write is committed. Before the ring_publish_to() that shows the events: who has read an
+ * event then finds its write committed. */
+void store_group_committed(struct store *store, uint64_t group_offset, uint64_t seq,
+                           uint64_t position);
+/* PENDING: the newest write to the item (`item` without data: to the group) is not committed. Of a
+ * missing item, the group's newest write counts. */
 enum weir_status store_check_committed(const struct store *store,
                                        const struct store_key *key) WEIR_MUST_CHECK;
 /* End of the broker's turn: advances the epoch and gives back what no reader can see any more;
@@ -114,7 +119,11 @@ struct store_past {
 /* Apply a write of an earlier life; the group's numbers are `past` afterwards, and it counts as
  * committed. EMPTY: the group has it already (its epoch is higher, or the same with a seq that is not
  * lower): nothing changed. A delete that finds no item is OK. A group whose epoch rises loses the
- * items it still has. Otherwise as store_set() and its like. */
+ * items it still has. An item that is newer than the write (a walk met it later) stays as it is.
+ * INVALID: numbers that no write can have had. Otherwise as store_set() and its like, but: spans and
+ * handle in `change` are good until the next call of these (empty groups beyond the bound go there);
+ * where the event is put into the ring, store_group_published() says so at once. items_max and
+ * groups_max refuse nothing here. */
 enum weir_status store_replay_set(struct store *store, const struct store_key *key,
                                   struct span value, const struct store_past *past,
                                   struct store_change *change) WEIR_MUST_CHECK;
@@ -124,16 +133,18 @@ enum weir_status store_replay_delete(struct store *store, const struct store_key
 enum weir_status store_replay_touch(struct store *store, const struct store_key *key,
                                     const struct store_past *past,
                                     struct store_change *change) WEIR_MUST_CHECK;
-/* What store_walk_next() yielded in an earlier life, in its order. INVALID: an item without a group,
- * or the group is there already. An item that is there already moves to the end: it was removed and
- * made again while the walk went on. */
+/* What store_walk_next() yielded in an earlier life, in its order. INVALID: an item without a group or
+ * out of order, numbers that cannot be, or the group is there already in this or a later life (in an
+ * earlier one: it was forgotten and made again while the walk went on; its items go). An item that is
+ * there already moves to the end: it was removed and made again while the walk went on. */
 struct store_walk_entry;
 enum weir_status store_restore(struct store *store,
                                const struct store_walk_entry *entry) WEIR_MUST_CHECK;
 /* The last of it: epochs given from now on are `epoch_floor` or higher, and above all that were
  * restored; stamps are above all that were. */
 void store_recovered(struct store *store, uint64_t epoch_floor);
-/* An epoch no group has had in this life so far, and none will have that is lower. */
+/* Above every epoch given so far: what the files made from now on name as the next life's floor.
+ * Groups that get a higher one later are in the log with it. */
 uint64_t store_epoch_base(const struct store *store);
 
 /* ---- broker: a walk over everything, in slices between writes ----
@@ -175,26 +186,32 @@ void store_reader_close(struct store_reader *store_reader);
 uint64_t store_group_hash(uint64_t seed, struct span stream, struct span group);
 uint64_t store_item_hash(uint64_t seed, struct span item);
 
-/* Append the item's JSON text. EMPTY when it is missing. */
+/* In a store that is_logged, readers other than the broker are shown nothing that is not committed:
+ * they are told PENDING, and the broker, asked instead, answers when it is. */
+
+/* Append the item's JSON text. EMPTY when it is missing. PENDING: its newest write, or, when it is
+ * missing, one to its group, is not committed. */
 enum weir_status store_read_item(struct store_reader *reader, const struct store_key *key,
                                  struct buffer *out) WEIR_MUST_CHECK;
-/* The group's numbers only (no spans). EMPTY when the group has no record: seq 0, the epoch its
+/* The group's numbers only (no spans); is_logged: seq and newest_position of what is committed (the
+ * position may be newer than the seq), the other numbers may be ahead of it. EMPTY when the group has no record: seq 0, the epoch its
  * first write will have (unless another group of the same bucket is dropped before, see store.c;
  * then that epoch is higher), and the stamp a sync of it takes in next_ms - 1, below that of its
  * first write. */
 enum weir_status store_read_group(struct store_reader *reader, struct span stream,
                                   struct span group, struct store_group *state) WEIR_MUST_CHECK;
-/* Append `["g1","g2"]`, sorted bytewise by decoded name. */
+/* Append `["g1","g2"]`, sorted bytewise by decoded name. PENDING: a group somewhere in the store has
+ * got its first item, or lost its last one, by a write that is not committed. */
 enum weir_status store_list_groups(struct store_reader *reader, struct span stream,
                                    struct buffer *out) WEIR_MUST_CHECK;
 /* Append `{"stream":[{"id":"chat","groups":["a","b"]}],"count":1}`, both sorted bytewise; streams
- * without items left out. */
+ * without items left out. PENDING likewise. */
 enum weir_status store_list_all(struct store_reader *reader, struct buffer *out) WEIR_MUST_CHECK;
 
 /* A group's (or one item's) exact state at one seq. Begin notes the seq, walks and copies, and
  * notes the seq again; finish applies the ring's events between the two and appends the result.
- * PENDING from finish: the ring has not published them all, call it again after the next wake-up;
- * the copy is kept, and the seq it will have is fixed. LAPPED, REVOKED: begin again
+ * PENDING from finish: the ring has not published them all, or not all that was seen is committed;
+ * call it again after the next wake-up; the copy is kept, and the seq it will have is fixed. LAPPED, REVOKED: begin again
  * (store_snapshot() does, with bounded tries). A walk is finished or cancelled before its reader is
  * closed. */
 struct store_snapshot {

@@ -23,7 +23,7 @@
 #include "shm/words.h"
 
 #define STORE_LAYOUT_MAGIC                                                                         \
-    0x3165726f74537277ull /* "wrStore1", little-endian; a change of layout changes the digit */
+    0x3265726f74537277ull /* "wrStore2", little-endian; a change of layout changes the digit */
 
 enum {
     STORE_FIRST_BLOCK = ARENA_SPAN_BYTES,
@@ -44,12 +44,17 @@ struct store_root {
     /* line 0: written once; magic last (release) */
     _Atomic uint64_t magic;
     _Atomic uint64_t area_bytes;
-    _Atomic uint64_t padding_once[6];
+    _Atomic uint64_t is_logged; /* 1: readers are shown what is committed */
+    _Atomic uint64_t padding_once[5];
     /* line 1 */
     _Atomic uint64_t first_stream;
     _Atomic uint64_t
         new_group_ms; /* no stamp of a group that has no record yet is below this; never falls */
-    _Atomic uint64_t padding_lists[6];
+    /* Logged: groups that got their first item or lost their last one, so often, and so often
+     * committed. Equal: what lists show is committed. */
+    _Atomic uint64_t listings_begun;
+    _Atomic uint64_t listings_committed; /* release L */
+    _Atomic uint64_t padding_lists[4];
     /* line 2 */
     struct index_root stream_index;
     struct index_root group_index;
@@ -95,10 +100,15 @@ struct group_block {
     _Atomic uint64_t unpublished;    /* broker only: writes whose event is not in the ring yet */
     _Atomic uint64_t padding_lists;
     /* lines 2 and 3: change with every write */
-    _Atomic uint64_t begun_seq; /* stored before the first effect of a write can be seen */
-    _Atomic uint64_t version;   /* release N: numbers[version & 1] is whole */
-    _Atomic uint64_t newest_position;
-    _Atomic uint64_t padding_numbers[5];
+    _Atomic uint64_t begun_seq;         /* stored before the first effect of a write can be seen */
+    _Atomic uint64_t version;           /* release N: numbers[version & 1] is whole */
+    _Atomic uint64_t newest_position;   /* of an event; logged: of a committed one */
+    _Atomic uint64_t committed_seq;     /* release K; logged: all writes up to it may be shown */
+    _Atomic uint64_t appended_position; /* broker only; logged: of the newest event */
+    _Atomic uint64_t listing_seq;       /* broker only; logged: the write that came to be or ceased
+                                           to be listed with, the newest such one */
+    _Atomic uint64_t listings_open;     /* broker only; logged: such writes not committed */
+    _Atomic uint64_t padding_numbers;
     _Atomic uint64_t numbers[2][STORE_NUMBERS_WORDS];
     _Atomic uint64_t names[];
 };

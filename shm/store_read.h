@@ -24,6 +24,7 @@ struct store_names;
 struct store_reader {
     const struct segment *segment;
     struct reader *reader; /* NULL: the broker */
+    bool is_limited;       /* to what is committed */
     const char *base;
     uint64_t area_bytes;
     uint64_t hash_seed;
@@ -46,6 +47,7 @@ struct store_item_view {
     const struct item_block *block;
     uint64_t group;
     uint64_t created_seq;
+    uint64_t modified_seq;
     uint64_t item_hash;
     uint64_t id_bytes;
     uint64_t value_bytes;

@@ -49,13 +49,15 @@ struct store_reader *store_reader_open(const struct segment *segment, struct rea
         store_load(&root->area_bytes) != area_bytes)
         goto fail;
     buffer_init(&names->text, 2ul * ANSWER_BYTES_MAX);
-    *store_reader = (struct store_reader){.segment = segment,
-                                          .reader = reader,
-                                          .base = base,
-                                          .area_bytes = area_bytes,
-                                          .hash_seed = segment_hash_seed(segment),
-                                          .root = root,
-                                          .names = names};
+    *store_reader =
+        (struct store_reader){.segment = segment,
+                              .reader = reader,
+                              .is_limited = reader != NULL && store_load(&root->is_logged) != 0,
+                              .base = base,
+                              .area_bytes = area_bytes,
+                              .hash_seed = segment_hash_seed(segment),
+                              .root = root,
+                              .names = names};
     if (ring_reader_attach(&store_reader->ring, segment) != WEIR_OK)
         goto fail;
     return store_reader;
@@ -118,6 +120,7 @@ enum weir_status store_read_view_item(const struct store_reader *reader, uint64_
     *view = (struct store_item_view){.block = item,
                                      .group = store_load(&item->group),
                                      .created_seq = store_load(&item->created_seq),
+                                     .modified_seq = store_load(&item->modified_seq),
                                      .item_hash = store_load(&item->item_hash),
                                      .id_bytes = store_low(id_bytes),
                                      .value_bytes = value_bytes,
@@ -294,6 +297,32 @@ static bool is_key_too_large(struct span stream, struct span group, struct span 
            item.bytes > NAME_BYTES_MAX;
 }
 
+/* The item was found by its names, so its group's offset has been checked. */
+static enum weir_status check_found(const struct store_reader *reader,
+                                    const struct store_item_view *view)
+{
+    const struct group_block *group =
+        (const struct group_block *)(const void *)(reader->base + view->group);
+    return view->modified_seq > store_load_acquire(&group->committed_seq) /* K' */
+               ? WEIR_PENDING
+               : WEIR_OK;
+}
+
+/* After a search that did not find the item: what it saw are effects of writes up to `begun_seq`. */
+static enum weir_status check_missing(struct store_reader *reader, uint64_t group_hash,
+                                      const struct store_key *key)
+{
+    uint64_t offset;
+    enum weir_status status = find_group(reader, group_hash, key->stream, key->group, &offset);
+    if (status != WEIR_OK)
+        return status;
+    const struct group_block *group =
+        (const struct group_block *)(const void *)(reader->base + offset);
+    uint64_t begun_seq = store_load_acquire(&group->begun_seq);
+    return begun_seq > store_load_acquire(&group->committed_seq) ? WEIR_PENDING
+                                                                 : WEIR_EMPTY; /* K' */
+}
+
 enum weir_status store_read_item(struct store_reader *reader, const struct store_key *key,
                                  struct buffer *out)
 {
@@ -309,6 +338,10 @@ enum weir_status store_read_item(struct store_reader *reader, const struct store
         status = find_item(reader, group_hash, NULL, key, key->item, &view);
         if (status == WEIR_OK)
             status = store_read_append(out, view.value_words, view.value_bytes);
+        if (reader->is_limited && status == WEIR_OK)
+            status = check_found(reader, &view);
+        else if (reader->is_limited && status == WEIR_EMPTY)
+            status = check_missing(reader, group_hash, key);
         status = store_read_leave(reader, status);
     }
     if (status != WEIR_OK)
@@ -327,8 +360,11 @@ enum weir_status store_read_group(struct store_reader *reader, struct span strea
     for (unsigned tries = 0; tries < STORE_READ_TRIES && status == WEIR_REVOKED; tries++) {
         store_read_enter(reader);
         status = store_read_find_group(reader, stream, group, &view);
-        if (status == WEIR_OK && !view.is_missing)
+        if (status == WEIR_OK && !view.is_missing) {
+            if (reader->is_limited)
+                view.numbers.seq = store_load_acquire(&view.block->committed_seq); /* K' */
             newest_position = store_load_acquire(&view.block->newest_position);
+        }
         status = store_read_leave(reader, status);
     }
     if (status != WEIR_OK)
@@ -525,6 +561,15 @@ static enum weir_status append_groups(const struct store_names *names, size_t fi
     return status == WEIR_OK ? buffer_append(out, SPAN_LITERAL("]")) : status;
 }
 
+/* After the walk of a list: is all that it saw committed? */
+static enum weir_status check_listed(const struct store_reader *reader)
+{
+    if (!reader->is_limited)
+        return WEIR_OK;
+    uint64_t committed = store_load_acquire(&reader->root->listings_committed); /* L' */
+    return store_load(&reader->root->listings_begun) == committed ? WEIR_OK : WEIR_PENDING;
+}
+
 static void names_clear(struct store_names *names)
 {
     buffer_clear(&names->text);
@@ -548,6 +593,8 @@ enum weir_status store_list_groups(struct store_reader *reader, struct span stre
             status = collect_groups(reader, block);
         else if (status == WEIR_EMPTY)
             status = WEIR_OK;
+        if (status == WEIR_OK)
+            status = check_listed(reader);
         status = store_read_leave(reader, status);
     }
     if (status != WEIR_OK)
@@ -586,6 +633,8 @@ enum weir_status store_list_all(struct store_reader *reader, struct buffer *out)
         names_clear(names);
         store_read_enter(reader);
         status = collect_all(reader);
+        if (status == WEIR_OK)
+            status = check_listed(reader);
         status = store_read_leave(reader, status);
     }
     if (status != WEIR_OK)

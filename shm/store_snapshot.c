@@ -15,7 +15,11 @@
  * The events are found without scanning: the group's newest ring position, then each record's
  * previous_position. As the ring is published after the store is changed, the newest events may not
  * be there yet: PENDING, and the copy waits. S1 is noted at the end of the walk and not again, so a
- * caller that has to wait is not chasing a fast writer. */
+ * caller that has to wait is not chasing a fast writer.
+ *
+ * Where the store is logged, the copy waits as well until all up to S1 is committed, even when
+ * S0 == S1; then the group's newest position that readers see is that of a committed event not before
+ * S1, so that newer events that are not published yet stand in nobody's way. */
 #include <stdlib.h>
 
 #include "shm/envelope.h"
@@ -48,6 +52,7 @@ struct store_snapshot_walk {
 
     struct store_group_view view; /* at S0; the block pointer is not used after the walk */
     uint64_t last_seq;            /* S1 */
+    bool is_committed;            /* all up to S1 may be shown */
     struct buffer ids;
     struct buffer values; /* as copied: joined by commas */
     struct walk_entry *entries;
@@ -217,11 +222,15 @@ static enum weir_status walk_once(struct store_snapshot_walk *walk)
     if (status != WEIR_OK)
         return status;
     walk->last_seq = walk->view.numbers.seq;
+    walk->is_committed = true; /* a record that is missing has no write that is not */
     if (walk->view.is_missing)
         return WEIR_OK;
     status = walk->is_of_item ? walk_one_item(walk) : walk_items(walk);
     /* After the acquire loads of the walk: at least the write whose effects they saw. */
     walk->last_seq = store_load(&walk->view.block->begun_seq);
+    if (walk->reader->is_limited)
+        walk->is_committed =
+            store_load_acquire(&walk->view.block->committed_seq) >= walk->last_seq; /* K' */
     return status;
 }
 
@@ -251,6 +260,29 @@ enum weir_status store_snapshot_begin(struct store_reader *reader, struct span s
     }
     *begun = walk;
     return WEIR_OK;
+}
+
+/* ---- commits ---- */
+
+/* OK when all up to S1 may be shown; a record that has gone since, had nothing else left. */
+static enum weir_status wait_for_commit(struct store_snapshot_walk *walk)
+{
+    struct store_group_view view;
+    enum weir_status status = WEIR_REVOKED;
+    if (walk->is_committed)
+        return WEIR_OK;
+    for (unsigned tries = 0; tries < STORE_READ_TRIES && status == WEIR_REVOKED; tries++) {
+        store_read_enter(walk->reader);
+        status = store_read_find_group(walk->reader, walk->stream, walk->group, &view);
+        if (status == WEIR_OK)
+            walk->is_committed =
+                view.is_missing || view.epoch != walk->view.epoch ||
+                store_load_acquire(&view.block->committed_seq) >= walk->last_seq; /* K' */
+        status = store_read_leave(walk->reader, status);
+    }
+    if (status != WEIR_OK)
+        walk->is_committed = false;
+    return status == WEIR_OK && !walk->is_committed ? WEIR_PENDING : status;
 }
 
 /* ---- catching up from the ring ---- */
@@ -507,11 +539,13 @@ enum weir_status store_snapshot_finish(struct store_snapshot_walk *walk,
                                        struct store_snapshot *snapshot, struct buffer *out)
 {
     size_t mark = out->bytes;
-    enum weir_status status = WEIR_OK;
+    enum weir_status status = wait_for_commit(walk);
+    if (status == WEIR_PENDING)
+        return WEIR_PENDING;
     *snapshot = (struct store_snapshot){.seq = walk->last_seq,
                                         .epoch = walk->view.epoch,
                                         .timestamp_ms = walk->view.numbers.next_ms - 1};
-    if (walk->last_seq != walk->view.numbers.seq) {
+    if (status == WEIR_OK && walk->last_seq != walk->view.numbers.seq) {
         status = catch_up(walk, &snapshot->timestamp_ms);
         if (status == WEIR_PENDING)
             return WEIR_PENDING;

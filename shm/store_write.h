@@ -1,4 +1,4 @@
-/* shm/store_write.h -- what store.c and store_check.c share: the writer's own side of the store.
+/* shm/store_write.h -- what store.c, store_past.c and store_check.c share: the writer's own side of the store.
  *
  * The writer reads its own bytes in place, and changes them by single atomic stores; in which order
  * stands in store.c.
@@ -48,6 +48,17 @@ struct store {
     uint64_t turn_tail; /* retired_tail at the start of the turn */
     uint64_t stuck_epoch, stuck_since_ms;
     uint64_t readers_revoked;
+
+    /* The walk: what is next. group 0: behind the last group of `stream`; stream 0: at the end. */
+    struct {
+        uint64_t stream, group, item;
+        bool is_inside; /* `group` was yielded, `item` (0: the end) is next */
+    } walk;
+
+    /* What an earlier life has written (store_past.c). */
+    bool is_recovering;
+    uint64_t restored_group, restored_group_hash; /* the items that come are its */
+    uint64_t past_epoch, past_next_ms;            /* highest so far */
 
     char *stream_escaped; /* NAME_ESCAPED_BYTES_MAX each */
     char *group_escaped;
@@ -167,8 +178,48 @@ static inline void store_numbers_store(struct group_block *group,
     atomic_store_explicit(&group->version, version, memory_order_release);
 }
 
+/* When a write is: now, or in an earlier life with the numbers it had then. */
+struct store_moment {
+    uint64_t now_ms;
+    const struct store_past *past; /* NULL: now */
+};
+
 uint64_t store_find_stream(const struct store *store, uint64_t hash, struct span name);
 uint64_t store_find_group(const struct store *store, uint64_t hash, const struct store_key *key);
 struct store_place store_find_place(const struct store *store, const struct store_key *key);
+enum weir_status store_check_key(const struct store_key *key) WEIR_MUST_CHECK;
+enum weir_status store_check_value(struct span value) WEIR_MUST_CHECK;
+
+/* store_set() and its like once the place is known. */
+enum weir_status store_write_set(struct store *store, struct store_place *place,
+                                 const struct store_key *key, struct span value,
+                                 const struct store_moment *moment,
+                                 struct store_change *change) WEIR_MUST_CHECK;
+enum weir_status store_write_delete(struct store *store, const struct store_place *place,
+                                    const struct store_moment *moment,
+                                    struct store_change *change) WEIR_MUST_CHECK;
+enum weir_status store_write_touch(struct store *store, struct store_place *place,
+                                   const struct store_key *key, const struct store_moment *moment,
+                                   struct store_change *change) WEIR_MUST_CHECK;
+
+/* Parts of a write. store_retire_reserve(): false: no room to retire what a write may retire. */
+bool store_retire_reserve(struct store *store);
+enum weir_status store_make_group(struct store *store, const struct store_key *key, uint64_t hash,
+                                  uint64_t epoch, uint64_t *made) WEIR_MUST_CHECK;
+/* Of a group without items. */
+void store_drop_group(struct store *store, uint64_t offset);
+void store_trim_empty_groups(struct store *store);
+/* Whether one more item may be in the group (0: a new one). */
+bool store_has_room(const struct store *store, uint64_t group);
+/* A filled block that is not linked yet, or 0. */
+uint64_t store_make_item(struct store *store, const struct store_place *place, struct span id,
+                         struct span id_escaped, struct span value);
+void store_append_item(struct store *store, struct group_block *group, uint64_t offset);
+/* Put `replacement` (0: nothing) where `offset` is; the old block keeps its links. */
+void store_replace_item(struct store *store, struct group_block *group, uint64_t offset,
+                        uint64_t replacement);
+/* The group got its first item, or lost its last one; during a write. */
+void store_list_group(struct store *store, uint64_t offset);
+void store_unlist_group(struct store *store, uint64_t offset);
 
 #endif
