@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "shm/envelope.h"
 #include "shm/store.h"
@@ -27,15 +28,19 @@ struct host {
 struct host_options {
     uint64_t ring_bytes;
     uint64_t store_bytes;
+    uint64_t generation; /* 0: one that all have */
     struct store_options store;
 };
+
+#define HOST_GENERATION 1700000000000000ull
 
 static inline enum weir_status host_open(struct host *host, const struct host_options *options,
                                          struct weir_error *error)
 {
     struct segment_options segment = {.ring_bytes = options->ring_bytes,
                                       .store_bytes = options->store_bytes,
-                                      .generation = 1700000000000000ull};
+                                      .generation = options->generation != 0 ? options->generation
+                                                                             : HOST_GENERATION};
     *host = (struct host){.now_ms = 1700000001000ull};
     buffer_init(&host->frame, 64ul * 1024 * 1024);
     enum weir_status status = segment_create(&host->segment, &segment, error);
@@ -58,6 +63,19 @@ static inline void host_close(struct host *host)
     readers_close(host->readers);
     segment_close(&host->segment);
     buffer_fini(&host->frame);
+}
+
+/* A reader as a gateway has it, in this process. */
+static inline enum weir_status host_attach(struct host *host, struct reader *reader,
+                                           struct weir_error *error)
+{
+    uint32_t slot;
+    int control_fd, event_fd;
+    enum weir_status status =
+        readers_attach(host->readers, 1, &slot, &control_fd, &event_fd, error);
+    if (status != WEIR_OK)
+        return status;
+    return reader_attach(reader, &host->segment, slot, dup(control_fd), dup(event_fd), error);
 }
 
 /* The event of one write into the ring, as the broker does it. */

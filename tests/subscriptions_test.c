@@ -464,7 +464,8 @@ static void world_open(uint64_t ring_bytes)
     world.ring = ring_writer_open(&world.segment);
     cr_assert_not_null(world.readers);
     cr_assert_not_null(world.ring);
-    struct store_options store_options = {100000, 100000, 1000};
+    struct store_options store_options = {
+        .items_max = 100000, .groups_max = 100000, .empty_groups_max = 1000};
     cr_assert_eq(store_open(&world.store, &world.segment, world.readers, &store_options, &error),
                  WEIR_OK, "%s", error.text);
     segment_publish(&world.segment);

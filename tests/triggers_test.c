@@ -144,7 +144,7 @@ static void host_start(struct host *host, uint64_t ring_bytes, uint64_t generati
 {
     struct weir_error error = {0};
     struct segment_options segment = {ring_bytes, 16 * 1024 * 1024, generation};
-    struct store_options store = {1000, 1000, 1000};
+    struct store_options store = {.items_max = 1000, .groups_max = 1000, .empty_groups_max = 1000};
     *host = (struct host){.now_ms = 1700000001000ull};
     buffer_init(&host->frame, 64ul * 1024 * 1024);
     cr_assert_eq(segment_create(&host->segment, &segment, &error), WEIR_OK, "%s", error.text);
