@@ -3,14 +3,15 @@
  *
  * Positions are 64-bit byte counts from the start of time and never wrap; position & (capacity - 1)
  * is the place. The broker publishes `reserved` before it overwrites bytes and `head` (release)
- * after it wrote them. A reader copies a record out, fences, then checks reserved - position <=
+ * after it wrote them: all it has appended (ring_publish()), or, where what came last is not durable
+ * yet, a part of it (ring_publish_to()). A reader copies a record out, fences, then checks reserved - position <=
  * capacity; otherwise it was LAPPED and what it copied is void. Records are 8-byte aligned and
  * contiguous: a record that would cross the end is preceded by a padding record.
  *
  * Each record carries the position of the previous record of the same group, so resume, catch-up
  * and conflation are one walk: from the group's newest record backwards to the cursor.
  *
- * Process:  ring_append() and ring_publish() in the broker's loop thread only; readers in any
+ * Process:  ring_append(), ring_publish() and ring_publish_to() in the broker's loop thread only; readers in any
  *           process, any thread.
  * Units:    positions and lengths in bytes; seq counts events of one group from 1; time in Unix ms.
  * Errors:   EMPTY (nothing new) and LAPPED are normal; CORRUPT means the mapping cannot be trusted:
@@ -73,17 +74,18 @@ uint64_t ring_record_bytes_max(const struct ring_writer *writer);
 /* True when a record of `payload_bytes` (frame, id and trace, at most ring_record_bytes_max()) can be
  * appended without FULL; ask before a write is applied that cannot be taken back. */
 bool ring_has_room(const struct ring_writer *writer, uint64_t payload_bytes);
-/* Copy a record in; invisible until ring_publish(). Sets position, frame_bytes and id_bytes
+/* Copy a record in; invisible until it is published. Sets position, frame_bytes and id_bytes
  * (id.data NULL: no id) of `record`, and its trace's (NULL: none). TOO_LARGE when it exceeds the share. FULL when what is
  * appended but not published would exceed half the ring (readers of what comes next would be lapped
- * before they could see it): nothing changed, publish and append again. After a publish a record
- * that is not TOO_LARGE always fits. */
+ * before they could see it): nothing changed, publish and append again. When all is published, a
+ * record that is not TOO_LARGE always fits. */
 enum weir_status ring_append(struct ring_writer *writer, struct ring_record *record,
                              struct span frame, struct span id,
                              const struct ring_trace *trace) WEIR_MUST_CHECK;
 /* Make everything appended so far visible (one release store). Ring the doorbells after this. */
 void ring_publish(struct ring_writer *writer);
-/* The same up to `end`, a position that ring_head() has had: what was appended later stays unseen. */
+/* The same up to `end`, a position that ring_head() has had: what was appended later stays unseen, and
+ * what was published stays so. */
 void ring_publish_to(struct ring_writer *writer, uint64_t end);
 uint64_t ring_head(const struct ring_writer *writer); /* first position not yet appended */
 

@@ -84,6 +84,7 @@ static void make_record(struct made_record *made, uint64_t seq, uint64_t previou
         .seq = seq,
         .epoch = mix(seq + 4),
         .timestamp_ms = mix(seq + 5),
+        .commit = mix(seq + 6),
         .kind = (uint32_t)(seq % 7),
         .frame_bytes = (uint32_t)made->frame_bytes,
         .json_offset = 4,
@@ -131,6 +132,61 @@ Test(ring, new_ring_is_empty, .init = open_ring, .fini = close_ring, .timeout = 
 {
     cr_assert_eq(read_next(), WEIR_EMPTY);
     cr_assert_eq(ring_published(&reader), 0);
+}
+
+/* A broker that has more appended than it may show yet. */
+Test(ring, published_up_to_a_position, .init = open_ring, .fini = close_ring, .timeout = 10)
+{
+    static struct made_record made;
+    uint64_t positions[4], ends[4];
+    for (uint64_t seq = 0; seq < 4; seq++) {
+        cr_assert_eq(append_made(&made, seq, RING_NO_POSITION), WEIR_OK);
+        positions[seq] = made.record.position;
+        ends[seq] = ring_head(writer);
+    }
+    cr_assert_eq(read_next(), WEIR_EMPTY);
+    ring_publish_to(writer, ends[1]);
+    cr_assert_eq(ring_published(&reader), ends[1]);
+    for (uint64_t seq = 0; seq < 2; seq++) {
+        cr_assert_eq(read_next(), WEIR_OK);
+        cr_assert_eq(record.seq, seq);
+        cr_assert(is_as_made(&record, &out));
+    }
+    cr_assert_eq(read_next(), WEIR_EMPTY);
+    cr_assert_eq(ring_read_at(&reader, positions[1], &record, NULL), WEIR_OK);
+    cr_assert_eq(ring_read_at(&reader, positions[2], &record, NULL), WEIR_PENDING);
+    cr_assert_eq(ring_read_at(&reader, positions[3], &record, NULL), WEIR_PENDING);
+    ring_publish_to(writer, ends[0]); /* shown stays shown */
+    cr_assert_eq(ring_published(&reader), ends[1]);
+    ring_publish_to(writer, ends[2]);
+    cr_assert_eq(read_next(), WEIR_OK);
+    cr_assert_eq(record.seq, 2);
+    cr_assert_eq(read_next(), WEIR_EMPTY);
+    ring_publish(writer);
+    cr_assert_eq(read_next(), WEIR_OK);
+    cr_assert_eq(record.seq, 3);
+}
+
+/* What is held back counts for the bound of the unpublished half. */
+Test(ring, held_back_records_fill_the_half, .init = open_ring, .fini = close_ring, .timeout = 10)
+{
+    static struct made_record made;
+    uint64_t first_end = 0, seq = 0;
+    while (append_made(&made, seq, RING_NO_POSITION) == WEIR_OK)
+        if (seq++ == 0)
+            first_end = ring_head(writer);
+    cr_assert_gt(ring_head(writer), CAPACITY / 4);
+    cr_assert_not(ring_has_room(writer, 4096 + 64));
+    ring_publish_to(writer, first_end);
+    cr_assert_eq(read_next(), WEIR_OK);
+    cr_assert_eq(read_next(), WEIR_EMPTY);
+    ring_publish_to(writer, ring_head(writer));
+    cr_assert(ring_has_room(writer, 4096 + 64));
+    for (uint64_t read = 1; read < seq; read++) {
+        cr_assert_eq(read_next(), WEIR_OK);
+        cr_assert(is_as_made(&record, &out));
+    }
+    cr_assert_eq(read_next(), WEIR_EMPTY);
 }
 
 Test(ring, ring_without_writer_is_corrupt, .timeout = 10)
