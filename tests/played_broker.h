@@ -49,7 +49,10 @@ static inline void broker_listen(void)
 static inline void broker_open(void)
 {
     struct weir_error error = {0};
-    const struct host_options host = {1024 * 1024, 16 * 1024 * 1024, {1000, 1000, 1000}};
+    const struct host_options host = {
+        .ring_bytes = 1024 * 1024,
+        .store_bytes = 16 * 1024 * 1024,
+        .store = {.items_max = 1000, .groups_max = 1000, .empty_groups_max = 1000}};
     strcpy(broker.directory, "/tmp/weir-played-broker-XXXXXX");
     cr_assert_not_null(mkdtemp(broker.directory));
     (void)snprintf(broker.path, sizeof broker.path, "%s/broker.sock", broker.directory);
