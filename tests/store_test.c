@@ -747,6 +747,232 @@ static void model_look_at_names(void)
     buffer_fini(&expected);
 }
 
+/* ---- what is committed ---- */
+
+static struct reader attached;
+
+/* A logged store, and `reader` as a gateway has it. */
+static void setup_logged(void)
+{
+    struct host_options options = small_host;
+    struct weir_error error = {0};
+    options.store.is_logged = true;
+    options.store.empty_groups_max = 0;
+    open_host(&options);
+    store_reader_close(reader);
+    cr_assert_eq(host_attach(&host, &attached, &error), WEIR_OK, "%s", error.text);
+    reader = store_reader_open(&host.segment, &attached);
+    cr_assert_not_null(reader);
+}
+
+static void teardown_logged(void)
+{
+    reader_detach(&attached);
+    teardown();
+}
+
+static void commit(const struct store_change *change)
+{
+    store_group_committed(host.store, change->group.offset, change->group.seq,
+                          store_group_newest_position(host.store, change->group.offset));
+}
+
+static enum weir_status read_item(const struct store_key *key)
+{
+    buffer_clear(&out);
+    return store_read_item(reader, key, &out);
+}
+
+TestSuite(store_commit, .init = setup_logged, .fini = teardown_logged, .timeout = 60);
+
+Test(store_commit, item_is_shown_when_its_write_is_committed)
+{
+    struct store_key key = key_of("s", "g", "i"), other = key_of("s", "g", "j");
+    struct store_change change, later;
+    cr_assert_eq(read_item(&key), WEIR_EMPTY);
+    cr_assert_eq(store_check_committed(host.store, &key), WEIR_OK);
+    change = set_text("s", "g", "i", "1");
+    cr_assert_eq(read_item(&key), WEIR_PENDING);
+    cr_assert_eq(out.bytes, 0);
+    cr_assert_eq(store_check_committed(host.store, &key), WEIR_PENDING);
+    later = set_text("s", "g", "j", "2");
+    commit(&change);
+    cr_assert_eq(read_item(&key), WEIR_OK);
+    assert_out("1");
+    cr_assert_eq(read_item(&other), WEIR_PENDING);
+    cr_assert_eq(store_check_committed(host.store, &key), WEIR_OK);
+    cr_assert_eq(store_check_committed(host.store, &other), WEIR_PENDING);
+    key.item = (struct span){0};
+    cr_assert_eq(store_check_committed(host.store, &key), WEIR_PENDING);
+    commit(&later);
+    cr_assert_eq(read_item(&other), WEIR_OK);
+    cr_assert_eq(store_check_committed(host.store, &key), WEIR_OK);
+}
+
+/* That it is missing may be the effect of a delete. */
+Test(store_commit, missing_item_waits_for_its_group)
+{
+    struct store_key key = key_of("s", "g", "i"), never = key_of("s", "g", "n");
+    struct store_change change = set_text("s", "g", "i", "1");
+    commit(&change);
+    cr_assert_eq(read_item(&never), WEIR_EMPTY);
+    cr_assert_eq(host_delete(&host, &key, &change), WEIR_OK);
+    cr_assert_eq(read_item(&key), WEIR_PENDING);
+    cr_assert_eq(read_item(&never), WEIR_PENDING);
+    cr_assert_eq(store_check_committed(host.store, &key), WEIR_PENDING);
+    commit(&change);
+    cr_assert_eq(read_item(&key), WEIR_EMPTY);
+    cr_assert_eq(read_item(&never), WEIR_EMPTY);
+    cr_assert_eq(store_check_committed(host.store, &key), WEIR_OK);
+}
+
+/* The broker is the one who is asked instead. */
+Test(store_commit, broker_sees_everything)
+{
+    struct store_reader *own = store_reader_open(&host.segment, NULL);
+    struct store_key key = key_of("s", "g", "i");
+    struct store_snapshot snapshot;
+    struct store_group state;
+    host.hold_ring = true;
+    set_text("s", "g", "i", "1");
+    buffer_clear(&out);
+    cr_assert_eq(store_read_item(own, &key, &out), WEIR_OK);
+    assert_out("1");
+    cr_assert_eq(store_snapshot(own, key.stream, key.group, NULL, &snapshot, &out), WEIR_OK);
+    cr_assert_eq(snapshot.seq, 1);
+    assert_out("[1]");
+    cr_assert_eq(store_list_groups(own, key.stream, &out), WEIR_OK);
+    assert_out("[\"g\"]");
+    cr_assert_eq(store_read_group(own, key.stream, key.group, &state), WEIR_OK);
+    cr_assert_eq(state.seq, 1);
+    store_reader_close(own);
+}
+
+Test(store_commit, snapshot_waits_for_the_commit_of_its_seq)
+{
+    struct store_change first = set_text("s", "g", "i", "1"), second;
+    struct span stream = span_text("s"), group = span_text("g"), item = span_text("i");
+    struct store_snapshot_walk *walk, *of_item;
+    struct store_snapshot snapshot;
+    cr_assert_eq(store_snapshot_begin(reader, stream, group, NULL, &walk), WEIR_OK);
+    cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_PENDING);
+    second = set_text("s", "g", "i", "2");
+    cr_assert_eq(store_snapshot_begin(reader, stream, group, &item, &of_item), WEIR_OK);
+    commit(&first);
+    cr_assert_eq(store_snapshot_finish(of_item, &snapshot, &out), WEIR_PENDING);
+    cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_OK);
+    cr_assert_eq(snapshot.seq, 1);
+    assert_out("[1]");
+    commit(&second);
+    cr_assert_eq(store_snapshot_finish(of_item, &snapshot, &out), WEIR_OK);
+    assert_out("2");
+}
+
+/* The record was dropped while the copy waited: all it had is committed. */
+Test(store_commit, snapshot_of_a_dropped_group_is_shown)
+{
+    struct store_change change = set_text("s", "g", "i", "1");
+    struct store_key key = key_of("s", "g", "i"), other = key_of("t", "h", "j");
+    struct store_snapshot_walk *walk;
+    struct store_snapshot snapshot;
+    cr_assert_eq(store_snapshot_begin(reader, key.stream, key.group, NULL, &walk), WEIR_OK);
+    cr_assert_eq(host_delete(&host, &key, &change), WEIR_OK);
+    cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_PENDING);
+    commit(&change);
+    cr_assert_eq(host_send(&host, &other, &change), WEIR_OK);
+    cr_assert_eq(read_item(&key), WEIR_EMPTY);
+    cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_OK);
+    cr_assert_eq(snapshot.seq, 1);
+    assert_out("[1]");
+    assert_whole();
+}
+
+/* A writer that never stops has newer events appended, which nobody may see yet, whenever a commit is
+ * marked. The copy needs only those up to its own seq. */
+Test(store_commit, busy_group_does_not_keep_a_snapshot_waiting)
+{
+    struct span stream = span_text("s"), group = span_text("g");
+    struct store_snapshot_walk *walk;
+    struct store_snapshot snapshot;
+    struct store_change change = set_text("s", "g", "a", "1");
+    commit(&change);
+    uint64_t bytes;
+    struct group_block *block =
+        (struct group_block *)(void *)(segment_store(&host.segment, &bytes) + change.group.offset);
+    atomic_store(&block->begun_seq, 2); /* as if write 2 had begun during the walk */
+    cr_assert_eq(store_snapshot_begin(reader, stream, group, NULL, &walk), WEIR_OK);
+    atomic_store(&block->begun_seq, 1);
+    host.hold_ring = true;
+    set_text("s", "g", "b", "2");
+    uint64_t position = store_group_newest_position(host.store, change.group.offset);
+    uint64_t end = ring_head(host.ring);
+    set_text("s", "g", "a", "3");
+    cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_PENDING);
+    struct store_group state;
+    cr_assert_eq(store_read_group(reader, stream, group, &state), WEIR_OK);
+    cr_assert_eq(state.seq, 1);
+    cr_assert_eq(state.newest_position, 0);
+    store_group_committed(host.store, change.group.offset, 2, position);
+    cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_PENDING);
+    ring_publish_to(host.ring, end);
+    cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_OK);
+    cr_assert_eq(snapshot.seq, 2);
+    assert_out("[1,2]");
+    cr_assert_eq(store_read_group(reader, stream, group, &state), WEIR_OK);
+    cr_assert_eq(state.seq, 2);
+    cr_assert_eq(state.newest_position, position);
+}
+
+/* Only what changes the names a list shows holds it up. */
+Test(store_commit, lists_wait_for_groups_that_come_and_go)
+{
+    struct store_key key = key_of("s", "g", "i"), other = key_of("s", "g", "j");
+    struct store_change first = set_text("s", "g", "i", "1"), change;
+    cr_assert_eq(store_list_groups(reader, key.stream, &out), WEIR_PENDING);
+    cr_assert_eq(store_list_all(reader, &out), WEIR_PENDING);
+    cr_assert_eq(out.bytes, 0);
+    change = set_text("s", "g", "j", "2");
+    commit(&first);
+    cr_assert_eq(store_list_groups(reader, key.stream, &out), WEIR_OK);
+    assert_out("[\"g\"]");
+    commit(&change);
+    cr_assert_eq(host_delete(&host, &other, &change), WEIR_OK);
+    cr_assert_eq(store_list_all(reader, &out), WEIR_OK);
+    assert_out("{\"stream\":[{\"id\":\"s\",\"groups\":[\"g\"]}],\"count\":1}");
+    cr_assert_eq(host_delete(&host, &key, &change), WEIR_OK);
+    cr_assert_eq(store_list_groups(reader, key.stream, &out), WEIR_PENDING);
+    change = set_text("s", "g", "i", "3");
+    cr_assert_eq(store_list_groups(reader, key.stream, &out), WEIR_PENDING);
+    commit(&change);
+    cr_assert_eq(store_list_groups(reader, key.stream, &out), WEIR_OK);
+    assert_out("[\"g\"]");
+}
+
+Test(store_commit, uncommitted_group_is_not_dropped)
+{
+    struct store_key key = key_of("s", "g", "i");
+    struct store_change first, change;
+    struct store_group state;
+    cr_assert_eq(host_send(&host, &key, &first), WEIR_OK);
+    for (int i = 0; i < 20; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "%d", i);
+        struct store_key other = key_of("s", name, "i");
+        cr_assert_eq(host_send(&host, &other, &change), WEIR_OK);
+        commit(&change);
+    }
+    cr_assert_eq(store_read_group(reader, key.stream, key.group, &state), WEIR_OK);
+    cr_assert_eq(state.offset, first.group.offset);
+    cr_assert_eq(state.seq, 0);
+    commit(&first);
+    for (int i = 0; i < 2; i++) {
+        struct store_key other = key_of("s", "x", "i");
+        cr_assert_eq(host_send(&host, &other, &change), WEIR_OK);
+    }
+    cr_assert_eq(store_read_group(reader, key.stream, key.group, &state), WEIR_EMPTY);
+    assert_whole();
+}
+
 /* A seeded run of all operations against arrays. */
 Test(store, model, .timeout = 120)
 {
