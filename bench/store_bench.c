@@ -4,7 +4,8 @@
  * Method: fill, then time each operation in a loop over random keys; CLOCK_MONOTONIC around the
  * whole loop, so the mean, and around chunks of 1,000 calls for the best and the worst chunk. No
  * ring: events are not encoded here. The reader has its epoch, as a gateway has. Keys are made
- * outside the timed loop.
+ * outside the timed loop. What a restart does, walk, restore and replay, is measured in processor time,
+ * into a second store; replay includes making the keys.
  * Unit: nanoseconds per call; one line per operation, key=value.
  * Parameters: WEIR_BENCH_ITEMS, WEIR_BENCH_GROUPS.
  */
@@ -213,6 +214,94 @@ static void fill(struct bench *bench)
                  (double)figures.arena_used_bytes / (double)figures.items);
 }
 
+/* ---- coming back ---- */
+
+struct back {
+    struct segment segment;
+    struct readers *readers;
+    struct store *store;
+};
+
+static void back_open(struct back *back)
+{
+    struct weir_error error = {0};
+    const struct segment_options segment = {
+        .ring_bytes = RING_BYTES_MIN, .store_bytes = STORE_BYTES_DEFAULT, .generation = 2};
+    const struct store_options options = {.items_max = UINT64_MAX,
+                                          .groups_max = UINT64_MAX,
+                                          .empty_groups_max = 1000,
+                                          .is_logged = true};
+    must(segment_create(&back->segment, &segment, &error), error.text);
+    back->readers = readers_open(&back->segment);
+    if (back->readers == NULL)
+        must(WEIR_NO_MEMORY, "open");
+    must(store_open(&back->store, &back->segment, back->readers, &options, &error), error.text);
+}
+
+static void back_close(struct back *back)
+{
+    store_close(back->store);
+    readers_close(back->readers);
+    segment_close(&back->segment);
+}
+
+static void print_back(const char *name, uint64_t items, uint64_t took_ns)
+{
+    double mean = (double)took_ns / (double)items;
+    (void)printf("bench=store op=%s items=%llu ns_mean=%.1f per_second=%.0f\n", name,
+                 (unsigned long long)items, mean, 1e9 / mean);
+    (void)fflush(stdout);
+}
+
+static uint64_t cpu_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+/* Processor time of the walk alone, then of the walk and what it yields restored elsewhere. */
+static void measure_restore(struct bench *bench)
+{
+    struct store_walk_entry entry;
+    struct back back;
+    uint64_t count = 0;
+    uint64_t start = cpu_ns();
+    for (store_walk_begin(bench->store); store_walk_next(bench->store, &entry) == WEIR_OK;)
+        count++;
+    uint64_t walk_ns = cpu_ns() - start;
+    print_back("walk", count, walk_ns);
+    back_open(&back);
+    start = cpu_ns();
+    for (store_walk_begin(bench->store); store_walk_next(bench->store, &entry) == WEIR_OK;)
+        must(store_restore(back.store, &entry), "restore");
+    store_recovered(back.store, 0);
+    print_back("restore", count, cpu_ns() - start - walk_ns);
+    back_close(&back);
+}
+
+/* As a log has it: each item created, in the order fill() made them. */
+static void measure_replay(struct bench *bench)
+{
+    struct store_key key;
+    struct store_change change;
+    struct back back;
+    char text[2][32];
+    back_open(&back);
+    uint64_t start = cpu_ns();
+    for (uint64_t item = 0; item < bench->items; item++) {
+        const struct store_past past = {.epoch = 1,
+                                        .seq = item / bench->groups + 1,
+                                        .timestamp_ms = bench->now_ms + 2 * item,
+                                        .next_ms = bench->now_ms + 2 * item + 2};
+        key_make(bench, item, text, &key);
+        must(store_replay_set(back.store, &key, value_make(bench), &past, &change), "replay");
+    }
+    store_recovered(back.store, 0);
+    print_back("replay", bench->items, cpu_ns() - start);
+    back_close(&back);
+}
+
 static void floor_open(struct bench *bench)
 {
     uint64_t slots_bytes = FLOOR_SLOTS * sizeof *bench->floor_slots;
@@ -278,6 +367,8 @@ int main(void)
     memset(value, '7', sizeof value);
     bench_open(&bench);
     fill(&bench);
+    measure_restore(&bench);
+    measure_replay(&bench);
     floor_open(&bench);
     measure(&bench, "floor", 2000000, do_floor);
     floor_close(&bench);

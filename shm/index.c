@@ -249,6 +249,13 @@ static void go_on_moving(struct index *index)
     index->old = (struct index_table){0};
 }
 
+void index_prefetch(const struct index *index, uint64_t hash)
+{
+    __builtin_prefetch(&index->current.slots[tag_of(hash) & (index->current.slot_count - 1)]);
+    if (index->old.slot_count != 0)
+        __builtin_prefetch(&index->old.slots[tag_of(hash) & (index->old.slot_count - 1)]);
+}
+
 void index_upkeep(struct index *index)
 {
     if (index->old.slot_count != 0)

@@ -99,6 +99,8 @@ enum weir_status index_open(struct index *index, char *base, uint64_t area_bytes
                             struct index_root *root, struct arena *arena,
                             void (*retire)(void *context, uint64_t offset),
                             void *retire_context) WEIR_MUST_CHECK;
+/* Ask for the slot a lookup of `hash` will start at: in a large table it is a miss. */
+void index_prefetch(const struct index *index, uint64_t hash);
 /* The bounded upkeep of one write: clear or move some slots. */
 void index_upkeep(struct index *index);
 /* Upkeep; then OK: the next `inserts` (at most 4) index_insert() cannot fail. */

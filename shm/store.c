@@ -239,6 +239,7 @@ struct store_place store_find_place(const struct store *store, const struct stor
                                     store_group_hash(store->hash_seed, key->stream, key->group)};
     place.item_hash = store_item_hash(store->hash_seed, key->item);
     place.key_hash = hash_pair(place.group_hash, place.item_hash);
+    index_prefetch(&store->items, place.key_hash);
     place.group = store_find_group(store, place.group_hash, key);
     if (place.group == 0)
         return place;
@@ -807,6 +808,9 @@ enum weir_status store_write_set(struct store *store, struct store_place *place,
         index_upkeep(&store->items);
         return set_existing(store, place, value, moment, change);
     }
+    if (place->group != 0) /* the new item is linked behind the last one */
+        __builtin_prefetch(
+            store_item_at(store, store_load(&store_group_at(store, place->group)->last_item)), 1);
     enum weir_status status = index_reserve(&store->items, 1);
     return status != WEIR_OK ? status : set_new(store, place, key, value, moment, change);
 }
