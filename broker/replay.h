@@ -24,8 +24,8 @@
 
 struct replay {
     struct store *store; /* opened, empty */
-    /* Each write of the log. Whoever is told calls store_group_published() for every change, in this
-     * order, at once or later. NULL: nobody needs to know, and that is done here. */
+    /* Each write of the log. Whoever puts its event into the ring says so at once
+     * (store_group_published()). NULL: nobody needs to know. */
     enum weir_status (*changed)(void *context, const struct wal_position *position,
                                 const struct wal_record *record, const struct store_change *change,
                                 struct weir_error *error);
