@@ -15,6 +15,7 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_MISUSED = 2 };
 int serve_run(int argc, char **argv);
 int trigger_run(int argc, char **argv);
 int tail_run(int argc, char **argv);
+int log_run(int argc, char **argv);
 
 /* The help of one topic on stdout, or of all when `topic` is NULL. False: there is no such topic. */
 bool help_print(const char *topic);

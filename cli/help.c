@@ -11,6 +11,8 @@ static const char help_all[] =
     "  weir trigger FUNCTION [KEY=VALUE... | JSON]                      call a function\n"
     "  weir tail STREAM GROUP [ITEM]                                    watch a group or an item "
     "live\n"
+    "  weir log verify|dump|export|import|repair DIR                    look after a log that no "
+    "broker is using\n"
     "  weir help [COMMAND | settings]                                   more on one of these\n"
     "  weir version\n"
     "\n"
@@ -77,10 +79,53 @@ static const char help_tail[] =
     "  weir tail host cpu --json --count 10\n"
     "  weir tail chat room-1 m1 --url wss://example.org/stream\n";
 
+static const char help_log[] =
+    "weir log verify [DIR]\n"
+    "weir log dump   [DIR] [--stream S] [--group G] [--from FRAME]\n"
+    "weir log export [DIR] [--stream S] [--group G] > ITEMS.jsonl\n"
+    "weir log import [DIR] < ITEMS.jsonl\n"
+    "weir log repair [DIR] --cut-at SEGMENT:OFFSET [--yes]\n"
+    "\n"
+    "Looks after the log in DIR, the server's data_dir. No broker may be using it: stop it first, "
+    "or "
+    "copy the directory\n"
+    "and use the copy. Only `import` and `repair` change anything.\n"
+    "\n"
+    "  verify   reads all that a start would read, checks every byte, and says what is there. Exit "
+    "status 0: sound,\n"
+    "           an interrupted last write included, which the next start cuts off. 1: damaged; "
+    "file "
+    "and offset are named\n"
+    "  dump     the records of snapshot and log, one line of JSON each, in order; stops at damage\n"
+    "  export   the items as they are at the log's end, one line of JSON each; needs memory for "
+    "all "
+    "that it exports\n"
+    "  import   makes a new log of such lines, in a directory that has none; needs memory for all "
+    "items. A line that is\n"
+    "           not an item is named, and nothing is made\n"
+    "  repair   gives up everything from OFFSET of a segment on, and all later segments. Says what "
+    "will be lost, and asks\n"
+    "\n"
+    "  --stream S, --group G       only these\n"
+    "  --from FRAME                begin at this frame of the log; leaves out the snapshot\n"
+    "  --cut-at SEGMENT:OFFSET     the place, as `verify` names it: 7:8192, or "
+    "log-00000000000000000007:8192\n"
+    "  --yes                       do not ask\n"
+    "  --config FILE               take DIR from the server's configuration\n"
+    "  --quiet                     no progress bar and no description, only what is wrong\n"
+    "\n"
+    "Examples:\n"
+    "  weir log verify /var/lib/weir && cp -a /var/lib/weir /backup/weir\n"
+    "  weir log dump /var/lib/weir --stream chat | tail -n 20\n"
+    "  weir log export /var/lib/weir --stream chat > chat.jsonl\n"
+    "  weir log import /var/lib/weir-new < chat.jsonl\n"
+    "  weir log repair /var/lib/weir --cut-at 7:8192\n";
+
 static const struct {
     const char *topic;
     const char *text;
-} help_topics[] = {{"serve", help_serve}, {"trigger", help_trigger}, {"tail", help_tail}};
+} help_topics[] = {
+    {"serve", help_serve}, {"trigger", help_trigger}, {"tail", help_tail}, {"log", help_log}};
 
 bool help_print(const char *topic)
 {
