@@ -49,7 +49,6 @@ static unsigned round_count = 5;
  * bytes. */
 static size_t call_frame(char *out, const char *function, uint64_t number)
 {
-    static const unsigned char mask[4] = {0x9d, 0x3b, 0xe1, 0x56};
     char item[LOAD_ITEM_BYTES + 1], text[CALL_BYTES_MAX];
     load_item_text(item, number);
     int bytes =
@@ -61,12 +60,7 @@ static size_t call_frame(char *out, const char *function, uint64_t number)
                                     "\"item_id\":\"m\",\"data\":"
                                   : "",
                  item, function == NULL ? "}" : "");
-    size_t frame_bytes = load_client_frame(out, text, (size_t)bytes);
-    unsigned char *payload = (unsigned char *)out + frame_bytes - bytes;
-    memcpy(payload - 4, mask, 4);
-    for (int i = 0; i < bytes; i++)
-        payload[i] ^= mask[i & 3];
-    return frame_bytes;
+    return load_masked_frame(out, text, (size_t)bytes);
 }
 
 static void write_all(int fd, const char *data, size_t bytes)

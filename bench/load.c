@@ -190,6 +190,17 @@ size_t load_client_frame(char *out, const char *text, size_t bytes)
     return header + 4 + bytes;
 }
 
+size_t load_masked_frame(char *out, const char *text, size_t bytes)
+{
+    static const unsigned char mask[4] = {0x9d, 0x3b, 0xe1, 0x56};
+    size_t frame_bytes = load_client_frame(out, text, bytes);
+    unsigned char *payload = (unsigned char *)out + frame_bytes - bytes;
+    memcpy(payload - 4, mask, 4);
+    for (size_t i = 0; i < bytes; i++)
+        payload[i] ^= mask[i & 3];
+    return frame_bytes;
+}
+
 void load_websocket_write(int fd, const char *text, size_t bytes)
 {
     char *frame = malloc(bytes + 14);
@@ -257,7 +268,24 @@ static void find_children(struct load_server *server)
     (void)closedir(proc);
 }
 
+static void remove_run_dir(const struct load_server *server)
+{
+    char path[128];
+    static const char *const names[] = {"broker.sock", "broker.lock", "serve.lock", "weir.sock"};
+    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", server->run_dir, names[i]);
+        (void)unlink(path);
+    }
+    (void)rmdir(server->run_dir);
+}
+
 void load_server_start(struct load_server *server, unsigned gateways, const char *const *settings)
+{
+    load_server_start_logged(server, gateways, settings, NULL);
+}
+
+void load_server_start_logged(struct load_server *server, unsigned gateways,
+                              const char *const *settings, const char *log_path)
 {
     *server = (struct load_server){0};
     (void)snprintf(server->run_dir, sizeof server->run_dir, "/tmp/weir-bench-XXXXXX");
@@ -272,6 +300,7 @@ void load_server_start(struct load_server *server, unsigned gateways, const char
     int ready[2];
     if (pipe2(ready, O_CLOEXEC) != 0)
         load_die("pipe: %s", strerror(errno));
+    uint64_t start_ns = load_clock_ns();
     server->supervisor = fork();
     if (server->supervisor == 0) {
         char count[16], run_dir[96];
@@ -288,6 +317,9 @@ void load_server_start(struct load_server *server, unsigned gateways, const char
             arguments[used++] = *settings;
         }
         (void)dup2(ready[1], STDOUT_FILENO);
+        int log = log_path == NULL ? -1 : open(log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+        if (log >= 0)
+            (void)dup2(log, STDERR_FILENO);
         (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
         (void)execv(program, (char *const *)arguments);
         _exit(127);
@@ -307,8 +339,15 @@ void load_server_start(struct load_server *server, unsigned gateways, const char
             break;
         }
     }
-    if (stream_port == 0 || worker_port == 0)
+    if (stream_port == 0 || worker_port == 0) {
+        FILE *log = log_path == NULL ? NULL : fopen(log_path, "r");
+        while (log != NULL && fgets(line, sizeof line, log) != NULL)
+            (void)fputs(line, stderr);
+        (void)waitpid(server->supervisor, NULL, 0);
+        remove_run_dir(server);
         load_die("%s serve did not become ready", program);
+    }
+    server->ready_seconds = (double)(load_clock_ns() - start_ns) / 1e9;
     server->stream_port = (uint16_t)stream_port;
     server->worker_port = (uint16_t)worker_port;
     find_children(server);
@@ -324,13 +363,25 @@ void load_server_stop(struct load_server *server)
     (void)waitpid(server->supervisor, &status, 0);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
         load_die("the server did not stop cleanly (wait status %d)", status);
-    char command_path[128];
-    static const char *const names[] = {"broker.sock", "broker.lock", "serve.lock", "weir.sock"};
-    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {
-        (void)snprintf(command_path, sizeof command_path, "%s/%s", server->run_dir, names[i]);
-        (void)unlink(command_path);
-    }
-    (void)rmdir(server->run_dir);
+    remove_run_dir(server);
+}
+
+void load_server_kill(struct load_server *server)
+{
+    /* Its children become this process's when it is gone, which can wait for their end then. It is
+     * stopped first, for it would start another broker, and its end is a SIGTERM to them. */
+    (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
+    (void)kill(server->supervisor, SIGSTOP);
+    (void)waitpid(server->supervisor, NULL, WUNTRACED);
+    (void)kill(server->broker, SIGKILL);
+    for (unsigned i = 0; i < server->gateway_count; i++)
+        (void)kill(server->gateways[i], SIGKILL);
+    (void)kill(server->supervisor, SIGKILL);
+    (void)waitpid(server->supervisor, NULL, 0);
+    (void)waitpid(server->broker, NULL, 0);
+    for (unsigned i = 0; i < server->gateway_count; i++)
+        (void)waitpid(server->gateways[i], NULL, 0);
+    remove_run_dir(server);
 }
 
 uint64_t load_server_cpu_ns(const struct load_server *server)

@@ -32,6 +32,8 @@ int load_tcp_open(uint16_t port);
 void load_websocket_write(int fd, const char *text, size_t bytes);
 /* Build a masked client text frame; `out` holds bytes + 14. Returns its size. */
 size_t load_client_frame(char *out, const char *text, size_t bytes);
+/* The same with a mask that has to be undone, as a browser or an SDK sends it. */
+size_t load_masked_frame(char *out, const char *text, size_t bytes);
 /* Read one server frame's payload, blocking; returns its bytes (cut at `capacity`). */
 size_t load_websocket_read(int fd, char *out, size_t capacity);
 
@@ -43,12 +45,18 @@ struct load_server {
     unsigned gateway_count;
     uint16_t stream_port;
     uint16_t worker_port;
+    double ready_seconds; /* from its start until it said so */
     char run_dir[64];
 };
 /* Start `weir serve` from the directory of this program and wait until it is ready. `settings`:
  * NULL-terminated key=value. */
 void load_server_start(struct load_server *server, unsigned gateways, const char *const *settings);
+/* The same; what it logs is appended to the file `log_path` (NULL: goes to stderr). */
+void load_server_start_logged(struct load_server *server, unsigned gateways,
+                              const char *const *settings, const char *log_path);
 void load_server_stop(struct load_server *server);
+/* SIGKILL to all of its processes, broker first: as a crash, nothing is put in order. */
+void load_server_kill(struct load_server *server);
 uint64_t load_server_cpu_ns(const struct load_server *server); /* broker and gateways */
 
 /* Subscribers in a child process: connect, then count whole frames until told to stop. */
