@@ -55,11 +55,18 @@ void catch_up_forget(struct catch_up *catch_up, const struct subscriber *subscri
         catch_up->sending = NULL;
 }
 
-static enum weir_status catch_up_give_up(struct catch_up *catch_up, struct subscriber_link *link,
-                                         const char *reason)
+static enum weir_status catch_up_give_up(struct catch_up *catch_up, struct subscriber_link *link)
 {
-    subscriptions_resync(catch_up->subscriptions, link, reason);
+    subscriptions_resync(catch_up->subscriptions, link, subscriptions_loss_reason(link));
     return WEIR_LAPPED;
+}
+
+/* Has the link seen what its group has not? Within one life of the broker it cannot have, but a group
+ * looks older when its record was dropped and the store shows a next life that is not there yet. */
+static bool link_is_ahead(const struct subscriber_link *link, const struct store_group *group)
+{
+    return link->is_resumed && (group->epoch < link->epoch ||
+                                (group->epoch == link->epoch && group->seq < link->sent_seq));
 }
 
 /* Fill `positions` from `newest` back to the event after the cursor; only those up to `seq_limit`
@@ -190,21 +197,25 @@ enum weir_status catch_up_link(struct catch_up *catch_up, struct subscriber_link
     enum weir_status status = store_read_group(catch_up->mapping->store, topic_stream(link->topic),
                                                topic_group(link->topic), &group);
     catch_up->turn_records++;
-    if (status == WEIR_EMPTY) /* never there, or forgotten after its last item had gone */
-        return link->sent_seq == 0 ? WEIR_OK : catch_up_give_up(catch_up, link, "lagged");
-    if (status != WEIR_OK)
+    if (status != WEIR_OK && status != WEIR_EMPTY)
         return WEIR_PENDING;
+    if (link_is_ahead(link, &group))
+        return catch_up_give_up(catch_up, link);
+    if (status == WEIR_EMPTY) /* never there, or forgotten after its last item had gone */
+        return link->sent_seq == 0 ? WEIR_OK : catch_up_give_up(catch_up, link);
     if (group.epoch != link->epoch)
-        return group.epoch < link->epoch ? WEIR_OK : catch_up_give_up(catch_up, link, "lagged");
+        return group.epoch < link->epoch ? WEIR_OK : catch_up_give_up(catch_up, link);
     uint64_t target = group.seq < seq_limit ? group.seq : seq_limit;
     if (target <= link->sent_seq)
         return WEIR_OK;
     uint32_t count, left = 0;
     status = catch_up_walk(catch_up, link, group.newest_position, seq_limit, &count);
-    if (status == WEIR_OK)
+    if (status == WEIR_OK) {
+        link->is_resumed = 0; /* the ring leads to where it stands */
         status = catch_up_deliver(catch_up, link, count, &left);
+    }
     if (status == WEIR_EMPTY)
-        return catch_up_give_up(catch_up, link, "lagged");
+        return catch_up_give_up(catch_up, link);
     if (status == WEIR_OK && left > 0)
         return WEIR_PENDING;
     return status;

@@ -4,7 +4,8 @@
  * One walk: from the group's newest event back through the records' back-pointers to the link's
  * cursor; then those events are read again oldest first and sent, a bounded number of bytes at a
  * time. What the ring has dropped, or what is too far back to walk, becomes a fresh sync with
- * reason "lagged" (or "restarted" when the group has a new epoch).
+ * reason "lagged". For a link that goes on at another broker (subscriptions_resume) the reason is
+ * "restarted", and there the group may have gone back behind the cursor: likewise a fresh sync.
  *
  * Process:  gateway, loop thread only; never while a fan-out's batch is open.
  * Memory:   positions of one walk and the bytes of one send, shared by all links.

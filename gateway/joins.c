@@ -191,7 +191,7 @@ static enum weir_status joins_align(struct joins *joins, struct subscriber_link 
     if (link->mode == DELIVERY_IDLE)
         return WEIR_OK;
     if (link->epoch != joins->cached.epoch) {
-        subscriptions_resync(joins->subscriptions, link, "lagged");
+        subscriptions_resync(joins->subscriptions, link, subscriptions_loss_reason(link));
         return WEIR_PENDING; /* the others have lost something and are told first */
     }
     for (unsigned tries = 0; link->sent_seq < joins->cached.seq && tries < 16; tries++) {

@@ -320,6 +320,12 @@ void subscriptions_set_live(struct subscriptions *subscriptions, struct subscrib
     subscriptions_unqueue_behind(subscriptions, link);
     link->mode = DELIVERY_LIVE;
     link->is_blocked = 0;
+    link->is_resumed = 0;
+}
+
+const char *subscriptions_loss_reason(const struct subscriber_link *link)
+{
+    return link->is_resumed ? "restarted" : "lagged";
 }
 
 void subscriptions_block(struct subscriptions *subscriptions, struct subscriber_link *link)
@@ -346,6 +352,7 @@ void subscriptions_resync(struct subscriptions *subscriptions, struct subscriber
 {
     subscriptions_unqueue_behind(subscriptions, link);
     link->mode = DELIVERY_IDLE;
+    link->is_resumed = 0;
     link->whole_count = link->item_count = 0;
     struct subscription *subscription = link->subscriptions;
     for (; subscription != NULL; subscription = subscription->next) {
@@ -528,8 +535,7 @@ void subscriptions_activate(struct subscriptions *subscriptions, struct subscrip
         subscriptions->observer.activated(subscriptions->observer.context, subscription, is_first);
 }
 
-void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_seed,
-                           const char *reason)
+static void subscriptions_rehash(struct subscriptions *subscriptions, uint64_t hash_seed)
 {
     subscriptions->hash_seed = hash_seed;
     struct topic *all = NULL;
@@ -541,13 +547,49 @@ void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_se
         }
         subscriptions->buckets[i] = NULL;
     }
-    for (struct topic *topic = all; topic != NULL; topic = topic->bucket_next) {
+    for (struct topic *topic = all; topic != NULL; topic = topic->bucket_next)
         topic->hash = store_group_hash(hash_seed, topic_stream(topic), topic_group(topic));
-        for (uint32_t i = 0; i < topic->link_count; i++)
-            subscriptions_resync(subscriptions, topic->links[i], reason);
-    }
     subscriptions_place_topics(subscriptions, &all, 1);
     subscriptions_walk_start(subscriptions);
+}
+
+void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_seed,
+                           const char *reason)
+{
+    subscriptions_rehash(subscriptions, hash_seed);
+    for (size_t i = 0; i < subscriptions->bucket_count; i++) {
+        struct topic *topic = subscriptions->buckets[i];
+        for (; topic != NULL; topic = topic->bucket_next) {
+            for (uint32_t k = 0; k < topic->link_count; k++)
+                subscriptions_resync(subscriptions, topic->links[k], reason);
+        }
+    }
+}
+
+static void subscriptions_resume_link(struct subscriptions *subscriptions,
+                                      struct subscriber_link *link)
+{
+    struct subscription *subscription = link->subscriptions;
+    for (; subscription != NULL; subscription = subscription->next) {
+        if (subscription->holder == NULL)
+            continue;
+        subscriptions_release(subscriptions, subscription);
+        subscriptions_push_sync(subscriptions, subscription);
+    }
+    link->is_resumed = link->mode != DELIVERY_IDLE;
+    subscriptions_set_behind(subscriptions, link);
+}
+
+void subscriptions_resume(struct subscriptions *subscriptions, uint64_t hash_seed)
+{
+    subscriptions_rehash(subscriptions, hash_seed);
+    for (size_t i = 0; i < subscriptions->bucket_count; i++) {
+        struct topic *topic = subscriptions->buckets[i];
+        for (; topic != NULL; topic = topic->bucket_next) {
+            for (uint32_t k = 0; k < topic->link_count; k++)
+                subscriptions_resume_link(subscriptions, topic->links[k]);
+        }
+    }
 }
 
 /* Downwards through a topic's links: one that goes is replaced by the last, which was visited. */

@@ -14,7 +14,9 @@
  *            passes it over
  *
  * and, whatever its mode, stands still while it is held: while the sync of a worker's own stream is
- * read (joins.h). A subscription waits in the sync queue until its snapshot has been sent (joins.h),
+ * read (joins.h). When another broker goes on with the groups of the last one, every link that is not
+ * idle is behind until it was compared with its group there: what is missing comes from the new ring,
+ * and what cannot have been (a seq or an epoch the group has not reached) is a fresh sync. A subscription waits in the sync queue until its snapshot has been sent (joins.h),
  * then it is active.
  *
  * Process:  gateway, loop thread only.
@@ -68,7 +70,9 @@ struct subscriber_link {
     uint8_t mode;                     /* enum delivery_mode */
     uint8_t is_queued;                /* in the behind queue */
     uint8_t is_blocked;               /* behind, and the socket's writable notice is to come */
-    uint8_t is_held;                  /* stands still: the sync of one of them is being read */
+    uint8_t is_held : 1;              /* stands still: the sync of one of them is being read */
+    uint8_t
+        is_resumed : 1; /* behind, and its cursor is not yet compared with the new broker's group */
 };
 
 #define SUBSCRIPTION_WHOLE UINT32_MAX /* in place of an item's length: the whole group */
@@ -146,6 +150,9 @@ struct topic *subscriptions_find_record(const struct subscriptions *subscription
 /* A new segment: other hash seed, other epochs. Every subscription gets a fresh sync with `reason`. */
 void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_seed,
                            const char *reason);
+/* A new segment with the groups of the old one: other hash seed, the same epochs and seqs. Links keep
+ * their cursors and catch up from there; syncs that were being read are read anew. */
+void subscriptions_resume(struct subscriptions *subscriptions, uint64_t hash_seed);
 /* Subscriptions of the streams that are `wanted` get a fresh sync with `reason`. */
 typedef bool subscriptions_wanted(const void *context, struct span stream);
 void subscriptions_resync_streams(struct subscriptions *subscriptions, subscriptions_wanted *wanted,
@@ -174,6 +181,8 @@ void subscriptions_set_behind(struct subscriptions *subscriptions, struct subscr
 void subscriptions_set_live(struct subscriptions *subscriptions, struct subscriber_link *link);
 void subscriptions_resync(struct subscriptions *subscriptions, struct subscriber_link *link,
                           const char *reason);
+/* Why the link would have to start anew now. */
+const char *subscriptions_loss_reason(const struct subscriber_link *link);
 /* The socket takes bytes again: its behind links go back into the behind queue. */
 void subscriptions_unblock(struct subscriptions *subscriptions, struct subscriber *subscriber);
 void subscriptions_block(struct subscriptions *subscriptions, struct subscriber_link *link);
