@@ -108,7 +108,8 @@ enum settings_join_gate { SETTINGS_GATE_CLOSED, SETTINGS_GATE_OPEN };
       "how long writes and calls wait for a broker that is away, and writes for one that is "      \
       "silent")                                                                                    \
     X(write_wait_bytes_max, BYTES, 64 * 1024 * 1024, 1024 * 1024, 1024 * 1024 * 1024, "B",         \
-      "writes and calls waiting per gateway")                                                      \
+      "writes and calls waiting per gateway; as much again of stream calls in flight is kept, to " \
+      "be asked again of the next broker")                                                         \
     X(handshake_timeout_ms, NUMBER, 10000, 100, 600000, "ms", "time to finish a handshake")        \
     X(ping_interval_ms, NUMBER, 20000, 0, 3600000, "ms", "server pings; 0: none")                  \
     X(idle_timeout_ms, NUMBER, 60000, 0, 36000000, "ms",                                           \

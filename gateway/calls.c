@@ -231,7 +231,7 @@ static void call_fail(const struct call *call, struct session *session, enum lin
                              fate == LINK_SILENT
                                  ? "the broker has not answered in time (write_wait_ms): whether "
                                    "the call was applied, or will be, is not known"
-                                 : "the broker restarted before it answered: whether the call was "
+                                 : "the broker went away before it answered: whether the call was "
                                    "applied is not known");
     else
         session_answer_error(session, &echo, code,

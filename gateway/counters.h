@@ -68,7 +68,10 @@
     X(CHANNEL_MESSAGES, counter, "byte channel messages passed on")                                \
     X(LOG_LINES, counter, "lines logged for workers by engine::log")                               \
     X(ACCESS_REFUSED, counter, "calls and registrations an RBAC rule refused")                     \
-    X(LEAVES_LOST, counter, "leaves of subscriptions not told: too many wait for the broker")
+    X(LEAVES_LOST, counter, "leaves of subscriptions not told: too many wait for the broker")      \
+    X(CALLS_RESENT, counter, "stream calls asked again when the broker died before its answer")    \
+    X(LINK_RESUMED, counter,                                                                       \
+      "times attached to a broker with the log of the one before: subscriptions went on")
 
 enum counter {
 #define COUNTER_ENUM(name, type, sentence) COUNTER_##name,

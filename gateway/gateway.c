@@ -108,10 +108,10 @@ static void gateway_check_ready(struct gateway *gateway)
     (void)close(gateway->options->ready_fd);
 }
 
-static void on_attached(void *context, struct mapping *mapping)
+static void on_attached(void *context, const struct link_attachment *attachment)
 {
     struct gateway *gateway = context;
-    struct mapping *old = gateway->mapping;
+    struct mapping *old = gateway->mapping, *mapping = attachment->mapping;
     if (turn_set_mapping(gateway->turn, mapping) != WEIR_OK)
         (void)fprintf(
             stderr, "weir-gateway: event=doorbell_unusable\n"); /* the heal timer serves, slowly */
@@ -313,7 +313,12 @@ static enum weir_status gateway_open_link(struct gateway *gateway, struct weir_e
         .wait_ms = settings->write_wait_ms,
         .wait_bytes_max = settings->write_wait_bytes_max,
     };
-    const struct link_handlers handlers = {on_attached, on_lost, on_broker_message, gateway};
+    const struct link_handlers handlers = {
+        .on_attached = on_attached,
+        .on_lost = on_lost,
+        .on_message = on_broker_message,
+        .context = gateway,
+    };
     gateway->link = link_open(&gateway->loop, &options, &handlers, &gateway->counters);
     if (gateway->link == NULL)
         return no_memory(error);

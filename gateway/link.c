@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@ enum {
     BACKOFF_FIRST_MS = 5,
     BACKOFF_MAX_MS = 250,
     ATTACH_TIMEOUT_MS = 5000,
+    DRAIN_AGAIN_MS = 1,
     RESPONSIVE_MS = 1000,
     SLOT_NONE = -1,
 };
@@ -48,8 +50,12 @@ struct link {
     size_t output_sent;
     struct buffer waiting; /* encoded questions while away, in order */
     size_t waiting_start;
+    size_t waiting_sent_bytes; /* of them, those of questions that were sent before */
     struct link_request *waiting_first, *waiting_last;
     struct link_request *in_flight, **in_flight_end; /* stream questions, oldest first */
+    struct buffer kept; /* their frames, in that order; what is before the oldest is done with */
+    uint64_t kept_position; /* bytes that were before the first one of `kept` */
+    uint64_t origin;        /* which life of a gateway asks: ids mean nothing without it */
     uint64_t ticked_ms;
     int fds[MAPPING_FDS];
     unsigned fd_count;
@@ -94,8 +100,49 @@ static struct link_request *link_find_request(const struct link *link, uint64_t 
     return link->slots[index].request;
 }
 
-static void link_take_off(struct link *link, struct link_request *request)
+/* ---- frames that are kept ---- */
+
+static uint64_t link_kept_end(const struct link *link)
 {
+    return link->kept_position + link->kept.bytes;
+}
+
+/* Where the kept frames of questions in flight begin. */
+static uint64_t link_kept_start(const struct link *link)
+{
+    return link->in_flight == NULL ? link_kept_end(link) : link->in_flight->kept_at;
+}
+
+/* Of a question that goes into flight as the last one; when there is no room it simply is not kept. */
+static void link_keep_frame(struct link *link, struct link_request *request, struct span frame)
+{
+    uint64_t end = link_kept_end(link);
+    uint64_t room = link->options.wait_bytes_max - (end - link_kept_start(link));
+    request->kept_at = end;
+    request->is_kept = frame.bytes <= room && buffer_append(&link->kept, frame) == WEIR_OK;
+}
+
+static struct span link_kept_frame(const struct link *link, const struct link_request *request)
+{
+    return span_of(link->kept.data + (request->kept_at - link->kept_position),
+                   request->frame_bytes);
+}
+
+/* Each byte is moved once at most for every byte that goes. */
+static void link_trim_kept(struct link *link)
+{
+    size_t done = (size_t)(link_kept_start(link) - link->kept_position);
+    if (done < link->kept.bytes && done <= link->kept.bytes / 2)
+        return;
+    buffer_consume(&link->kept, done);
+    link->kept_position += done;
+}
+
+/* ---- stream questions in flight ---- */
+
+static void link_take_off(struct link *link, struct link_request *request, struct span frame)
+{
+    link_keep_frame(link, request, frame);
     request->asked_ms = uv_now(link->loop);
     request->next_in_flight = NULL;
     request->link_in_flight = link->in_flight_end;
@@ -113,6 +160,7 @@ static void link_land(struct link *link, struct link_request *request)
     else
         link->in_flight_end = request->link_in_flight;
     request->link_in_flight = NULL;
+    link_trim_kept(link);
 }
 
 static struct link_request *link_free_slot(struct link *link, uint64_t id)
@@ -175,15 +223,45 @@ static void link_disconnect(struct link *link)
     link->output_sent = 0;
 }
 
-/* ---- what the socket did not take ---- */
+static void request_fail(struct link *link, struct link_request *request, bool is_lost)
+{
+    counters_add(link->counters, is_lost ? COUNTER_CALLS_LOST : COUNTER_CALLS_EXPIRED, 1);
+    request->done(request, is_lost ? LINK_LOST : LINK_EXPIRED, NULL);
+}
 
-static void link_wait(struct link *link, struct link_request *request, size_t frame_bytes)
+/* ---- what waits for the next broker ---- */
+
+static uint64_t link_deadline_ms(const struct link *link)
+{
+    return uv_now(link->loop) + link->options.wait_ms + 1;
+}
+
+/* Perhaps it was applied by a broker that has gone. */
+static bool request_is_in_doubt(const struct link_request *request)
+{
+    return request->is_sent && !request->is_read;
+}
+
+/* Room for one that was not sent; those that were have theirs beside. */
+static bool link_has_room(const struct link *link, size_t frame_bytes)
+{
+    size_t used = link->waiting.bytes - link->waiting_start - link->waiting_sent_bytes;
+    return frame_bytes <= link->options.wait_bytes_max &&
+           used <= link->options.wait_bytes_max - frame_bytes;
+}
+
+/* Its frame is the last one of those that wait. The list ends in order, so nobody's deadline is before
+ * that of the one before it. */
+static void link_wait(struct link *link, struct link_request *request)
 {
     link_land(link, request);
-    request->frame_bytes = frame_bytes;
     request->is_waiting = true;
+    if (request->is_sent)
+        link->waiting_sent_bytes += request->frame_bytes;
     if (request->deadline_ms == 0)
-        request->deadline_ms = uv_now(link->loop) + link->options.wait_ms + 1;
+        request->deadline_ms = link_deadline_ms(link);
+    if (link->waiting_last != NULL && request->deadline_ms < link->waiting_last->deadline_ms)
+        request->deadline_ms = link->waiting_last->deadline_ms;
     request->next = NULL;
     if (link->waiting_last == NULL)
         link->waiting_first = request;
@@ -242,8 +320,10 @@ static struct link_request *link_make_stand_in(void)
 static void link_keep_question(struct link *link, uint64_t id, struct span frame)
 {
     struct link_request *request = id == 0 ? link_make_stand_in() : link_find_request(link, id);
-    if (request != NULL && buffer_append(&link->waiting, frame) == WEIR_OK) {
-        link_wait(link, request, frame.bytes);
+    if (request != NULL && (request->is_sent || link_has_room(link, frame.bytes)) &&
+        buffer_append(&link->waiting, frame) == WEIR_OK) {
+        request->frame_bytes = frame.bytes;
+        link_wait(link, request);
         return;
     }
     if (id != 0 && request != NULL) {
@@ -254,21 +334,58 @@ static void link_keep_question(struct link *link, uint64_t id, struct span frame
     free(request);
 }
 
-/* The broker is gone: questions it cannot have seen a byte of wait for the next one. */
-static void link_keep_unsent(struct link *link)
+/* The frame of the output at `offset`. */
+static struct span link_output_frame(struct link *link, size_t offset, struct wire_message *message)
 {
-    size_t offset = link_output_boundary(link);
-    bool is_begun = offset < link->output_sent;
+    size_t frame_bytes = 0;
+    struct span rest = span_of(link->output.data + offset, link->output.bytes - offset);
+    enum weir_status status = wire_read(link->reader, rest, message, &frame_bytes);
+    weir_assert(status == WEIR_OK); /* we wrote it */
+    return span_of(rest.data, frame_bytes);
+}
+
+/* The first stream question in flight whose frame is in the output from `offset` on; NULL: none. */
+static const struct link_request *link_first_unsent(struct link *link, size_t offset)
+{
     while (offset < link->output.bytes) { /* each turn passes a frame */
         struct wire_message message;
-        size_t frame_bytes = 0;
-        struct span rest = span_of(link->output.data + offset, link->output.bytes - offset);
-        enum weir_status status = wire_read(link->reader, rest, &message, &frame_bytes);
-        weir_assert(status == WEIR_OK); /* we wrote it */
-        if (!is_begun && type_is_question(message.type))
-            link_keep_question(link, message.id, span_of(rest.data, frame_bytes));
-        is_begun = false;
-        offset += frame_bytes;
+        offset += link_output_frame(link, offset, &message).bytes;
+        const struct link_request *request =
+            message.type == WIRE_STREAM ? link_find_request(link, message.id) : NULL;
+        if (request != NULL && request->link_in_flight != NULL)
+            return request;
+    }
+    return NULL;
+}
+
+/* Questions are in flight in the order of the output: those before `first_unsent` were sent. */
+static void link_keep_sent(struct link *link, const struct link_request *first_unsent)
+{
+    struct link_request *request = link->in_flight, *next;
+    for (; request != NULL && request != first_unsent; request = next) {
+        next = request->next_in_flight;
+        if (!request->is_kept ||
+            buffer_append(&link->waiting, link_kept_frame(link, request)) != WEIR_OK)
+            continue;
+        request->is_sent = true;
+        link_wait(link, request);
+    }
+}
+
+/* The broker is gone: what it may have seen and can be asked again waits for the next one, and
+ * behind that what it cannot have seen a byte of. */
+static void link_keep_questions(struct link *link)
+{
+    size_t offset = link_output_boundary(link);
+    struct wire_message message;
+    if (offset < link->output_sent) /* begun */
+        offset += link_output_frame(link, offset, &message).bytes;
+    link_keep_sent(link, link_first_unsent(link, offset));
+    while (offset < link->output.bytes) { /* each turn passes a frame */
+        struct span frame = link_output_frame(link, offset, &message);
+        if (type_is_question(message.type))
+            link_keep_question(link, message.id, frame);
+        offset += frame.bytes;
     }
 }
 
@@ -281,9 +398,7 @@ static void link_lose_requests(struct link *link)
         if (request == NULL || request->is_waiting)
             continue;
         (void)link_free_slot(link, request->id);
-        counters_add(link->counters,
-                     request->is_unsent ? COUNTER_CALLS_EXPIRED : COUNTER_CALLS_LOST, 1);
-        request->done(request, request->is_unsent ? LINK_EXPIRED : LINK_LOST, NULL);
+        request_fail(link, request, !request->is_unsent || request_is_in_doubt(request));
     }
 }
 
@@ -291,7 +406,7 @@ static void link_drop(struct link *link, const char *reason)
 {
     bool was_attached = link->state == LINK_ATTACHED;
     if (was_attached)
-        link_keep_unsent(link);
+        link_keep_questions(link);
     link_disconnect(link);
     link->state = LINK_AWAY;
     if (was_attached || !link->complained)
@@ -352,17 +467,26 @@ void link_flush(struct link *link)
     }
 }
 
+static bool op_is_read(uint64_t op)
+{
+    return op == WIRE_OP_GET || op == WIRE_OP_LIST || op == WIRE_OP_LIST_GROUPS ||
+           op == WIRE_OP_LIST_ALL;
+}
+
 enum weir_status link_ask(struct link *link, enum wire_type type, const struct wire_field *fields,
                           struct link_request *request)
 {
     bool attached = link->state == LINK_ATTACHED;
     struct buffer *to = attached ? &link->output : &link->waiting;
     weir_assert(type_is_question(type));
-    request->deadline_ms = 0;
     request->is_waiting = false;
+    request->is_kept = false;
+    request->is_sent = false;
     request->is_unsent = false;
     request->is_cancelled = false;
     request->is_timed = type == WIRE_STREAM && !request->is_void && !request->is_patient;
+    request->is_read = request->is_timed && op_is_read(fields[0].number);
+    request->deadline_ms = request->is_timed ? link_deadline_ms(link) : 0;
     request->link_in_flight = NULL;
     request->id = 0;
     enum weir_status status = link->closing ? WEIR_CLOSED : WEIR_OK;
@@ -374,15 +498,20 @@ enum weir_status link_ask(struct link *link, enum wire_type type, const struct w
         return status;
     size_t before = to->bytes;
     status = wire_append(to, type, request->id, fields);
+    request->frame_bytes = to->bytes - before;
+    to->bytes = before;
+    if (status == WEIR_OK && !attached && !link_has_room(link, request->frame_bytes))
+        status = WEIR_FULL;
     if (status != WEIR_OK) {
         if (!request->is_void)
             (void)link_free_slot(link, request->id);
         return status;
     }
+    to->bytes += request->frame_bytes;
     if (!attached)
-        link_wait(link, request, to->bytes - before);
+        link_wait(link, request);
     else if (request->is_timed)
-        link_take_off(link, request);
+        link_take_off(link, request, span_of(to->data + before, request->frame_bytes));
     else if (request->is_void)
         request->done(request, LINK_ANSWERED, NULL);
     return WEIR_OK;
@@ -464,6 +593,8 @@ void link_tick(struct link *link)
         if (link->waiting_first == NULL)
             link->waiting_last = NULL;
         link->waiting_start += request->frame_bytes;
+        if (request->is_sent)
+            link->waiting_sent_bytes -= request->frame_bytes;
         if (link->waiting_first == NULL || link->waiting_start > link->waiting.bytes / 2) {
             buffer_consume(&link->waiting, link->waiting_start);
             link->waiting_start = 0;
@@ -471,36 +602,67 @@ void link_tick(struct link *link)
         if (!request->is_void)
             (void)link_free_slot(link, request->id);
         request->is_waiting = false;
-        counters_add(link->counters, COUNTER_CALLS_EXPIRED, 1);
-        request->done(request, LINK_EXPIRED, NULL);
+        request_fail(link, request, request_is_in_doubt(request));
     }
 }
 
-/* Attached again: what waited goes out in the order it was asked. */
-static void link_release_waiting(struct link *link)
+/* It waited, and nobody will answer it. Its slot is free already. */
+static void link_end_waiting(struct link *link, struct link_request *request)
 {
-    struct span frames = span_of(link->waiting.data + link->waiting_start,
-                                 link->waiting.bytes - link->waiting_start);
-    if (frames.bytes > 0 && buffer_append(&link->output, frames) != WEIR_OK) {
+    if (request->is_cancelled) { /* it has gone out, and is called off right behind */
+        link_tell_cancelled(link, request->id);
+        request->done(request, LINK_EXPIRED, NULL);
+    } else if (request->is_void)
+        request->done(request, LINK_ANSWERED, NULL);
+    else
+        request_fail(link, request, true);
+}
+
+/* Takes over the list of those that wait; returns those that are to be ended. `asks_again`: the broker
+ * knows what those before it have done. */
+static struct link_request *link_send_waiting(struct link *link, bool asks_again)
+{
+    size_t offset = link->waiting_start;
+    struct link_request *ended = NULL, **ended_end = &ended, *next;
+    for (struct link_request *request = link->waiting_first; request != NULL; request = next) {
+        struct span frame = span_of(link->waiting.data + offset, request->frame_bytes);
+        bool is_lost = request_is_in_doubt(request) && !asks_again;
+        next = request->next;
+        offset += frame.bytes;
+        request->is_waiting = false;
+        if (!is_lost) {
+            memcpy(link->output.data + link->output.bytes, frame.data, frame.bytes);
+            link->output.bytes += frame.bytes; /* the caller has made room */
+        }
+        if (request->is_timed && !is_lost) {
+            counters_add(link->counters, COUNTER_CALLS_RESENT, request->is_sent);
+            link_take_off(link, request, frame);
+        } else if (is_lost || request->is_cancelled || request->is_void) {
+            if (!request->is_void)
+                (void)link_free_slot(link, request->id);
+            *ended_end = request;
+            ended_end = &request->next;
+        }
+    }
+    *ended_end = NULL;
+    link->waiting_first = link->waiting_last = NULL;
+    return ended;
+}
+
+/* Attached again: what waited goes out in the order it was asked. */
+static void link_release_waiting(struct link *link, bool asks_again)
+{
+    size_t bytes = link->waiting.bytes - link->waiting_start;
+    if (bytes > 0 && buffer_reserve(&link->output, bytes) != WEIR_OK) {
         link_drop(link, "output queue is full");
         return;
     }
+    struct link_request *ended = link_send_waiting(link, asks_again), *next;
     buffer_clear(&link->waiting);
-    link->waiting_start = 0;
-    struct link_request *request = link->waiting_first;
-    link->waiting_first = link->waiting_last = NULL;
-    while (request != NULL) {
-        struct link_request *next = request->next;
-        request->is_waiting = false;
-        if (request->is_cancelled) { /* it goes out, and is called off right behind */
-            link_tell_cancelled(link, request->id);
-            (void)link_free_slot(link, request->id);
-            request->done(request, LINK_EXPIRED, NULL);
-        } else if (request->is_timed)
-            link_take_off(link, request);
-        else if (request->is_void)
-            request->done(request, LINK_ANSWERED, NULL);
-        request = next;
+    link->waiting_start = link->waiting_sent_bytes = 0;
+    for (; ended != NULL; ended = next) { /* their done() may ask, or lose the broker again */
+        next = ended->next;
+        link_end_waiting(link, ended);
     }
 }
 
@@ -529,9 +691,14 @@ static void link_attached(struct link *link, const struct wire_message *message)
     counters_add(link->counters, COUNTER_LINK_ATTACHED, 1);
     (void)fprintf(stderr, "weir-gateway: event=broker_attached generation=%llu slot=%u\n",
                   (unsigned long long)mapping->generation, mapping->reader.slot);
-    link->handlers.on_attached(link->handlers.context, mapping);
+    const struct link_attachment attachment = {
+        .mapping = mapping,
+        .is_kept = message->fields[3].number == 1,
+        .position = message->fields[4].number,
+    };
+    link->handlers.on_attached(link->handlers.context, &attachment);
     if (link->state == LINK_ATTACHED)
-        link_release_waiting(link);
+        link_release_waiting(link, attachment.is_kept);
 }
 
 static void link_dispatch(struct link *link, const struct wire_message *message)
@@ -665,14 +832,14 @@ static void link_update_poll(struct link *link)
 
 /* ---- connecting ---- */
 
-static enum weir_status link_start_attach(struct link *link)
+static enum weir_status link_start_attach(struct link *link, uint64_t commit)
 {
     struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION),
                                   WIRE_NUMBER((uint64_t)getpid()),
                                   WIRE_NUMBER(link->options.gateway_index),
                                   WIRE_NUMBER(link->floor_ms == 0 ? 0 : link->floor_ms + 2),
-                                  WIRE_NUMBER(0),
-                                  WIRE_NUMBER(0)};
+                                  WIRE_NUMBER(link->origin),
+                                  WIRE_NUMBER(commit)};
     link->poll = malloc(sizeof *link->poll);
     if (link->poll == NULL)
         return WEIR_NO_MEMORY;
@@ -690,6 +857,12 @@ static enum weir_status link_start_attach(struct link *link)
 static void link_connect(struct link *link)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    uint64_t commit = 0;
+    if (link->handlers.on_attaching != NULL &&
+        !link->handlers.on_attaching(link->handlers.context, &commit)) {
+        (void)uv_timer_start(&link->timer, on_timer, DRAIN_AGAIN_MS, 0);
+        return;
+    }
     if (strlen(link->options.socket_path) >= sizeof address.sun_path) {
         link_drop(link, "the socket's path is too long");
         return;
@@ -703,7 +876,7 @@ static void link_connect(struct link *link)
     }
     int size = 4 * 1024 * 1024; /* fewer wake-ups for large values; the kernel may grant less */
     (void)setsockopt(link->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
-    if (link_start_attach(link) != WEIR_OK) {
+    if (link_start_attach(link, commit) != WEIR_OK) {
         link_drop(link, "no memory");
         return;
     }
@@ -721,6 +894,15 @@ static void on_timer(uv_timer_t *timer)
 }
 
 /* ---- life ---- */
+
+/* Never 0, which says that nobody asks. */
+static uint64_t link_make_origin(void)
+{
+    uint64_t origin = 0;
+    if (getrandom(&origin, sizeof origin, 0) != (ssize_t)sizeof origin)
+        origin = uv_hrtime() ^ (uint64_t)getpid() << 40;
+    return origin == 0 ? 1 : origin;
+}
 
 struct link *link_open(uv_loop_t *loop, const struct link_options *options,
                        const struct link_handlers *handlers, struct counters *counters)
@@ -746,8 +928,11 @@ struct link *link_open(uv_loop_t *loop, const struct link_options *options,
     link->free_slot = SLOT_NONE;
     link->backoff_ms = BACKOFF_FIRST_MS;
     buffer_init(&link->input, (size_t)WIRE_FRAME_BYTES_MAX + 2 * RECEIVE_BYTES);
-    buffer_init(&link->waiting, options->wait_bytes_max);
-    buffer_init(&link->output, 2 * options->wait_bytes_max + WIRE_FRAME_BYTES_MAX);
+    link->origin = link_make_origin();
+    /* Twice what is in use, for what is done with goes when it is half of it. */
+    buffer_init(&link->kept, 2 * options->wait_bytes_max);
+    buffer_init(&link->waiting, 4 * options->wait_bytes_max);
+    buffer_init(&link->output, 3 * options->wait_bytes_max + WIRE_FRAME_BYTES_MAX);
     (void)uv_timer_init(loop, &link->timer);
     link->timer.data = link;
     link_connect(link);
@@ -759,6 +944,7 @@ static void on_timer_closed(uv_handle_t *handle)
     struct link *link = handle->data;
     wire_reader_close(link->reader);
     buffer_fini(&link->input);
+    buffer_fini(&link->kept);
     buffer_fini(&link->waiting);
     buffer_fini(&link->output);
     free((void *)(uintptr_t)link->options.socket_path);

@@ -1,19 +1,36 @@
 /* gateway/link.h -- the gateway's connection to the broker's unix socket.
  *
- *   AWAY --connect--> ATTACHING --ATTACHED + 3 descriptors--> ATTACHED --death--> AWAY, back-off, for ever
+ *   AWAY --old ring read to its end, connect--> ATTACHING --ATTACHED + 3 descriptors--> ATTACHED
+ *    ^---- back-off, for ever -----------------------'------------------death-------------'
  *
  * Questions (link_ask) get an id and are answered exactly once through `done`. While the broker is
- * away they wait in order, encoded, up to a byte and a time limit. When it dies, questions of which
- * the socket has taken at least one byte are LOST, for nobody knows whether they were applied;
- * those still wholly in our output go on waiting for the next one, within the same limits. A broker
- * that lives but does not answer (stopped, or stuck) leaves stream questions SILENT after the same
- * time limit; calls of workers' functions have none. Notices (link_post) are not kept: everything
- * they say is announced again from on_attached. Output is gathered and leaves in one send a turn
- * (link_flush).
+ * away they wait in order, encoded, up to a byte and a time limit. Those that are still wholly in our
+ * output when it dies wait for the next one as well, within the same limits. Of the others, of which
+ * the socket has taken at least one byte, nobody here knows whether they were applied:
+ *
+ *   stream question the broker itself       its frame is kept until it is answered, and waits with the
+ *   carries out (not is_patient)            others, before them; a successor that has the log of those
+ *                                           before it (ATTACHED says so) is asked again, with the same
+ *                                           id, and answers without applying twice. With any other
+ *                                           successor, or when none comes in time, it is LOST. One that
+ *                                           only reads can be asked again in any case.
+ *   call of a worker's function, what a     never asked again: LOST at once
+ *   worker keeps (is_patient), anything else
+ *
+ * Frames are kept up to wait_bytes_max; a stream question beyond that is not kept, and LOST. The time
+ * limit of a stream question counts from when it was asked, that of others from when they began to
+ * wait; nothing overtakes what was asked before it, so that what waits behind another waits at least
+ * as long.
+ *
+ * A broker that lives but does not answer (stopped, or stuck) leaves stream questions SILENT after
+ * the same time limit; calls of workers' functions have none. Notices (link_post) are not kept:
+ * everything they say is announced again from on_attached. Output is gathered and leaves in one send
+ * a turn (link_flush).
  *
  * Process:  gateway, loop thread only.
  * Memory:   a link_request is the asker's and stays put until done() has been called. Messages are
- *           valid during the call.
+ *           valid during the call. Frames that are kept and frames that wait are two buffers, of
+ *           wait_bytes_max each, and what was kept comes on top of what waits.
  * Units:    times in ms of uv_now().
  * Errors:   link_ask(): FULL, TOO_LARGE, NO_MEMORY, CLOSED (after link_close()): nothing was taken,
  *           done() will not be called.
@@ -29,8 +46,8 @@
 
 enum link_fate {
     LINK_ANSWERED, /* `answer` is the reply; NULL for a void question that is on its way */
-    LINK_EXPIRED,  /* the broker stayed away too long, or too much waits for it; never sent */
-    LINK_LOST,     /* sent, and the broker went away before it answered */
+    LINK_EXPIRED,  /* the broker stayed away too long, or too much waits for it; not applied */
+    LINK_LOST,     /* sent, and the broker went away before it answered; perhaps applied */
     LINK_SILENT,   /* sent, and the broker is there but has not answered in time */
 };
 
@@ -44,12 +61,16 @@ struct link_request {
     uint64_t deadline_ms; /* of its waiting; 0: never waited */
     bool is_waiting;
     bool is_timed;     /* a stream question: SILENT after the time limit */
+    bool is_read;      /* a stream question that changes nothing */
+    bool is_kept;      /* its frame is at kept_at */
+    bool is_sent;      /* a broker that has gone may have seen it */
     bool is_unsent;    /* the broker has gone, and this would have to wait but does not fit */
     bool is_cancelled; /* while it waits: the asker has gone */
     size_t frame_bytes;
     struct link_request *next;
     uint64_t asked_ms; /* of a stream question in flight; those are in a list, oldest first */
     struct link_request *next_in_flight, **link_in_flight;
+    uint64_t kept_at; /* of those: where the kept frames ended before it */
 };
 
 struct link_options {
@@ -59,10 +80,22 @@ struct link_options {
     size_t wait_bytes_max;
 };
 
+struct link_attachment {
+    struct mapping *mapping;
+    bool is_kept; /* the broker has all that those before it have answered or shown */
+    /* When is_kept: where its ring goes on behind the commit that was named in on_attaching;
+     * UINT64_MAX: it does not reach back that far. */
+    uint64_t position;
+};
+
 struct link_handlers {
+    /* About to attach: `commit` is the number of the log's frame up to which the ring was read so far
+     * (0: none). False: the ring of the broker that has gone is not read to its end; asked again
+     * soon. NULL: nothing was read. */
+    bool (*on_attaching)(void *context, uint64_t *commit);
     /* Attached: the mapping is the receiver's from now on. Announce sessions here, with
      *           link_post(). */
-    void (*on_attached)(void *context, struct mapping *mapping);
+    void (*on_attached)(void *context, const struct link_attachment *attachment);
     void (*on_lost)(void *context);
     /* INVOKE, FUNCTION_REJECTED. */
     void (*on_message)(void *context, const struct wire_message *message);

@@ -1,7 +1,10 @@
 /* tests/played_broker.h -- a broker played by the test: a real link on a real loop and a real unix
  * socket, with a real segment behind it, and the test reading and writing the broker's end.
  *
- * The test's own handlers of the link call broker_was_attached() and broker_was_lost().
+ * The test's own handlers of the link call broker_was_attached() and broker_was_lost(), and, when they
+ * have read a ring, broker_is_attaching(). A broker that dies may come back with the same segment, as
+ * if the link alone had been cut, or after broker_replace() with another one; what ATTACHED says of the
+ * log is `keeps` and `position`.
  *
  * One translation unit includes this: there is one broker.
  */
@@ -26,6 +29,14 @@ static struct played_broker {
     struct link *link;
     struct mapping *mapping;
     unsigned attached, lost;
+    unsigned drains;          /* so many times the gateway is not ready to attach */
+    uint64_t read_commit;     /* what it says to have read */
+    uint64_t origin, commit;  /* what the last ATTACH said */
+    bool keeps;               /* what ATTACHED says */
+    uint64_t position;        /* likewise */
+    bool was_kept;            /* what the gateway was told */
+    uint64_t was_position;    /* likewise */
+    uint64_t generation_next; /* of the next segment */
     char directory[64], path[96];
     struct host host;
     int listening, fd;
@@ -45,21 +56,30 @@ static inline void broker_listen(void)
     cr_assert_eq(listen(broker.listening, 4), 0);
 }
 
-/* A loop, a segment and a listening socket. */
-static inline void broker_open(void)
+static inline void broker_make_segment(void)
 {
     struct weir_error error = {0};
     const struct host_options host = {
         .ring_bytes = 1024 * 1024,
         .store_bytes = 16 * 1024 * 1024,
-        .store = {.items_max = 1000, .groups_max = 1000, .empty_groups_max = 1000}};
+        .store = {.items_max = 1000, .groups_max = 1000, .empty_groups_max = 1000},
+        .generation = broker.generation_next,
+    };
+    cr_assert_eq(host_open(&broker.host, &host, &error), WEIR_OK, "%s", error.text);
+    broker.generation_next = segment_generation(&broker.host.segment) + 1;
+}
+
+/* A loop, a segment and a listening socket. */
+static inline void broker_open(void)
+{
+    broker.position = UINT64_MAX;
     strcpy(broker.directory, "/tmp/weir-played-broker-XXXXXX");
     cr_assert_not_null(mkdtemp(broker.directory));
     (void)snprintf(broker.path, sizeof broker.path, "%s/broker.sock", broker.directory);
     cr_assert_eq(uv_loop_init(&broker.loop), 0);
     broker.reader = wire_reader_open();
     buffer_init(&broker.input, 64 * 1024 * 1024);
-    cr_assert_eq(host_open(&broker.host, &host, &error), WEIR_OK, "%s", error.text);
+    broker_make_segment();
     broker_listen();
 }
 
@@ -72,10 +92,21 @@ static inline void broker_link(const struct link_handlers *handlers, struct coun
     cr_assert_not_null(broker.link);
 }
 
-static inline void broker_was_attached(struct mapping *mapping)
+static inline bool broker_is_attaching(uint64_t *commit)
+{
+    *commit = broker.read_commit;
+    if (broker.drains == 0)
+        return true;
+    broker.drains--;
+    return false;
+}
+
+static inline void broker_was_attached(const struct link_attachment *attachment)
 {
     mapping_close(broker.mapping);
-    broker.mapping = mapping;
+    broker.mapping = attachment->mapping;
+    broker.was_kept = attachment->is_kept;
+    broker.was_position = attachment->position;
     broker.attached++;
 }
 
@@ -140,7 +171,7 @@ static inline void broker_send_attached(const int fds[MAPPING_FDS])
 {
     const struct wire_field fields[] = {
         WIRE_NUMBER(WIRE_VERSION), WIRE_NUMBER(segment_generation(&broker.host.segment)),
-        WIRE_NUMBER(broker.slot), WIRE_NUMBER(0), WIRE_NUMBER(UINT64_MAX)};
+        WIRE_NUMBER(broker.slot), WIRE_NUMBER(broker.keeps), WIRE_NUMBER(broker.position)};
     struct buffer out;
     buffer_init(&out, 4096);
     cr_assert_eq(wire_append(&out, WIRE_ATTACHED, 0, fields), WEIR_OK);
@@ -179,6 +210,8 @@ static inline void broker_attach(void)
     broker.consumed = 0;
     struct wire_message message = broker_expect(WIRE_ATTACH);
     cr_assert_eq(message.fields[0].number, WIRE_VERSION);
+    broker.origin = message.fields[4].number;
+    broker.commit = message.fields[5].number;
     cr_assert_eq(readers_attach(broker.host.readers, (uint32_t)getpid(), &broker.slot, &fds[2],
                                 &fds[1], &error),
                  WEIR_OK);
@@ -189,7 +222,8 @@ static inline void broker_attach(void)
     cr_assert_eq(broker.attached, before + 1);
 }
 
-/* Until broker_listen() and broker_attach() bring the next one, which has the same segment. */
+/* Until broker_listen() and broker_attach() bring the next one, which has the same segment unless
+ * broker_replace() is called between. */
 static inline void broker_die(void)
 {
     unsigned before = broker.lost;
@@ -200,6 +234,24 @@ static inline void broker_die(void)
     for (unsigned i = 0; i < BROKER_PUMPS_MAX && broker.lost == before; i++)
         (void)uv_run(&broker.loop, UV_RUN_NOWAIT);
     cr_assert_eq(broker.lost, before + 1);
+}
+
+/* The next one has another segment; the gateway has the old one still. */
+static inline void broker_replace(void)
+{
+    host_close(&broker.host);
+    broker_make_segment();
+}
+
+/* The broker dies, and its successor, which says `keeps`, takes the gateway's connection. */
+static inline void broker_restart(bool keeps, uint64_t position)
+{
+    broker_die();
+    broker_replace();
+    broker.keeps = keeps;
+    broker.position = position;
+    broker_listen();
+    broker_attach();
 }
 
 /* The link is closed, but its handles are not yet. */

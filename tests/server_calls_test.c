@@ -25,10 +25,10 @@ static void broker_answer(uint64_t id, const char *result, const char *error_jso
 
 /* ---- the world ---- */
 
-static void on_attached(void *context, struct mapping *mapping)
+static void on_attached(void *context, const struct link_attachment *attachment)
 {
     (void)context;
-    broker_was_attached(mapping);
+    broker_was_attached(attachment);
 }
 static void on_lost(void *context)
 {
@@ -43,7 +43,7 @@ static void on_message(void *context, const struct wire_message *message)
 
 static void world_open(uint64_t wait_ms)
 {
-    const struct link_handlers handlers = {on_attached, on_lost, on_message, NULL};
+    const struct link_handlers handlers = {NULL, on_attached, on_lost, on_message, NULL};
     broker_open();
     world.calls = server_calls_open(&world.counters);
     cr_assert_not_null(world.calls);
