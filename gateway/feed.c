@@ -50,17 +50,59 @@ static bool feed_has_triggers(const struct feed *feed)
     return feed->triggers != NULL && triggers_are_wanted(feed->triggers);
 }
 
+void feed_lapped(struct feed *feed)
+{
+    feed->is_commit_known = false;
+    counters_add(feed->counters, COUNTER_FEED_LAPPED, 1);
+    if (feed_has_triggers(feed))
+        triggers_lapped(feed->triggers);
+}
+
+void feed_start(struct feed *feed, const struct ring_reader *ring, bool reads_on)
+{
+    feed_clear(feed);
+    if (reads_on)
+        return;
+    feed->commit = 0;
+    feed->is_commit_known = ring->position == 0;
+}
+
+static void feed_note_commit(struct feed *feed, const struct ring_record *record)
+{
+    if (record->commit == 0)
+        return;
+    feed->commit = record->commit;
+    feed->is_commit_known = true;
+}
+
+/* Nobody here listens; whoever joins starts from a snapshot that is newer than this. */
+static enum weir_status feed_pass_over(struct feed *feed, struct ring_reader *ring)
+{
+    for (unsigned read = 0; read < FEED_TURN_RECORDS; read++) {
+        struct ring_record record;
+        enum weir_status status = ring_read(ring, &record, NULL);
+        if (status == WEIR_LAPPED)
+            feed->is_commit_known = false;
+        if (status != WEIR_OK)
+            return status == WEIR_LAPPED ? WEIR_EMPTY : status;
+        feed_note_commit(feed, &record);
+        if (record.commit == 0) {
+            ring_reader_seek_head(ring);
+            return WEIR_EMPTY;
+        }
+    }
+    feed->has_more = true;
+    return WEIR_OK;
+}
+
 enum weir_status feed_drain(struct feed *feed, struct ring_reader *ring,
                             const struct subscriptions *subscriptions)
 {
     uint64_t read_bytes = 0, matches = 0;
     const bool has_triggers = feed_has_triggers(feed);
     feed->has_more = false;
-    if (subscriptions->topic_count == 0 && !has_triggers) {
-        /* Nobody here listens; whoever joins starts from a snapshot that is newer than this. */
-        ring_reader_seek_head(ring);
-        return WEIR_EMPTY;
-    }
+    if (subscriptions->topic_count == 0 && !has_triggers)
+        return feed_pass_over(feed, ring);
     for (unsigned read = 0;; read++) {
         if (read == FEED_TURN_RECORDS || read_bytes >= FEED_TURN_BYTES ||
             matches >= FEED_TURN_MATCHES) {
@@ -71,11 +113,10 @@ enum weir_status feed_drain(struct feed *feed, struct ring_reader *ring,
         size_t offset = feed->bytes.bytes;
         enum weir_status status = ring_read(ring, &record, &feed->bytes);
         if (status == WEIR_LAPPED)
-            counters_add(feed->counters, COUNTER_FEED_LAPPED, 1);
-        if (status == WEIR_LAPPED && has_triggers)
-            triggers_lapped(feed->triggers);
+            feed_lapped(feed);
         if (status != WEIR_OK)
             return status == WEIR_EMPTY && read > 0 ? WEIR_OK : status;
+        feed_note_commit(feed, &record);
         read_bytes += feed->bytes.bytes - offset;
         counters_add(feed->counters, COUNTER_FEED_RECORDS, 1);
         counters_add(feed->counters, COUNTER_FEED_BYTES, feed->bytes.bytes - offset);

@@ -5,6 +5,11 @@
  * to are then dropped on the spot. What was drained lives until feed_clear(), so that sends can
  * point into it. While a fan-out is held back the ring itself is the queue: simply do not drain.
  *
+ * How far the ring was read is told to the next broker as the number of a frame of the log, so that
+ * its ring can be read on from behind it. Until the first record was read that number is not known,
+ * unless the ring was empty at first. While nobody listens the numbers alone are read, and of a broker
+ * without a log not even those.
+ *
  * Process:  gateway, loop thread only.
  * Memory:   one buffer of a turn's budget and one more record; entries are sized at start.
  * Units:    bytes; a turn takes at most FEED_TURN_BYTES and FEED_TURN_RECORDS, and stops when it
@@ -41,12 +46,18 @@ struct feed {
     struct topic *touched;     /* topics with entries */
     uint64_t newest_ms;        /* highest stamp seen */
     bool has_more;             /* the budget ended before the ring did */
+    uint64_t commit;           /* of the newest record read; 0: none */
+    bool is_commit_known;      /* all that was published is in frames up to `commit` */
     struct triggers *triggers; /* NULL: none; set by whoever composes the parts */
     struct counters *counters;
 };
 
 enum weir_status feed_init(struct feed *feed, struct counters *counters) WEIR_MUST_CHECK;
 void feed_fini(struct feed *feed);
+/* Records were missed, nobody knows how many; the links have to catch up. */
+void feed_lapped(struct feed *feed);
+/* Another ring, and nothing drained. `reads_on`: it is read from where the last one was read to. */
+void feed_start(struct feed *feed, const struct ring_reader *ring, bool reads_on);
 enum weir_status feed_drain(struct feed *feed, struct ring_reader *ring,
                             const struct subscriptions *subscriptions) WEIR_MUST_CHECK;
 /* Take the first touched topic; its chain is given to the caller and the topic is untouched again. */

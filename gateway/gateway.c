@@ -108,19 +108,54 @@ static void gateway_check_ready(struct gateway *gateway)
     (void)close(gateway->options->ready_fd);
 }
 
+static bool on_attaching(void *context, uint64_t *commit)
+{
+    struct gateway *gateway = context;
+    if (!turn_has_drained(gateway->turn))
+        return false;
+    *commit = gateway->feed.is_commit_known ? gateway->feed.commit : 0;
+    return true;
+}
+
+/* Let the new ring be read from where the old one was read to. False: what is between is not known, or
+ * not there. */
+static bool gateway_read_on(const struct gateway *gateway, const struct link_attachment *attachment)
+{
+    const struct mapping *old = gateway->mapping;
+    struct mapping *mapping = attachment->mapping;
+    if (old->generation == mapping->generation) /* the link was cut, the broker lives on */
+        return mapping_read_from(mapping, old->ring.position);
+    return gateway->feed.is_commit_known && mapping_read_from(mapping, attachment->position);
+}
+
+/* Whoever subscribes goes on where it stands. */
+static void gateway_resume(struct gateway *gateway, const struct link_attachment *attachment,
+                           bool reads_on)
+{
+    counters_add(&gateway->counters, COUNTER_LINK_RESUMED, 1);
+    subscriptions_resume(&gateway->subscriptions, attachment->mapping->hash_seed);
+    if (!reads_on)
+        feed_lapped(&gateway->feed);
+}
+
 static void on_attached(void *context, const struct link_attachment *attachment)
 {
     struct gateway *gateway = context;
     struct mapping *old = gateway->mapping, *mapping = attachment->mapping;
-    if (turn_set_mapping(gateway->turn, mapping) != WEIR_OK)
+    bool is_resumed = attachment->is_kept && old != NULL;
+    bool reads_on = is_resumed && gateway_read_on(gateway, attachment);
+    if (turn_set_mapping(gateway->turn, mapping, reads_on) != WEIR_OK)
         (void)fprintf(
             stderr, "weir-gateway: event=doorbell_unusable\n"); /* the heal timer serves, slowly */
     gateway->mapping = mapping;
     gateway->sessions.mapping = mapping;
     catch_up_set_mapping(gateway->catch_up, mapping);
-    triggers_set_mapping(gateway->triggers, mapping);
+    triggers_set_mapping(gateway->triggers, mapping, is_resumed);
     joins_set_mapping(gateway->joins, mapping);
-    subscriptions_restart(&gateway->subscriptions, mapping->hash_seed, "restarted");
+    if (is_resumed)
+        gateway_resume(gateway, attachment, reads_on);
+    else
+        subscriptions_restart(&gateway->subscriptions, mapping->hash_seed, "restarted");
     counters_attach(&gateway->counters, &mapping->reader);
     local_presence_attached(gateway->presence, mapping->generation, uv_hrtime() / 1000000);
     mapping_close(old);
@@ -314,6 +349,7 @@ static enum weir_status gateway_open_link(struct gateway *gateway, struct weir_e
         .wait_bytes_max = settings->write_wait_bytes_max,
     };
     const struct link_handlers handlers = {
+        .on_attaching = on_attaching,
         .on_attached = on_attached,
         .on_lost = on_lost,
         .on_message = on_broker_message,

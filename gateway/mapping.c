@@ -45,6 +45,14 @@ enum weir_status mapping_open(struct mapping **mapping, uint32_t slot, const int
     return WEIR_OK;
 }
 
+bool mapping_read_from(struct mapping *mapping, uint64_t position)
+{
+    if (position > ring_published(&mapping->ring))
+        return false;
+    mapping->ring.position = position;
+    return true;
+}
+
 void mapping_close(struct mapping *mapping)
 {
     if (mapping == NULL)

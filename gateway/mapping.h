@@ -26,5 +26,8 @@ enum { MAPPING_FDS = 3 }; /* segment, doorbell eventfd, control page: the order 
 enum weir_status mapping_open(struct mapping **mapping, uint32_t slot, const int fds[MAPPING_FDS],
                               struct weir_error *error) WEIR_MUST_CHECK;
 void mapping_close(struct mapping *mapping); /* NULL is fine */
+/* Read the ring on from `position` instead of from the newest. False: it is not there (UINT64_MAX), and
+ * nothing changed. */
+bool mapping_read_from(struct mapping *mapping, uint64_t position) WEIR_MUST_CHECK;
 
 #endif

@@ -18,7 +18,10 @@
  *
  * The event under way stays at the head of its queue until it is done. Answers only move queues to
  * the ready list; calls start in triggers_run(), which the turn calls before it sends what was
- * gathered, so that costs no time and the budget counts all of them. */
+ * gathered, so that costs no time and the budget counts all of them.
+ *
+ * Places. What a queue holds is a position in the ring, or with PLACE_KEPT_BIT where in `kept` a copy
+ * of the record is: struct ring_record, then what the ring had of it. */
 #include "gateway/triggers.h"
 
 #include <stdio.h>
@@ -62,6 +65,9 @@ struct trigger {
     char text[];
 };
 
+#define PLACE_KEPT_BIT (1ull << 63)
+static_assert(TRIGGERS_KEPT_BYTES_MAX < UINT32_MAX, "a place in `kept` is far below the bit");
+
 enum queue_step { STEP_CONDITION, STEP_HANDLER };
 
 struct trigger_queue {
@@ -75,7 +81,7 @@ struct trigger_queue {
     bool is_ready;
     bool is_stale; /* the head's position is of a segment that is gone */
     uint32_t head, count, capacity;
-    uint64_t *positions; /* a ring; `few` as long as they suffice */
+    uint64_t *positions; /* places; a ring; `few` as long as they suffice */
     uint64_t few[POSITIONS_FIRST];
 };
 
@@ -104,9 +110,12 @@ struct triggers {
     struct trigger_queue *spare;
     size_t spare_count;
     struct trigger_queue *ready_first, *ready_last;
-    struct buffer scratch;     /* what was read last */
-    struct ring_record record; /* likewise */
-    uint64_t scratch_position; /* likewise; RING_NO_POSITION: nothing */
+    struct buffer scratch;     /* what was read last from the ring */
+    struct ring_record record; /* what was read last */
+    struct span copied;        /* likewise: what the ring has of it */
+    uint64_t read_place;       /* likewise; RING_NO_POSITION: nothing */
+    struct buffer kept;        /* out of rings that are gone */
+    uint64_t kept_count;       /* places in it that wait */
     struct trigger_report failed, dropped;
 };
 
@@ -427,6 +436,21 @@ static void queue_give_back(struct trigger_queue *queue)
     triggers->spare_count++;
 }
 
+static uint64_t *queue_place(struct trigger_queue *queue, uint32_t index)
+{
+    return &queue->positions[(queue->head + index) & (queue->capacity - 1)];
+}
+
+/* A place is not needed any more. */
+static void triggers_leave_place(struct triggers *triggers, uint64_t place)
+{
+    if (!(place & PLACE_KEPT_BIT) || --triggers->kept_count > 0)
+        return;
+    buffer_fini(&triggers->kept);
+    buffer_init(&triggers->kept, TRIGGERS_KEPT_BYTES_MAX);
+    triggers->read_place = RING_NO_POSITION;
+}
+
 /* Forget the last `count` events of the queue. */
 static void queue_shrink(struct trigger_queue *queue, uint32_t count)
 {
@@ -459,6 +483,7 @@ static enum queue_step trigger_first_step(const struct trigger *trigger)
 /* The head is done: the next one's turn. */
 static void queue_next(struct trigger_queue *queue)
 {
+    triggers_leave_place(queue->trigger->triggers, *queue_place(queue, 0));
     queue->head = (queue->head + 1) & (queue->capacity - 1);
     queue_shrink(queue, 1);
     queue->is_stale = false;
@@ -589,17 +614,37 @@ static void on_done(void *context, enum server_call_fate fate, struct span resul
     }
 }
 
-/* The head's record into the scratch buffer; triggers of one event share a read. */
-static enum weir_status triggers_read(struct triggers *triggers, uint64_t position)
+/* The length of what the ring has of a record. */
+static size_t record_copied_bytes(const struct ring_record *record)
 {
-    if (position == triggers->scratch_position)
+    return ring_record_trace_offset(record) + record->traceparent_bytes + record->baggage_bytes;
+}
+
+static void triggers_read_kept(struct triggers *triggers, uint64_t place)
+{
+    const char *at = triggers->kept.data + (place & ~PLACE_KEPT_BIT);
+    memcpy(&triggers->record, at, sizeof triggers->record);
+    triggers->copied =
+        span_of(at + sizeof triggers->record, record_copied_bytes(&triggers->record));
+}
+
+/* The record of a place; triggers of one event share a read. */
+static enum weir_status triggers_read(struct triggers *triggers, uint64_t place)
+{
+    if (place == triggers->read_place)
         return WEIR_OK;
-    triggers->scratch_position = RING_NO_POSITION;
-    buffer_clear(&triggers->scratch);
-    enum weir_status status =
-        ring_read_at(&triggers->mapping->ring, position, &triggers->record, &triggers->scratch);
+    triggers->read_place = RING_NO_POSITION;
+    enum weir_status status = WEIR_OK;
+    if (place & PLACE_KEPT_BIT) {
+        triggers_read_kept(triggers, place);
+    } else {
+        buffer_clear(&triggers->scratch);
+        status =
+            ring_read_at(&triggers->mapping->ring, place, &triggers->record, &triggers->scratch);
+        triggers->copied = buffer_span(&triggers->scratch);
+    }
     if (status == WEIR_OK)
-        triggers->scratch_position = position;
+        triggers->read_place = place;
     return status;
 }
 
@@ -608,7 +653,7 @@ static bool queue_start(struct trigger_queue *queue)
     const struct trigger *trigger = queue->trigger;
     struct triggers *triggers = trigger->triggers;
     const struct ring_record *record = &triggers->record;
-    const char *copied = triggers->scratch.data;
+    const char *copied = triggers->copied.data;
     const char *trace = copied + ring_record_trace_offset(record);
     struct server_call_request request = {
         .name_space = trigger->name_space,
@@ -634,7 +679,7 @@ static bool triggers_step(struct triggers *triggers, size_t *bytes)
     struct trigger_queue *queue = triggers->ready_first;
     enum weir_status status = WEIR_LAPPED;
     if (!queue->is_stale)
-        status = triggers_read(triggers, queue->positions[queue->head]);
+        status = triggers_read(triggers, *queue_place(queue, 0));
     queue_unready(queue);
     if (status == WEIR_OK && queue_start(queue)) {
         *bytes += triggers->record.frame_bytes;
@@ -751,6 +796,8 @@ void triggers_remove(struct trigger *trigger)
     while (trigger->queues != NULL) { /* each turn gives one back */
         struct trigger_queue *queue = trigger->queues;
         uint32_t waiting = queue->count;
+        for (uint32_t i = 0; i < queue->count; i++)
+            triggers_leave_place(triggers, *queue_place(queue, i));
         if (queue->call != NULL) {
             triggers->calls.cancel(queue->call);
             waiting--;
@@ -778,12 +825,96 @@ void triggers_remove(struct trigger *trigger)
 
 /* ---- another mapping ---- */
 
-/* What waits is lost; the head is kept as long as its call is under way. */
-static void queue_lose(struct trigger_queue *queue)
+/* Copies events that wait out of a ring that goes: where each of them is now. */
+struct keeping {
+    struct triggers *triggers;
+    const struct ring_reader *ring; /* NULL: nothing is kept */
+    struct kept_event {
+        uint64_t position, place; /* 0: this one is free */
+    } * events;                   /* a hash table */
+    size_t capacity, count;
+};
+
+/* Without memory nothing is kept. */
+static void keeping_open(struct keeping *keeping, struct triggers *triggers,
+                         const struct ring_reader *ring)
 {
-    uint32_t kept = queue->call != NULL ? 1 : 0;
-    uint32_t lost = queue->count - kept;
-    queue->is_stale = kept == 1;
+    uint64_t waiting = triggers->counters->values[COUNTER_TRIGGER_QUEUED];
+    *keeping = (struct keeping){.triggers = triggers, .capacity = 64};
+    while (keeping->capacity < 2 * waiting && keeping->capacity < 2 * TRIGGERS_KEPT_EVENTS_MAX)
+        keeping->capacity *= 2;
+    keeping->events = ring == NULL ? NULL : calloc(keeping->capacity, sizeof *keeping->events);
+    if (keeping->events != NULL)
+        keeping->ring = ring;
+}
+
+/* Append the record to what is kept; 0: it cannot be. */
+static uint64_t keeping_copy(const struct keeping *keeping, uint64_t position)
+{
+    struct triggers *triggers = keeping->triggers;
+    struct buffer *kept = &triggers->kept;
+    size_t start = kept->bytes;
+    struct ring_record record = {0};
+    if (buffer_append(kept, span_of((const char *)&record, sizeof record)) != WEIR_OK)
+        return 0;
+    if (ring_read_at(keeping->ring, position, &record, kept) != WEIR_OK) {
+        kept->bytes = start;
+        return 0;
+    }
+    memcpy(kept->data + start, &record, sizeof record);
+    return start | PLACE_KEPT_BIT;
+}
+
+/* Where the event at `position` is kept from now on; 0: it is not. */
+static uint64_t keeping_place(struct keeping *keeping, uint64_t position)
+{
+    if (keeping->ring == NULL)
+        return 0;
+    size_t at = hash_pair(position, keeping->triggers->hash_seed) & (keeping->capacity - 1);
+    while (keeping->events[at].place != 0 && keeping->events[at].position != position)
+        at = (at + 1) & (keeping->capacity - 1); /* ends: half of them are free */
+    if (keeping->events[at].place != 0)
+        return keeping->events[at].place;
+    uint64_t place = keeping->count < keeping->capacity / 2 ? keeping_copy(keeping, position) : 0;
+    if (place == 0)
+        return 0;
+    keeping->events[at] = (struct kept_event){position, place};
+    keeping->count++;
+    return place;
+}
+
+/* The same for one that may be kept already, as one of those that wait. */
+static uint64_t keeping_move(struct keeping *keeping, uint64_t place)
+{
+    struct triggers *triggers = keeping->triggers;
+    if (keeping->ring == NULL) {
+        triggers_leave_place(triggers, place);
+        return 0;
+    }
+    if (place & PLACE_KEPT_BIT)
+        return place;
+    place = keeping_place(keeping, place);
+    triggers->kept_count += place != 0;
+    return place;
+}
+
+/* What waits is kept in its order, or lost; the head stays as long as its call is under way. */
+static void queue_move(struct trigger_queue *queue, struct keeping *keeping)
+{
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < queue->count; i++) {
+        bool is_called = i == 0 && queue->call != NULL;
+        uint64_t place = 0;
+        if (i > 0 || !queue->is_stale)
+            place = keeping_move(keeping, *queue_place(queue, i));
+        if (i == 0)
+            queue->is_stale = is_called && place == 0;
+        if (i == 0 && place == 0 && !is_called)
+            queue->step = trigger_first_step(queue->trigger); /* of whichever is first now */
+        if (place != 0 || is_called)
+            *queue_place(queue, left++) = place;
+    }
+    uint32_t lost = queue->count - left;
     if (lost > 0)
         trigger_dropped(queue->trigger, lost, "the broker was replaced");
     queue_shrink(queue, lost);
@@ -791,30 +922,34 @@ static void queue_lose(struct trigger_queue *queue)
         queue_give_back(queue);
 }
 
-static void trigger_lose(struct trigger *trigger)
+static void trigger_move(struct trigger *trigger, struct keeping *keeping)
 {
     trigger->from_position = 0;
     for (struct trigger_queue *queue = trigger->queues, *next; queue != NULL; queue = next) {
         next = queue->sibling;
-        queue_lose(queue);
+        queue_move(queue, keeping);
     }
 }
 
-static void triggers_lose_all(struct triggers *triggers)
+/* `ring` NULL: what waits is lost. */
+static void triggers_move_all(struct triggers *triggers, const struct ring_reader *ring)
 {
+    struct keeping keeping;
+    keeping_open(&keeping, triggers, ring);
     for (size_t i = 0; i < triggers->key_buckets; i++) {
         for (struct trigger_key *key = triggers->keys[i]; key != NULL; key = key->next) {
             for (struct trigger *trigger = key->first; trigger != NULL; trigger = trigger->next)
-                trigger_lose(trigger);
+                trigger_move(trigger, &keeping);
         }
     }
+    free(keeping.events);
 }
 
-void triggers_set_mapping(struct triggers *triggers, struct mapping *mapping)
+void triggers_set_mapping(struct triggers *triggers, struct mapping *mapping, bool is_kept)
 {
     const struct mapping *old = triggers->mapping;
     triggers->mapping = mapping;
-    triggers->scratch_position = RING_NO_POSITION;
+    triggers->read_place = RING_NO_POSITION;
     if (old == NULL || triggers->trigger_count == 0)
         return;
     bool is_same = old->generation == mapping->generation;
@@ -822,7 +957,7 @@ void triggers_set_mapping(struct triggers *triggers, struct mapping *mapping)
     if (old->ring.position < end)
         triggers_lapped(triggers);
     if (!is_same)
-        triggers_lose_all(triggers);
+        triggers_move_all(triggers, is_kept ? &old->ring : NULL);
 }
 
 /* ---- life ---- */
@@ -839,10 +974,11 @@ struct triggers *triggers_open(const struct triggers_calls *calls,
     triggers->key_buckets = triggers->queue_buckets = BUCKETS_FIRST;
     triggers->keys = calloc(BUCKETS_FIRST, sizeof(struct trigger_key *));
     triggers->queues = calloc(BUCKETS_FIRST, sizeof(struct trigger_queue *));
-    triggers->scratch_position = RING_NO_POSITION;
+    triggers->read_place = RING_NO_POSITION;
     triggers->failed.event = "trigger_failed";
     triggers->dropped.event = "trigger_events_dropped";
     buffer_init(&triggers->scratch, (size_t)UINT32_MAX);
+    buffer_init(&triggers->kept, TRIGGERS_KEPT_BYTES_MAX);
     if (uv_random(NULL, NULL, &triggers->hash_seed, sizeof triggers->hash_seed, 0, NULL) != 0)
         triggers->hash_seed = uv_hrtime();
     if (triggers->keys == NULL || triggers->queues == NULL) {
@@ -864,5 +1000,6 @@ void triggers_close(struct triggers *triggers)
     free(triggers->keys);
     free(triggers->queues);
     buffer_fini(&triggers->scratch);
+    buffer_fini(&triggers->kept);
     free(triggers);
 }

@@ -14,12 +14,15 @@
  *
  * Delivery is at most once: a call that may have been made is never repeated, so what is under way
  * when the broker goes away has failed. While the broker is away no call is started: events wait
- * until the link is back. If what is back is another broker, its ring is another as well, and what
- * waits is dropped and counted.
+ * until the link is back. If what is back is another broker, its ring is another as well. When that
+ * broker has the log of the one before, what waits is copied out of the old ring, each event once, up
+ * to TRIGGERS_KEPT_BYTES_MAX and TRIGGERS_KEPT_EVENTS_MAX, and goes on waiting before what the new
+ * ring brings; beyond those bounds, and when the broker has no such log, it is dropped and counted.
  *
  * Process:  gateway, loop thread only.
  * Memory:   copies of what a trigger was registered with; 8 bytes per event waiting, and a queue
- *           for each (trigger, group) that has any.
+ *           for each (trigger, group) that has any. What was copied from old rings is given back when
+ *           the last event of it is done.
  * Units:    positions are the ring's; timeouts in ms.
  * Errors:   none to the writer of an event: what fails, is late or dropped is counted and logged.
  */
@@ -33,6 +36,9 @@
 enum {
     TRIGGERS_TURN_EVENTS = 256, /* looked at in one triggers_run() */
     TRIGGERS_TURN_BYTES = 1024 * 1024,
+    /* Copied out of the ring of a broker that has gone. */
+    TRIGGERS_KEPT_BYTES_MAX = 64 * 1024 * 1024,
+    TRIGGERS_KEPT_EVENTS_MAX = 262144, /* at one time, each counted once */
 };
 
 struct triggers;
@@ -59,9 +65,10 @@ struct triggers *triggers_open(const struct triggers_calls *calls,
 /* All triggers removed; `calls` is still open. NULL is fine. */
 void triggers_close(struct triggers *triggers);
 /* From now on positions are those of `mapping`. Before the old one is closed. Another segment: what
- * waits is lost with the old one, dropped and counted; a handler under way is still waited for. The
- * same segment again (the link was cut, the broker lives on): what waits goes on waiting. */
-void triggers_set_mapping(struct triggers *triggers, struct mapping *mapping);
+ * waits is copied out of the old one when `is_kept` (it goes on with the events of the old one), else
+ * dropped and counted; a handler under way is still waited for. The same segment again (the link was
+ * cut, the broker lives on): what waits goes on waiting. */
+void triggers_set_mapping(struct triggers *triggers, struct mapping *mapping, bool is_kept);
 
 struct trigger_binding {
     struct span name_space; /* of function and condition; data NULL: default */

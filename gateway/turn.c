@@ -14,6 +14,8 @@ struct turn {
     uv_poll_t *doorbell; /* of the mapping; NULL: none */
     bool is_held;
     bool is_feed_broken;
+    bool is_draining;        /* the broker has gone, and its ring is read to the end */
+    uint64_t drain_since_ms; /* likewise */
     unsigned handles_open;
 };
 
@@ -68,12 +70,13 @@ static void turn_close_doorbell(struct turn *turn)
     turn->doorbell = NULL;
 }
 
-enum weir_status turn_set_mapping(struct turn *turn, struct mapping *mapping)
+enum weir_status turn_set_mapping(struct turn *turn, struct mapping *mapping, bool reads_on)
 {
     turn_close_doorbell(turn);
     turn->mapping = mapping;
     turn->is_feed_broken = false;
-    feed_clear(turn->parts.feed);
+    turn->is_draining = false;
+    feed_start(turn->parts.feed, &mapping->ring, reads_on);
     turn->doorbell = malloc(sizeof *turn->doorbell);
     if (turn->doorbell == NULL)
         return WEIR_NO_MEMORY;
@@ -85,6 +88,27 @@ enum weir_status turn_set_mapping(struct turn *turn, struct mapping *mapping)
     turn->doorbell->data = turn;
     (void)uv_poll_start(turn->doorbell, UV_READABLE, on_doorbell);
     return WEIR_OK;
+}
+
+static void turn_pass_over(struct turn *turn)
+{
+    ring_reader_seek_head(&turn->mapping->ring);
+    feed_lapped(turn->parts.feed);
+    subscriptions_all_behind(turn->parts.subscriptions);
+}
+
+bool turn_has_drained(struct turn *turn)
+{
+    if (turn == NULL || turn->mapping == NULL || turn->is_feed_broken)
+        return true;
+    uint64_t now_ms = uv_now(turn->loop);
+    bool has_more = turn->mapping->ring.position < ring_published(&turn->mapping->ring);
+    if (!turn->is_draining)
+        turn->drain_since_ms = now_ms;
+    turn->is_draining = has_more && now_ms - turn->drain_since_ms < TURN_DRAIN_MS;
+    if (has_more && !turn->is_draining)
+        turn_pass_over(turn);
+    return !turn->is_draining;
 }
 
 /* Drain and deliver; true when the ring may have more right now. */

@@ -28,7 +28,10 @@
 #include "gateway/worker_channel.h"
 #include "gateway/ws.h"
 
-enum { TURN_HEAL_MS = 100 };
+enum {
+    TURN_HEAL_MS = 100,
+    TURN_DRAIN_MS = 1000, /* for the rest of a ring whose broker has gone; then it is given up */
+};
 
 struct turn_parts {
     struct feed *feed;
@@ -52,8 +55,13 @@ struct turn_parts {
 
 struct turn;
 struct turn *turn_open(uv_loop_t *loop, const struct turn_parts *parts); /* NULL: no memory */
-/* Work on another mapping from now on; the old one is not touched again. */
-enum weir_status turn_set_mapping(struct turn *turn, struct mapping *mapping) WEIR_MUST_CHECK;
+/* Work on another mapping from now on; the old one is not touched again. `reads_on`: its ring is read
+ * from where that of the old one was read to. */
+enum weir_status turn_set_mapping(struct turn *turn, struct mapping *mapping,
+                                  bool reads_on) WEIR_MUST_CHECK;
+/* Is the mapping's ring read to its end? Asked while the broker is away, until it is; what is left
+ * after TURN_DRAIN_MS is passed over as when the ring laps the gateway. NULL: there is none. */
+bool turn_has_drained(struct turn *turn);
 void turn_stop(struct turn *turn); /* memory is given back once the loop has run */
 
 /* How long to hold the next fan-out after one of `work_us`. */

@@ -111,7 +111,7 @@ uint64_t ring_published(const struct ring_reader *reader);
 /* Copy the next record: frame, id, traceparent, baggage, appended to `out` (8-byte aligned start not promised).
  * Advances. EMPTY, LAPPED (the cursor moves to the newest published position; how much was missed
  * is not known), FULL and NO_MEMORY (the buffer's; nothing is consumed), CORRUPT. Only OK changes
- * `out`; `record` is void otherwise. */
+ * `out`; `record` is void otherwise. `out` NULL: the fields only. */
 enum weir_status ring_read(struct ring_reader *reader, struct ring_record *record,
                            struct buffer *out) WEIR_MUST_CHECK;
 /* Copy the record at `position` (from a group's newest or a record's previous_position); does not

@@ -16,6 +16,7 @@
 #include "gateway/uuid.h"
 #include "shm/envelope.h"
 #include "shm/json.h"
+#include "tests/store_fixture.h"
 
 enum {
     GROUPS = 3,
@@ -25,6 +26,7 @@ enum {
     EVENTS_MAX = 40000,
     SUBSCRIPTIONS = 3
 };
+#define FIRST_GENERATION 1700000000000000ull
 
 static uint64_t random_state;
 static uint64_t random_next(void)
@@ -44,6 +46,8 @@ static unsigned random_below(unsigned bound)
 struct event {
     uint64_t seq;
     int item; /* -1: none */
+    enum envelope_event kind;
+    int value_bytes;
 };
 
 static struct world {
@@ -53,7 +57,10 @@ static struct world {
     struct ring_writer *ring;
     struct event events[GROUPS][EVENTS_MAX];
     unsigned event_count[GROUPS];
+    uint8_t order[GROUPS * EVENTS_MAX]; /* the groups that were written to */
+    unsigned order_count;
     uint64_t now_ms;
+    uint64_t commit; /* of what is written */
     /* the gateway's side */
     struct mapping *mapping;
     struct counters counters;
@@ -100,6 +107,7 @@ static void world_append(const struct store_change *change, enum envelope_event 
         .seq = change->group.seq,
         .epoch = change->group.epoch,
         .timestamp_ms = change->group.timestamp_ms,
+        .commit = world.commit,
         .kind = (uint32_t)kind,
         .json_offset = layout.json_offset,
         .names_offset = layout.names_offset,
@@ -112,27 +120,27 @@ static void world_append(const struct store_change *change, enum envelope_event 
     store_group_published(world.store, change->group.offset, record.position);
 }
 
-static void world_write(unsigned group, unsigned pad_max)
+/* False: there was nothing to delete. */
+static bool world_apply(unsigned group, const struct event *event)
 {
     static const struct span stream = {"s", 1};
-    unsigned item = random_below(ITEMS);
-    struct store_key key = {stream, group_name(group), item_name(item)};
+    struct store_key key = {stream, group_name(group), {0}};
     struct store_change change;
-    unsigned choice = random_below(10);
     char value[8192];
-    int bytes = snprintf(value, sizeof value, "\"%0*u\"", 1 + (int)random_below(pad_max), 7u);
-    world.now_ms += random_below(3);
-    if (choice == 0) {
-        key.item = (struct span){0};
+    enum weir_status status = WEIR_OK;
+    if (event->item >= 0)
+        key.item = item_name((unsigned)event->item);
+    if (event->kind == ENVELOPE_EVENT) {
         cr_assert_eq(store_touch(world.store, &key, world.now_ms, &change), WEIR_OK);
         world_append(&change, ENVELOPE_EVENT, SPAN_LITERAL("1"), key.item);
-    } else if (choice < 3) {
-        enum weir_status status = store_delete(world.store, &key, world.now_ms, &change);
+    } else if (event->kind == ENVELOPE_DELETE) {
+        status = store_delete(world.store, &key, world.now_ms, &change);
         if (status == WEIR_EMPTY)
-            return;
+            return false;
         cr_assert_eq(status, WEIR_OK);
         world_append(&change, ENVELOPE_DELETE, change.old_value, key.item);
     } else {
+        int bytes = snprintf(value, sizeof value, "\"%0*u\"", event->value_bytes, 7u);
         cr_assert_eq(
             store_set(world.store, &key, span_of(value, (size_t)bytes), world.now_ms, &change),
             WEIR_OK);
@@ -142,10 +150,26 @@ static void world_write(unsigned group, unsigned pad_max)
     unsigned count = world.event_count[group]++;
     cr_assert_lt(count, EVENTS_MAX);
     cr_assert_eq(change.group.seq, count + 1);
-    world.events[group][count] =
-        (struct event){change.group.seq, key.item.data == NULL ? -1 : (int)item};
+    world.events[group][count] = *event;
+    world.events[group][count].seq = change.group.seq;
+    world.order[world.order_count++] = (uint8_t)group;
     ring_publish(world.ring);
     store_turn_end(world.store);
+    return true;
+}
+
+static void world_write(unsigned group, unsigned pad_max)
+{
+    struct event event = {.item = (int)random_below(ITEMS), .kind = ENVELOPE_UPDATE};
+    unsigned choice = random_below(10);
+    event.value_bytes = 1 + (int)random_below(pad_max);
+    world.now_ms += random_below(3);
+    if (choice == 0) {
+        event.item = -1;
+        event.kind = ENVELOPE_EVENT;
+    } else if (choice < 3)
+        event.kind = ENVELOPE_DELETE;
+    (void)world_apply(group, &event);
 }
 
 /* ---- sockets that misbehave ---- */
@@ -454,11 +478,11 @@ static void socket_join(struct fake_socket *socket, unsigned index)
     cr_assert_eq(subscriptions_add(&world.subscriptions, &socket->subscriber, &wish), WEIR_OK);
 }
 
-static void world_open(uint64_t ring_bytes)
+/* A broker's segment, and the gateway's mapping of it. */
+static void world_make_segment(uint64_t ring_bytes, uint64_t generation)
 {
     struct weir_error error = {0};
-    struct segment_options options = {ring_bytes, 64 * 1024 * 1024, 1700000000000000ull};
-    world.now_ms = 1700000000000ull;
+    struct segment_options options = {ring_bytes, 64 * 1024 * 1024, generation};
     cr_assert_eq(segment_create(&world.segment, &options, &error), WEIR_OK, "%s", error.text);
     world.readers = readers_open(&world.segment);
     world.ring = ring_writer_open(&world.segment);
@@ -476,6 +500,21 @@ static void world_open(uint64_t ring_bytes)
         WEIR_OK);
     int fds[MAPPING_FDS] = {dup(world.segment.fd), dup(event_fd), dup(control_fd)};
     cr_assert_eq(mapping_open(&world.mapping, slot, fds, &error), WEIR_OK, "%s", error.text);
+}
+
+static void world_drop_segment(void)
+{
+    mapping_close(world.mapping);
+    store_close(world.store);
+    ring_writer_close(world.ring);
+    readers_close(world.readers);
+    segment_close(&world.segment);
+}
+
+static void world_open(uint64_t ring_bytes)
+{
+    world.now_ms = 1700000000000ull;
+    world_make_segment(ring_bytes, FIRST_GENERATION);
     cr_assert_eq(subscriptions_init(&world.subscriptions, 100, false, &world.counters), WEIR_OK);
     subscriptions_restart(&world.subscriptions, world.mapping->hash_seed, "restarted");
     cr_assert_eq(feed_init(&world.feed, &world.counters), WEIR_OK);
@@ -500,11 +539,43 @@ static void world_close(void)
     fanout_close(world.fanout);
     feed_fini(&world.feed);
     subscriptions_fini(&world.subscriptions);
-    mapping_close(world.mapping);
-    store_close(world.store);
-    ring_writer_close(world.ring);
-    readers_close(world.readers);
-    segment_close(&world.segment);
+    world_drop_segment();
+}
+
+/* Another life of the broker: the first `count` writes of all that were made, in the same order, with
+ * the same epochs when the generation is the same; the ring starts anew. */
+static void world_recover(uint64_t ring_bytes, uint64_t generation, unsigned count)
+{
+    static struct event events[GROUPS][EVENTS_MAX];
+    static uint8_t order[GROUPS * EVENTS_MAX];
+    unsigned used[GROUPS] = {0};
+    memcpy(events, world.events, sizeof events);
+    memcpy(order, world.order, sizeof order);
+    cr_assert_leq(count, world.order_count);
+    world_drop_segment();
+    world_make_segment(ring_bytes, generation);
+    memset(world.event_count, 0, sizeof world.event_count);
+    world.order_count = 0;
+    for (unsigned i = 0; i < count; i++)
+        cr_assert(world_apply(order[i], &events[order[i]][used[order[i]]++]));
+}
+
+/* What the gateway does when it is attached to a broker with the log of the last one; events from
+ * `position` on are those nobody has been shown. */
+static void world_resume(uint64_t position)
+{
+    bool reads_on = mapping_read_from(world.mapping, position);
+    feed_start(&world.feed, &world.mapping->ring, reads_on);
+    catch_up_set_mapping(world.catch_up, world.mapping);
+    joins_set_mapping(world.joins, world.mapping);
+    subscriptions_resume(&world.subscriptions, world.mapping->hash_seed);
+    if (!reads_on)
+        feed_lapped(&world.feed);
+}
+
+static uint64_t counted(enum counter counter)
+{
+    return world.counters.values[counter];
 }
 
 static void socket_make_writable(struct fake_socket *socket)
@@ -795,6 +866,275 @@ Test(subscriptions, restart_syncs_everybody, .timeout = 30)
     world_close();
 }
 
+/* A socket on the whole of group 0. */
+static void join_group(unsigned index)
+{
+    struct fake_socket *socket = &sockets[index];
+    struct subscription_wish wish = wish_of("0", 0, -1);
+    socket->subscriber.connection = socket;
+    socket->wishes[0].is_used = true;
+    socket->wishes[0].item = -1;
+    cr_assert_eq(subscriptions_add(&world.subscriptions, &socket->subscriber, &wish), WEIR_OK);
+}
+
+/* The next broker goes on where the last one was: no sync, and of what nobody was shown each event
+ * once, from the ring's position or, when that is lapped, by catching up. */
+Test(subscriptions, a_broker_with_the_log_is_gone_on_with, .timeout = 30)
+{
+    for (unsigned lapped = 0; lapped < 2; lapped++) {
+        memset(sockets, 0, sizeof sockets);
+        memset(&world, 0, sizeof world);
+        random_state = 31;
+        world_open(1024 * 1024);
+        join_group(0);
+        join_group(1);
+        world_settle();
+        for (unsigned i = 0; i < 50; i++)
+            world_write(i % GROUPS, 100);
+        turn_once(true);
+        sockets[1].owes_writable = true; /* and goes on to */
+        subscriptions_block(&world.subscriptions, sockets[1].subscriber.links);
+        unsigned syncs = sockets[0].syncs + sockets[1].syncs, before = sockets[0].received;
+        cr_assert_eq(before, world.event_count[0]);
+        world_recover(1024 * 1024, FIRST_GENERATION, world.order_count);
+        uint64_t position = ring_published(&world.mapping->ring);
+        for (unsigned i = 0; i < 50; i++)
+            world_write(i % GROUPS, 100);
+        cr_assert_gt(world.event_count[0], before);
+        world_resume(lapped ? UINT64_MAX : position);
+        turn_once(true);
+        cr_assert_eq(sockets[0].received, world.event_count[0]);
+        cr_assert_eq(sockets[1].received, before, "its socket is busy");
+        world_write(0, 100);
+        world_settle();
+        world_check_complete();
+        cr_assert_eq(sockets[0].received, world.event_count[0]);
+        cr_assert_eq(sockets[1].received, world.event_count[0]);
+        cr_assert_eq(sockets[0].syncs + sockets[1].syncs, syncs);
+        cr_assert_eq(counted(COUNTER_FEED_LAPPED), lapped);
+        world_close();
+    }
+}
+
+/* What the new ring does not hold any more is a sync that says why. */
+Test(subscriptions, what_the_new_ring_has_not_got_is_synced, .timeout = 30)
+{
+    random_state = 32;
+    world_open(64 * 1024);
+    join_group(0);
+    world_settle();
+    for (unsigned i = 0; i < 20; i++)
+        world_write(i % GROUPS, 100);
+    world_settle();
+    world_recover(64 * 1024, FIRST_GENERATION, world.order_count);
+    for (unsigned i = 0; i < 2000; i++)
+        world_write(i % GROUPS, 500);
+    world_resume(UINT64_MAX);
+    world_settle();
+    world_check_complete();
+    cr_assert_eq(counted(COUNTER_SYNCS_RESTARTED), 1);
+    cr_assert_eq(counted(COUNTER_SYNCS_LAGGED), 0);
+    for (unsigned i = 0; i < 2000; i++)
+        world_write(i % GROUPS, 500);
+    world_settle();
+    world_check_complete();
+    cr_assert_eq(counted(COUNTER_SYNCS_RESTARTED), 1, "from then on it is slowness again");
+    cr_assert_eq(counted(COUNTER_SYNCS_LAGGED), 1);
+    world_close();
+}
+
+/* A group that is behind what a subscriber has seen, or in an earlier or a later life, is a fresh sync:
+ * nobody waits for events that are taken for old ones. */
+Test(subscriptions, a_group_that_went_back_is_synced, .timeout = 30)
+{
+    static const struct {
+        uint64_t generation;
+        unsigned lost; /* writes the next broker has not got */
+    } cases[] = {{FIRST_GENERATION, 1},      {FIRST_GENERATION, 30},     {FIRST_GENERATION - 5, 0},
+                 {FIRST_GENERATION - 5, 30}, {FIRST_GENERATION - 5, 60}, {FIRST_GENERATION + 5, 0}};
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        memset(sockets, 0, sizeof sockets);
+        memset(&world, 0, sizeof world);
+        random_state = 33;
+        world_open(1024 * 1024);
+        join_group(0);
+        world_settle();
+        while (world.order_count < 60)
+            world_write(0, 100);
+        world_settle();
+        world_recover(1024 * 1024, cases[i].generation, 60 - cases[i].lost);
+        world_resume(ring_published(&world.mapping->ring));
+        world_settle();
+        cr_assert_eq(counted(COUNTER_SYNCS_RESTARTED), 1, "case %u", i);
+        cr_assert_eq(counted(COUNTER_SYNCS_LAGGED), 0);
+        unsigned before = sockets[0].received;
+        for (unsigned k = 0; k < 20; k++)
+            world_write(0, 100);
+        world_settle();
+        world_check_complete();
+        cr_assert_gt(sockets[0].received, before);
+        world_close();
+    }
+}
+
+/* Nobody has written to the group yet: its first event must not be taken for an old one. */
+Test(subscriptions, an_empty_group_of_an_earlier_life_is_synced, .timeout = 30)
+{
+    static const uint64_t generations[] = {FIRST_GENERATION, FIRST_GENERATION - 5,
+                                           FIRST_GENERATION + 5};
+    for (unsigned i = 0; i < 3; i++) {
+        memset(sockets, 0, sizeof sockets);
+        memset(&world, 0, sizeof world);
+        random_state = 34;
+        world_open(1024 * 1024);
+        join_group(0);
+        world_settle();
+        world_recover(1024 * 1024, generations[i], 0);
+        world_resume(0);
+        world_settle();
+        cr_assert_eq(counted(COUNTER_SYNCS_RESTARTED), i == 1);
+        while (world.event_count[0] < 5)
+            world_write(0, 100);
+        world_settle();
+        world_check_complete();
+        cr_assert_eq(sockets[0].received, 5);
+        world_close();
+    }
+}
+
+/* The same exactness over lives of the broker, each with what the ones before it have shown and more. */
+static void run_lives(uint64_t ring_bytes, unsigned pad_max, unsigned busy_percent)
+{
+    random_state = fixture_seed("subscriptions") | 1;
+    world_open(ring_bytes);
+    for (unsigned i = 0; i < SOCKETS; i++) {
+        sockets[i].subscriber.connection = &sockets[i];
+        sockets[i].busy_percent = i % 3 == 0 ? busy_percent : 0;
+    }
+    for (unsigned life = 0; life < 40; life++) {
+        for (unsigned step = 0; step < 200; step++) {
+            world_step(pad_max);
+            worker_step();
+        }
+        while (read_count > 0 && random_below(4) != 0)
+            read_end(0, LINK_LOST, false);
+        world_recover(ring_bytes, FIRST_GENERATION, world.order_count);
+        uint64_t position = ring_published(&world.mapping->ring);
+        for (unsigned more = random_below(30); more > 0; more--)
+            world_write(random_below(GROUPS), pad_max);
+        world_resume(random_below(2) == 0 ? UINT64_MAX : position);
+        if (life % 4 == 0) {
+            world_settle();
+            world_check_complete();
+        }
+    }
+    world_settle();
+    world_check_complete();
+}
+
+Test(subscriptions, every_event_once_over_many_lives, .timeout = 60)
+{
+    run_lives(4 * 1024 * 1024, 100, 30);
+    cr_assert_eq(counted(COUNTER_SYNCS_RESTARTED) + counted(COUNTER_SYNCS_LAGGED), 0,
+                 "all of it is in a large ring");
+    world_close();
+}
+
+Test(subscriptions, many_lives_with_small_rings, .timeout = 60)
+{
+    run_lives(64 * 1024, 2000, 70);
+    cr_assert_gt(counted(COUNTER_SYNCS_RESTARTED), 0, "the new ring did not reach back");
+    world_close();
+}
+
+Test(subscriptions, many_lives_of_a_workers_stream, .timeout = 60)
+{
+    make_custom();
+    run_lives(4 * 1024 * 1024, 100, 30);
+    cr_assert_gt(reads_lost, 0);
+    world_close();
+    custom_streams_close(custom);
+}
+
+/* ---- how far the ring was read ---- */
+
+static void write_commit(uint64_t commit)
+{
+    unsigned before = world.order_count;
+    world.commit = commit;
+    while (world.order_count == before)
+        world_write(0, 10);
+}
+
+/* The number of the newest frame read is known from the first event on, or from the start when the ring
+ * was empty; it does not matter whether somebody listens. */
+Test(feed, the_newest_commit_read_is_known, .timeout = 10)
+{
+    for (unsigned listens = 0; listens < 2; listens++) {
+        memset(sockets, 0, sizeof sockets);
+        memset(&world, 0, sizeof world);
+        random_state = 35;
+        world_open(1024 * 1024);
+        feed_start(&world.feed, &world.mapping->ring, false);
+        cr_assert(world.feed.is_commit_known);
+        cr_assert_eq(world.feed.commit, 0);
+        if (listens)
+            join_group(0);
+        for (uint64_t commit = 3; commit < 10; commit++)
+            write_commit(commit);
+        turn_once(true);
+        cr_assert_eq(world.feed.commit, 9);
+        cr_assert_eq(world.mapping->ring.position, ring_published(&world.mapping->ring));
+        ring_reader_seek_head(&world.mapping->ring);
+        feed_start(&world.feed, &world.mapping->ring, true);
+        cr_assert_eq(world.feed.commit, 9, "it goes on");
+        feed_start(&world.feed, &world.mapping->ring, false);
+        cr_assert_not(world.feed.is_commit_known);
+        write_commit(12);
+        turn_once(true);
+        cr_assert(world.feed.is_commit_known);
+        cr_assert_eq(world.feed.commit, 12);
+        feed_lapped(&world.feed);
+        cr_assert_not(world.feed.is_commit_known);
+        world_close();
+    }
+}
+
+/* Of a broker without a log a gateway to which nobody listens does not even read the numbers. */
+Test(feed, without_a_log_the_ring_is_passed_over, .timeout = 10)
+{
+    random_state = 36;
+    world_open(64 * 1024);
+    feed_start(&world.feed, &world.mapping->ring, false);
+    for (unsigned i = 0; i < 100; i++)
+        write_commit(0);
+    cr_assert_eq(feed_drain(&world.feed, &world.mapping->ring, &world.subscriptions), WEIR_EMPTY);
+    cr_assert_eq(world.mapping->ring.position, ring_published(&world.mapping->ring));
+    cr_assert_eq(world.feed.commit, 0);
+    cr_assert_eq(counted(COUNTER_FEED_RECORDS), 0);
+    for (unsigned i = 0; i < 2000; i++) /* lapped: nobody missed anything */
+        write_commit(7);
+    cr_assert_eq(feed_drain(&world.feed, &world.mapping->ring, &world.subscriptions), WEIR_EMPTY);
+    cr_assert_eq(counted(COUNTER_FEED_LAPPED), 0);
+    cr_assert_not(world.feed.is_commit_known);
+    world_close();
+}
+
+/* A position that is not in the ring is none. */
+Test(feed, a_position_beyond_the_ring_is_not_read_from, .timeout = 10)
+{
+    random_state = 37;
+    world_open(64 * 1024);
+    write_commit(1);
+    uint64_t end = ring_published(&world.mapping->ring);
+    cr_assert_not(mapping_read_from(world.mapping, UINT64_MAX));
+    cr_assert_not(mapping_read_from(world.mapping, end + 8));
+    cr_assert_eq(world.mapping->ring.position, 0);
+    cr_assert(mapping_read_from(world.mapping, end));
+    cr_assert_eq(world.mapping->ring.position, end);
+    world_close();
+}
+
 /* The bound per socket, and the same id replacing in silence. */
 Test(subscriptions, bound_and_replacement, .timeout = 10)
 {
@@ -813,6 +1153,44 @@ Test(subscriptions, bound_and_replacement, .timeout = 10)
     cr_assert(subscriptions_remove(&world.subscriptions, &subscriber, SPAN_LITERAL("1")));
     cr_assert_not(subscriptions_remove(&world.subscriptions, &subscriber, SPAN_LITERAL("1")));
     subscriptions_remove_subscriber(&world.subscriptions, &subscriber);
+    world_close();
+}
+
+/* What a dead broker has left in its ring is read first; when that takes too long, the rest is passed
+ * over as when the ring laps the gateway. */
+Test(turn, a_ring_is_read_to_its_end_or_given_up, .timeout = 20)
+{
+    uv_loop_t loop;
+    random_state = 38;
+    world_open(1024 * 1024);
+    join_group(0);
+    world_settle();
+    cr_assert_eq(uv_loop_init(&loop), 0);
+    cr_assert(turn_has_drained(NULL), "nothing was read yet");
+    const struct turn_parts parts = {
+        .feed = &world.feed, .subscriptions = &world.subscriptions, .counters = &world.counters};
+    struct turn *turn = turn_open(&loop, &parts);
+    cr_assert_not_null(turn);
+    cr_assert(turn_has_drained(turn));
+    cr_assert_eq(turn_set_mapping(turn, world.mapping, false), WEIR_OK);
+    cr_assert(turn_has_drained(turn));
+    write_commit(4);
+    cr_assert_not(turn_has_drained(turn));
+    turn_once(true);
+    cr_assert(turn_has_drained(turn));
+    write_commit(5);
+    cr_assert_not(turn_has_drained(turn));
+    (void)usleep((TURN_DRAIN_MS + 50) * 1000);
+    uv_update_time(&loop);
+    cr_assert(turn_has_drained(turn));
+    cr_assert_eq(counted(COUNTER_FEED_LAPPED), 1);
+    cr_assert_not(world.feed.is_commit_known);
+    cr_assert_eq(world.subscriptions.behind_count, 1, "the ring has it still");
+    world_settle();
+    world_check_complete();
+    turn_stop(turn);
+    (void)uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert_eq(uv_loop_close(&loop), 0);
     world_close();
 }
 

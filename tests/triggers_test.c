@@ -181,7 +181,7 @@ static void world_open(uint64_t ring_bytes, uint64_t queue_max)
     const struct triggers_options options = {queue_max, 4321};
     world.triggers = triggers_open(&calls, &options, &world.counters);
     cr_assert_not_null(world.triggers);
-    triggers_set_mapping(world.triggers, world.mapping);
+    triggers_set_mapping(world.triggers, world.mapping, false);
     world.feed.triggers = world.triggers;
 }
 
@@ -689,9 +689,21 @@ Test(triggers, a_removed_trigger_forgets_what_waits_and_its_calls, .timeout = 20
 static void world_remap(struct host *host)
 {
     struct mapping *mapping = map(host);
-    triggers_set_mapping(world.triggers, mapping);
+    triggers_set_mapping(world.triggers, mapping, false);
     mapping_close(world.mapping);
     world.mapping = mapping;
+}
+
+/* Another broker, with the log of the last one: its ring is read from its start. */
+static void world_replace(uint64_t ring_bytes, bool is_kept)
+{
+    struct host old = world.host;
+    host_start(&world.host, ring_bytes, segment_generation(&old.segment) + 1);
+    struct mapping *mapping = map(&world.host);
+    triggers_set_mapping(world.triggers, mapping, is_kept);
+    mapping_close(world.mapping);
+    world.mapping = mapping;
+    host_close(&old);
 }
 
 /* The broker was replaced: its ring is another. Handlers under way end as they would have. */
@@ -732,6 +744,155 @@ Test(triggers, another_segment_drops_what_waits, .timeout = 20)
     cr_assert_eq(counted(COUNTER_TRIGGER_HANDLED), 2);
     triggers_remove(plain);
     triggers_remove(careful);
+    world_close();
+}
+
+/* The next broker has the log: what waits is copied out of the old ring and handed over in its order,
+ * before what the new ring brings; each event once, though only the new ring has it. */
+Test(triggers, what_waits_outlives_a_broker_with_a_log, .timeout = 20)
+{
+    const struct ring_trace trace = {SPAN_LITERAL("tp"), SPAN_LITERAL("bg")};
+    world_open(1024 * 1024, 100);
+    struct trigger *plain = add("s", NULL, NULL, "f");
+    struct trigger *careful = add_full("s", "g", NULL, "if", "h", "{\"m\":1}");
+    for (unsigned i = 0; i < 10;
+         i++) /* the first are under way, with more places than a queue has */
+        (void)write_traced("s", "g", "i", i, &trace);
+    turn();
+    cr_assert_eq(world.open, 2);
+    for (unsigned life = 0; life < 3; life++) {
+        world.is_flowing = false;
+        for (struct fake_call *call; (call = open_call_of("f")) != NULL;)
+            answer(call, SERVER_CALL_UNAVAILABLE, NULL);
+        world_replace(1024 * 1024, true);
+        (void)write_event("s", "g", NULL); /* nobody was shown it */
+        turn();
+        world.is_flowing = true;
+        turn();
+        cr_assert_eq(open_call_of("f")->number, life + 1, "the next one");
+    }
+    cr_assert_eq(counted(COUNTER_TRIGGER_DROPPED), 0);
+    cr_assert_eq(counted(COUNTER_TRIGGER_EVENTS), 2 * 13);
+    for (unsigned number = 3; number < 13; number++) {
+        struct fake_call *call = open_call_of("f");
+        cr_assert_eq(call->number, number);
+        cr_assert_eq(call->has_traceparent, number < 10);
+        if (number == 5)
+            cr_assert_not_null(strstr(call->data, "\"pad\":\"000000\""), "%s", call->data);
+        answer(call, SERVER_CALL_RESULT, NULL);
+        turn();
+    }
+    cr_assert_null(open_call_of("f"), "each once");
+    struct fake_call *condition = open_call_of("if");
+    cr_assert_eq(condition->number, 0, "it was under way all the time");
+    answer(condition, SERVER_CALL_RESULT, NULL);
+    world_replace(1024 * 1024, true); /* between condition and handler */
+    turn();
+    for (unsigned number = 0; number < 13; number++) {
+        struct fake_call *call = open_call_of("h");
+        cr_assert_eq(call->number, number);
+        cr_assert_str_eq(call->metadata, "{\"m\":1}");
+        if (number < 10)
+            cr_assert_str_eq(call->baggage, "bg");
+        answer(call, SERVER_CALL_RESULT, NULL);
+        turn();
+        if (number < 12)
+            answer(open_call_of("if"), SERVER_CALL_RESULT, NULL);
+        turn();
+    }
+    cr_assert_eq(world.open, 0);
+    cr_assert_eq(counted(COUNTER_TRIGGER_DROPPED), 0);
+    triggers_remove(plain);
+    triggers_remove(careful);
+    world_close();
+}
+
+/* What was copied is lost like all that waits when the broker after that has no log, or when its trigger
+ * goes; a handler under way is still waited for. */
+Test(triggers, what_was_copied_is_dropped_without_a_log, .timeout = 20)
+{
+    world_open(1024 * 1024, 100);
+    struct trigger *trigger = add("s", NULL, NULL, "f");
+    struct trigger *other = add("s", NULL, NULL, "f2");
+    for (unsigned i = 0; i < 6; i++)
+        (void)write_event("s", "g", "i");
+    turn();
+    world_replace(1024 * 1024, true);
+    triggers_remove(other);
+    cr_assert_eq(counted(COUNTER_TRIGGER_DROPPED), 5);
+    answer(open_call_of("f"), SERVER_CALL_RESULT, NULL);
+    turn();
+    cr_assert_eq(open_call_of("f")->number, 1);
+    world_replace(1024 * 1024, false);
+    cr_assert_eq(counted(COUNTER_TRIGGER_DROPPED), 5 + 4);
+    cr_assert_eq(counted(COUNTER_TRIGGER_QUEUED), 1);
+    uint64_t number = write_event("s", "g", "i");
+    turn();
+    answer(open_call_of("f"), SERVER_CALL_RESULT, NULL);
+    turn();
+    cr_assert_eq(open_call_of("f")->number, number);
+    answer(open_call_of("f"), SERVER_CALL_RESULT, NULL);
+    triggers_remove(trigger);
+    world_close();
+}
+
+/* What the old ring has overwritten, and what is beyond the bound, is dropped and counted; the rest goes
+ * on in its order. */
+Test(triggers, copies_are_bounded, .timeout = 60)
+{
+    enum { EVENTS = 1200, PAD = 60000 };
+    world_open(256ull * 1024 * 1024, 10000);
+    struct trigger *trigger = add_full("s", NULL, NULL, "if", "f", NULL);
+    struct trigger *other = add("s", NULL, NULL, "f2");
+    for (unsigned i = 0; i < EVENTS; i++)
+        (void)write_traced("s", "g", "i", PAD, NULL);
+    world.is_flowing = false;
+    drain();
+    world_replace(1024 * 1024, true);
+    uint64_t dropped = counted(COUNTER_TRIGGER_DROPPED);
+    uint64_t kept = 2 * EVENTS - dropped;
+    cr_assert_gt(kept / 2, TRIGGERS_KEPT_BYTES_MAX / (PAD + 1000));
+    cr_assert_lt(kept / 2, TRIGGERS_KEPT_BYTES_MAX / PAD);
+    world_replace(1024 * 1024, true);
+    cr_assert_eq(counted(COUNTER_TRIGGER_DROPPED), dropped, "it is kept as it is");
+    world.is_flowing = true;
+    turn();
+    for (uint64_t number = 0; number < kept / 2; number++) {
+        cr_assert_eq(open_call_of("if")->number, number);
+        answer(open_call_of("if"), SERVER_CALL_RESULT, "false");
+        answer(open_call_of("f2"), SERVER_CALL_RESULT, NULL);
+        turn();
+    }
+    cr_assert_eq(world.open, 0);
+    triggers_remove(trigger);
+    triggers_remove(other);
+    world_close();
+}
+
+Test(triggers, what_the_old_ring_has_overwritten_is_dropped, .timeout = 20)
+{
+    world_open(64 * 1024, 10000);
+    struct trigger *trigger = add_full("s", NULL, NULL, "if", "f", NULL);
+    (void)write_event("s", "g", "i");
+    turn();
+    world.is_flowing = false;
+    answer(open_call_of("if"), SERVER_CALL_RESULT, NULL); /* its handler is due */
+    for (unsigned i = 0; i < 1000; i++) {
+        (void)write_traced("s", "g", "i", 100, NULL);
+        drain();
+    }
+    world_replace(64 * 1024, true);
+    uint64_t lost = counted(COUNTER_TRIGGER_DROPPED);
+    cr_assert_gt(lost, 0);
+    cr_assert_lt(lost, 1000);
+    world.is_flowing = true;
+    turn();
+    cr_assert_eq(open_call_of("if")->number, lost, "the oldest that was still there");
+    answer(open_call_of("if"), SERVER_CALL_RESULT, NULL);
+    turn();
+    cr_assert_eq(open_call_of("f")->number, lost);
+    answer(open_call_of("f"), SERVER_CALL_RESULT, NULL);
+    triggers_remove(trigger);
     world_close();
 }
 
