@@ -692,13 +692,14 @@ Test(sessions, what_waits_for_a_broker_with_the_log_expires, .timeout = 20)
  * order. */
 Test(sessions, frames_are_kept_up_to_the_bound, .timeout = 60)
 {
-    enum { CALLS = 3000, VALUE = 900 };
+    enum { CALLS = 3000, FEW = 500, VALUE = 900, ROUNDS = 5 };
     struct session *session = world_open(1000000, 60000);
     static char data[VALUE + 200];
     static uint64_t ids[CALLS];
+    uint64_t bridge = 0; /* of the round before: something is in flight all the time */
     struct wire_message message;
-    for (unsigned round = 0; round < 3; round++) {
-        for (unsigned i = 0; i < CALLS; i++) {
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        for (unsigned i = 0; i < (round < ROUNDS - 1 ? FEW : CALLS); i++) {
             (void)snprintf(data, sizeof data,
                            "{\"stream_name\":\"s\",\"group_id\":\"g\",\"item_id\":\"%05u\","
                            "\"data\":\"%0*u\"}",
@@ -706,12 +707,17 @@ Test(sessions, frames_are_kept_up_to_the_bound, .timeout = 60)
             call(session, "\"t\"", "stream::set", data);
             ids[i] = broker_expect(WIRE_STREAM).id;
         }
-        for (unsigned i = 0; round < 2 && i < CALLS; i++) /* 7 and CALLS have no common divisor */
-            answer_call(ids[i * 7 % CALLS]);
+        if (bridge != 0)
+            answer_call(bridge);
+        if (round == ROUNDS - 1)
+            break;
+        for (unsigned i = 0; i < FEW - 1; i++) /* all but the last, in an order of its own */
+            answer_call(ids[i * 7 % (FEW - 1)]);
+        bridge = ids[FEW - 1];
     }
-    cr_assert_eq(notes.answers, 2 * CALLS);
+    cr_assert_eq(notes.answers, (ROUNDS - 1) * FEW);
     broker_die();
-    unsigned kept = 3 * CALLS - notes.answers;
+    unsigned kept = (ROUNDS - 1) * FEW + CALLS - notes.answers;
     cr_assert_eq(notes.unsure, CALLS - kept);
     cr_assert_gt(kept, 1024 * 1024 / (VALUE + 200));
     cr_assert_leq(kept, 1024 * 1024 / VALUE);
