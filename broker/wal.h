@@ -41,6 +41,7 @@ struct wal_options {
     uint64_t sync_interval_ms; /* WRITTEN */
     uint64_t log_id;           /* of a new log */
     uint64_t epoch_base;       /* of this life, written into the segments it makes */
+    uint64_t now_ms;
 };
 
 struct wal;
@@ -59,7 +60,9 @@ struct wal_write {
 enum weir_status wal_open(struct wal **wal, const struct wal_options *options,
                           const struct wal_recovered *recovered,
                           struct weir_error *error) WEIR_MUST_CHECK;
-/* Waits for background work and, at level WRITTEN, syncs. */
+/* Nothing is begun any more when background work ends. Before background_close(). NULL is fine. */
+void wal_stop(struct wal *wal);
+/* At level WRITTEN syncs. Behind background_close() and wal_device_close(). */
 void wal_close(struct wal *wal);
 
 /* A frame's number is given when it is begun: frames are written in this order. */
@@ -74,5 +77,16 @@ bool wal_has_room(const struct wal *wal, size_t frame_bytes);
 const char *wal_problem(const struct wal *wal);
 /* NULL while the log can be written, else why not; for good. */
 const char *wal_failure(const struct wal *wal);
+/* About once a second: what is due, and what could not be done before. */
+void wal_tick(struct wal *wal, uint64_t now_ms);
+
+/* ---- for snapshots ---- */
+
+/* Bytes of frames written since the log was opened, and those that were behind the snapshot then. */
+uint64_t wal_log_bytes(const struct wal *wal);
+uint64_t wal_log_id(const struct wal *wal);
+/* Frames not given to wal_write() yet go to segment `*number` and later ones. False: it is not
+ * prepared yet, ask again. */
+bool wal_rotate(struct wal *wal, uint64_t *number);
 
 #endif

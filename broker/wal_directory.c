@@ -36,7 +36,7 @@ enum weir_status wal_directory_check(const char *path, struct weir_error *error)
 }
 
 /* 0 when the name is not of this kind. */
-static uint64_t number_of(const char *name, enum wal_file_kind kind)
+uint64_t wal_name_number(const char *name, enum wal_file_kind kind)
 {
     const char *prefix = prefix_of(kind);
     size_t prefix_bytes = strlen(prefix);
@@ -79,8 +79,8 @@ struct listing {
 static int take_name(void *context, const char *name)
 {
     struct listing *listing = context;
-    uint64_t segment = number_of(name, WAL_FILE_LOG);
-    uint64_t snapshot = number_of(name, WAL_FILE_SNAPSHOT);
+    uint64_t segment = wal_name_number(name, WAL_FILE_LOG);
+    uint64_t snapshot = wal_name_number(name, WAL_FILE_SNAPSHOT);
     if (segment > 0)
         listing->status = append_number(&listing->directory->segments, segment);
     else if (snapshot > 0)

@@ -1,5 +1,5 @@
-/* broker/wal_directory.h -- which files a log directory holds, and their names; inside recovery and
- * repair only (wal_recovery.h draws the directory).
+/* broker/wal_directory.h -- which files a log directory holds, and their names; for recovery, repair and the
+ * log's writers (wal_recovery.h draws the directory).
  *
  * Process and thread: any one; blocks. Memory: lists on the heap, freed by wal_directory_fini().
  */
@@ -23,6 +23,8 @@ struct wal_directory {
 };
 
 void wal_name(char name[WAL_NAME_BYTES], enum wal_file_kind kind, uint64_t number);
+/* 0: no name of this kind. */
+uint64_t wal_name_number(const char *name, enum wal_file_kind kind);
 
 /* INVALID when a file's path would not fit WAL_PATH_BYTES. */
 enum weir_status wal_directory_check(const char *path, struct weir_error *error) WEIR_MUST_CHECK;

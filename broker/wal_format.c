@@ -44,7 +44,7 @@ enum {
 };
 #define FRAME_MAGIC 0x6d724677u /* "wFrm" */
 
-enum { FLAG_ITEM = 1, FLAG_EVENT_TYPE = 2, FLAG_VALUE = 4, FLAGS_ALL = 7 };
+enum { FLAG_ITEM = 1, FLAG_EVENT_TYPE = 2, FLAG_VALUE = 4, FLAG_PARTIAL = 8, FLAGS_ALL = 15 };
 
 static_assert(AT_RECORD_RESERVED + 4 == WAL_RECORD_HEADER_BYTES, "the drawing in the header");
 static_assert(AT_FRAME_RESERVED + 4 == WAL_FRAME_HEADER_BYTES, "the drawing in the header");
@@ -314,7 +314,8 @@ void wal_record_encode(char *at, const struct wal_record *record)
     at[AT_STEP] = (char)record->step;
     at[AT_FLAGS] = (char)((record->item.data != NULL ? FLAG_ITEM : 0) |
                           (record->event_type.data != NULL ? FLAG_EVENT_TYPE : 0) |
-                          (record->value.data != NULL ? FLAG_VALUE : 0));
+                          (record->value.data != NULL ? FLAG_VALUE : 0) |
+                          (record->is_answer_partial ? FLAG_PARTIAL : 0));
     put_u64(at + AT_EPOCH, record->epoch);
     put_u64(at + AT_GROUP_SEQ, record->seq);
     put_u64(at + AT_TIMESTAMP, record->timestamp_ms);
@@ -337,6 +338,7 @@ static bool decode_parts(const char *at, size_t bytes, struct wal_record *record
     struct span *const parts[NAME_COUNT + 1] = {&record->stream, &record->group, &record->item,
                                                 &record->event_type, &record->value};
     unsigned flags = (unsigned char)at[AT_FLAGS];
+    record->is_answer_partial = (flags & FLAG_PARTIAL) != 0;
     const bool is_there[NAME_COUNT + 1] = {true, true, (flags & FLAG_ITEM) != 0,
                                            (flags & FLAG_EVENT_TYPE) != 0,
                                            (flags & FLAG_VALUE) != 0};

@@ -46,7 +46,8 @@
  *      4  u8   kind (enum wal_record_kind)
  *      5  u8   event (enum envelope_event; 0: none): what subscribers were told
  *      6  u8   step: how far above `timestamp` the group's next stamp is at least (1 or 2)
- *      7  u8   flags: 1 = has an item id, 2 = has an event type, 4 = has a value
+ *      7  u8   flags: 1 = has an item id, 2 = has an event type, 4 = has a value, 8 = the request's
+ *              answer said more than a record tells
  *      8  u64  epoch of the group
  *     16  u64  seq of the group
  *     24  u64  timestamp, Unix ms
@@ -124,7 +125,8 @@ struct wal_record {
     uint32_t event; /* enum envelope_event, or 0 */
     uint32_t step;
     uint64_t epoch, seq, timestamp_ms;
-    uint64_t origin, request;           /* WAL_SET, WAL_DELETE, WAL_EVENT */
+    uint64_t origin, request; /* WAL_SET, WAL_DELETE, WAL_EVENT */
+    bool is_answer_partial;
     uint64_t created_seq, modified_seq; /* WAL_ITEM */
     struct span stream, group;
     struct span item;       /* data NULL: none */

@@ -361,7 +361,7 @@ Test(wal_format, impossible_record_is_refused)
         {"a kind that is none", 4, WAL_END + 1, 1},
         {"an event that is none", 5, 200, 1},
         {"a step of 3", 6, 3, 1},
-        {"a flag that is none", 7, 15, 1},
+        {"a flag that is none", 7, 31, 1},
         {"an item's bytes without an item", 7, 4, 1},
         {"a value's bytes without a value", 7, 1, 1},
         {"a set without a value", 4, WAL_ITEM, 1},
