@@ -66,6 +66,7 @@ struct adapter_outcome {
         *change;       /* of a write that is OK: the event's numbers, the old value */
     struct span value; /* set, update: the item's new value; read: JSON text (data NULL: nothing) */
     struct span errors; /* update: JSON array of what failed; data NULL: nothing did */
+    bool is_elsewhere;  /* write: the item is not in the store, only the group's order is */
     /* Of a failure, where status and operation do not say it all. */
     const char *code;       /* NULL: the operation's own */
     struct span sentence;   /* UTF-8; data NULL: the status's */
@@ -77,10 +78,10 @@ struct adapter_completions {
     void (*written)(void *context, uint64_t request, const struct adapter_write *write,
                     const struct adapter_outcome *outcome);
     void (*answered)(void *context, uint64_t request, const struct adapter_outcome *outcome);
-    /* Asked before a write whose event's value is not the one it was given with (update, or a value
-     * from a worker) changes anything: NULL when its event can be made; else why not (static
-     * text). */
-    const char *(*event_problem)(void *context, const struct adapter_write *write,
+    /* Asked once before a write changes anything, with the bytes of its event's value (0: a delete's,
+     * which is the item's): NULL when it can be logged and its event can be made; else why not (text
+     * that is valid until the next call). */
+    const char *(*write_problem)(void *context, const struct adapter_write *write,
                                  size_t value_bytes);
     void *context;
 };

@@ -930,7 +930,7 @@ static void write_publish(struct custom *custom, struct operation *operation,
     struct adapter_outcome outcome = {.value = said->new_value, .errors = said->errors};
     struct store_change change;
 
-    const char *problem = done->event_problem(done->context, &operation->write, value.bytes);
+    const char *problem = done->write_problem(done->context, &operation->write, value.bytes);
     if (!problem && said->old_value.bytes > custom->environment.value_bytes_max)
         problem = "the old value is larger than value_bytes_max";
     if (problem) {
@@ -945,6 +945,7 @@ static void write_publish(struct custom *custom, struct operation *operation,
         change.existed = said->old_value.data != NULL;
         change.old_value = said->old_value;
         outcome.change = &change;
+        outcome.is_elsewhere = true;
     }
     write_finish(custom, operation, &outcome);
 }
@@ -1018,7 +1019,7 @@ static enum weir_status update_go_on(struct custom *custom, struct operation *op
         outcome_fail_update(outcome, status, result.problem);
         return status;
     }
-    problem = done->event_problem(done->context, &operation->write, result.value.bytes);
+    problem = done->write_problem(done->context, &operation->write, result.value.bytes);
     if (problem) {
         *outcome =
             (struct adapter_outcome){.status = WEIR_TOO_LARGE, .sentence = span_text(problem)};

@@ -49,11 +49,23 @@ static enum weir_status kv_open(struct adapter **adapter,
     return WEIR_OK;
 }
 
+/* False: the outcome says why not. */
+static bool kv_may_write(const struct adapter *adapter, const struct adapter_write *write,
+                         size_t value_bytes, struct adapter_outcome *outcome)
+{
+    const struct adapter_completions *done = &adapter->environment.done;
+    const char *problem = done->write_problem(done->context, write, value_bytes);
+    if (problem) {
+        outcome->status = WEIR_TOO_LARGE;
+        outcome->sentence = span_text(problem);
+    }
+    return problem == NULL;
+}
+
 /* Read, apply and store at once: no other write comes between. */
 static void kv_update(struct adapter *adapter, const struct adapter_write *write,
                       struct store_change *change, struct adapter_outcome *outcome)
 {
-    const struct adapter_completions *done = &adapter->environment.done;
     struct store *store = adapter->environment.store;
     struct span old_value = {0};
     struct update_result result = {0};
@@ -71,12 +83,8 @@ static void kv_update(struct adapter *adapter, const struct adapter_write *write
         outcome_fail_update(outcome, status, result.problem);
         return;
     }
-    problem = done->event_problem(done->context, write, result.value.bytes);
-    if (problem) {
-        outcome->status = WEIR_TOO_LARGE;
-        outcome->sentence = span_text(problem);
+    if (!kv_may_write(adapter, write, result.value.bytes, outcome))
         return;
-    }
     outcome->status = store_set(store, &write->key, result.value, write->now_ms, change);
     outcome->value = result.value;
     outcome->errors = result.errors;
@@ -88,20 +96,16 @@ static void kv_write(struct adapter *adapter, uint64_t request, const struct ada
     struct store_change change;
     struct adapter_outcome outcome = {.status = WEIR_INVALID};
 
-    switch (write->kind) {
-    case ADAPTER_SET:
-        outcome.status = store_set(store, &write->key, write->value, write->now_ms, &change);
-        outcome.value = write->value;
-        break;
-    case ADAPTER_DELETE:
-        outcome.status = store_delete(store, &write->key, write->now_ms, &change);
-        break;
-    case ADAPTER_EVENT:
-        outcome.status = store_touch(store, &write->key, write->now_ms, &change);
-        break;
-    case ADAPTER_UPDATE:
+    if (write->kind == ADAPTER_UPDATE) {
         kv_update(adapter, write, &change, &outcome);
-        break;
+    } else if (kv_may_write(adapter, write, write->value.bytes, &outcome)) {
+        if (write->kind == ADAPTER_SET)
+            outcome.status = store_set(store, &write->key, write->value, write->now_ms, &change);
+        else if (write->kind == ADAPTER_DELETE)
+            outcome.status = store_delete(store, &write->key, write->now_ms, &change);
+        else
+            outcome.status = store_touch(store, &write->key, write->now_ms, &change);
+        outcome.value = write->kind == ADAPTER_SET ? write->value : (struct span){0};
     }
     if (outcome.status == WEIR_OK)
         outcome.change = &change;

@@ -36,8 +36,12 @@ enum {
 
     /* Events and replies collected before a turn commits early. */
     BATCH_REPLIES_MAX = 4096,
+    BATCH_WRITES_MAX = 8192, /* a void write has no reply */
     BATCH_REPLY_BYTES = 1024 * 1024,
-    BATCH_RING_SHARE = 8, /* of the ring's capacity */
+    BATCH_FRAME_BYTES = 1024 * 1024, /* of the log; a larger record has a frame of its own */
+    BATCH_RING_SHARE = 8,            /* of the ring's capacity */
+    /* Batches that wait for the log. Beyond: no requests are taken until one is written. */
+    BATCHES_KEPT = 8,
 
     /* Requests an asynchronous adapter may have open. One more is answered with an error. */
     ENGINE_REQUESTS_MAX = 16384,

@@ -18,10 +18,12 @@
 #include "broker/presence.h"
 #include "broker/registry.h"
 #include "broker/routes.h"
+#include "shm/stream_functions.h"
 
 enum {
-    TICK_MS = 1000,     /* counters are collected, deadlines looked at */
-    STOP_MS_MAX = 2000, /* time connections get to end */
+    TICK_MS = 1000,       /* counters are collected, deadlines looked at */
+    STOP_MS_MAX = 2000,   /* time connections get to end */
+    FLUSH_MS_MAX = 20000, /* time the log gets to take what it was given */
     ACCEPTS_PER_TURN = 16,
     ATTACH_FDS = 3,
 };
@@ -32,6 +34,8 @@ struct broker {
     int segment_read_fd; /* what peers get: opened read-only, so not even the descriptor writes */
     struct readers *readers;
     struct engine *engine;
+    struct durability *durability; /* NULL: nothing is kept */
+    uint64_t origins[PEERS_MAX];   /* which life of a gateway is behind a peer */
     struct routes *routes;
     struct channels *channels;
     struct presence *presence;
@@ -127,13 +131,20 @@ static void broker_tell_custom(void *context, struct span stream)
 
 /* ---- attach ---- */
 
+/* `frame`: of the log, up to which the gateway has read an earlier ring; 0: none. */
 static enum weir_status broker_send_attached(struct broker *broker, struct peer_handle peer,
-                                             uint32_t slot, int control_fd, int event_fd)
+                                             uint64_t frame, uint32_t slot, int control_fd,
+                                             int event_fd)
 {
+    const struct commits *commits = engine_commits(broker->engine);
+    uint64_t position = commits_published_end(commits);
+    uint64_t durable = commits_durable_frame(commits);
+    if (frame != 0 && !durability_resume(broker->durability, frame, &position))
+        position = UINT64_MAX;
     const struct wire_field fields[] = {
         WIRE_NUMBER(WIRE_VERSION), WIRE_NUMBER(segment_generation(&broker->segment)),
-        WIRE_NUMBER(slot),         WIRE_NUMBER(0),
-        WIRE_NUMBER(UINT64_MAX),
+        WIRE_NUMBER(slot),         WIRE_NUMBER(durability_keeps(broker->durability)),
+        WIRE_NUMBER(position),     WIRE_NUMBER(durable > 0 ? durable - 1 : 0),
     };
     const int fds[ATTACH_FDS] = {broker->segment_read_fd, event_fd, control_fd};
     buffer_clear(&broker->attach_frame);
@@ -164,7 +175,9 @@ static void broker_attach(struct broker *broker, struct peer_handle peer,
         peers_refuse(broker->peers, peer, "READERS_FULL", error.text);
         return;
     }
-    if (broker_send_attached(broker, peer, slot, control_fd, event_fd) != WEIR_OK) {
+    broker->origins[peer.slot] = message->fields[4].number;
+    if (broker_send_attached(broker, peer, message->fields[5].number, slot, control_fd, event_fd) !=
+        WEIR_OK) {
         readers_detach(broker->readers, slot);
         peers_drop(broker->peers, peer, "its answer could not be sent");
         return;
@@ -180,6 +193,29 @@ static void broker_attach(struct broker *broker, struct peer_handle peer,
 
 /* ---- frames ---- */
 
+/* What an earlier broker has carried out is answered, not done again. */
+static enum weir_status broker_stream(struct broker *broker, struct peer_handle peer,
+                                      const struct wire_message *message)
+{
+    uint64_t origin = broker->origins[peer.slot];
+    struct span result = {0};
+    if (!durability_answered(broker->durability, origin, message->id, &result))
+        return engine_stream(broker->engine, peer, origin, message, broker->now_ms);
+    const struct stream_function *function = stream_function_by_op(message->fields[0].number);
+    struct wire_field fields[] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(result), WIRE_NIL};
+    if (!function)
+        return WEIR_INVALID;
+    broker->counters.requests_repeated++;
+    if (!result.data) {
+        fields[0] = WIRE_SPAN(span_text(function->error_code));
+        fields[1] = WIRE_SPAN(SPAN_LITERAL("the call was carried out; the broker restarted before "
+                                           "its result was told, and does not know it any more"));
+    }
+    if (peers_send(broker->peers, peer, WIRE_STREAM_RESULT, message->id, fields) != WEIR_OK)
+        broker->counters.replies_lost++;
+    return WEIR_OK;
+}
+
 static enum weir_status broker_message(void *context, struct peer_handle peer, bool attached,
                                        const struct wire_message *message)
 {
@@ -191,7 +227,7 @@ static enum weir_status broker_message(void *context, struct peer_handle peer, b
         return WEIR_OK;
     }
     if (message->type == WIRE_STREAM)
-        return engine_stream(broker->engine, peer, message, broker->now_ms);
+        return broker_stream(broker, peer, message);
     if (message->type >= WIRE_CHANNEL_OPEN && message->type <= WIRE_CHANNEL_CLOSED)
         return channels_take(broker->channels, peer, message, broker->now_ms);
     if (channels_is_create(message)) {
@@ -205,6 +241,12 @@ static enum weir_status broker_message(void *context, struct peer_handle peer, b
     if (message->type >= WIRE_TRIGGER_TYPE_REGISTER && message->type <= WIRE_GATE_UNBIND)
         return registry_take(broker->registry, peer, message);
     return routes_take(broker->routes, peer, message);
+}
+
+static bool broker_is_ready(void *context)
+{
+    const struct broker *broker = context;
+    return commits_are_ready(engine_commits(broker->engine));
 }
 
 static void broker_peer_gone(void *context, struct peer_handle peer, uint32_t reader_slot)
@@ -342,8 +384,10 @@ static enum weir_status broker_open_presence(struct broker *broker,
     return WEIR_OK;
 }
 
-static enum weir_status broker_open_rooms(struct broker *broker, struct weir_error *error)
+static enum weir_status broker_open_rooms(struct broker *broker, const struct durability_seam *seam,
+                                          struct weir_error *error)
 {
+    enum settings_durability durability = broker->settings.durability;
     const struct broker_output output = {broker_output_send, broker_output_is_busy, broker};
     const struct custom_options custom = {
         .seam = {broker_custom_call, broker_has_function, broker_stream_changed, broker},
@@ -358,16 +402,21 @@ static enum weir_status broker_open_rooms(struct broker *broker, struct weir_err
         .custom = &custom,
         .store = {.items_max = broker->settings.items_max,
                   .groups_max = broker->settings.groups_max,
-                  .empty_groups_max = broker->settings.empty_groups_max},
+                  .empty_groups_max = broker->settings.empty_groups_max,
+                  .is_logged = durability != SETTINGS_DURABILITY_MEMORY},
         .value_bytes_max = broker->settings.value_bytes_max,
         .output = output,
         .counters = &broker->counters,
     };
-    const struct peers_handler handler = {broker_message, broker_peer_gone, broker};
+    const struct peers_handler handler = {broker_message, broker_is_ready, broker_peer_gone,
+                                          broker};
     struct routes_limits limits = routes_limits_default;
     limits.unique_worker_names = broker->settings.unique_worker_names;
 
     enum weir_status status = engine_open(&broker->engine, &engine, error);
+    if (status == WEIR_OK && broker->settings.data_dir[0] != '\0')
+        status = durability_open(&broker->durability, &broker->settings, broker->engine, seam,
+                                 &broker->counters, error);
     if (status == WEIR_OK)
         status = routes_open(&broker->routes, &output, &broker->counters,
                              segment_hash_seed(&broker->segment), &limits, error);
@@ -388,6 +437,8 @@ static enum weir_status broker_open_rooms(struct broker *broker, struct weir_err
         status = broker_open_presence(broker, &output, error);
     if (status == WEIR_OK)
         status = loop_open(&broker->loop, broker->settings.io, error);
+    if (status == WEIR_OK && broker->durability)
+        status = durability_start(broker->durability, broker->loop, error);
     if (status == WEIR_OK)
         status = peers_open(&broker->peers, broker->loop, &handler, &broker->counters, error);
     return status;
@@ -406,8 +457,9 @@ static enum weir_status broker_open_signals(struct broker *broker, struct weir_e
 }
 
 enum weir_status broker_open(struct broker **broker, const struct settings *settings,
-                             struct weir_error *error)
+                             const struct durability_seam *seam, struct weir_error *error)
 {
+    static const struct durability_seam no_seam;
     struct broker *opened = calloc(1, sizeof *opened);
     if (!opened)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory for the broker");
@@ -425,7 +477,7 @@ enum weir_status broker_open(struct broker **broker, const struct settings *sett
     if (status == WEIR_OK)
         status = broker_open_segment(opened, error);
     if (status == WEIR_OK)
-        status = broker_open_rooms(opened, error);
+        status = broker_open_rooms(opened, seam ? seam : &no_seam, error);
     if (status == WEIR_OK)
         status = broker_open_signals(opened, error);
     if (status != WEIR_OK) {
@@ -442,6 +494,8 @@ void broker_close(struct broker *broker)
     if (!broker)
         return;
     loop_close(broker->loop); /* first: nothing of ours is written to afterwards */
+    engine_stop(broker->engine);
+    durability_close(broker->durability);
     peers_close(broker->peers);
     registry_close(broker->registry);
     deliveries_close(broker->deliveries);
@@ -500,6 +554,14 @@ static void broker_tick(struct broker *broker)
     routes_tick(broker->routes, broker->now_ms);
     channels_tick(broker->channels, broker->now_ms);
     registry_tick(broker->registry, broker->now_ms);
+    durability_tick(broker->durability, broker->now_ms);
+}
+
+/* Something was done that the next turn can commit. */
+static bool broker_can_commit(const struct broker *broker)
+{
+    const struct commits *commits = engine_commits(broker->engine);
+    return commits_have_open(commits) && !commits_are_writing(commits);
 }
 
 static enum weir_status broker_turn(struct broker *broker, bool *busy, struct weir_error *error)
@@ -516,10 +578,11 @@ static enum weir_status broker_turn(struct broker *broker, bool *busy, struct we
     channels_turn(broker->channels);
     broker_tick(broker); /* what it ends is answered in this turn */
     *busy |= deliveries_run(broker->deliveries, broker->now_ms);
-    engine_commit(broker->engine);
+    commits_turn(engine_commits(broker->engine), broker->now_ms);
+    *busy |= durability_turn(broker->durability, broker->now_ms);
     *busy |= peers_flush(broker->peers);
     *busy |= presence_is_due(broker->presence);
-    *busy |= engine_has_uncommitted(broker->engine); /* by calls that ended with their peer */
+    *busy |= broker_can_commit(broker);              /* calls that ended with their peer */
     *busy |= deliveries_are_due(broker->deliveries); /* what ended in the flush is told as well */
     return WEIR_OK;
 }
@@ -528,14 +591,19 @@ static enum weir_status broker_stop(struct broker *broker, struct weir_error *er
 {
     bool busy = false;
     enum weir_status status = WEIR_OK;
-    uint64_t deadline_ms = clock_unix_ms() + STOP_MS_MAX;
+    const struct commits *commits = engine_commits(broker->engine);
+    uint64_t begun_ms = clock_unix_ms();
     peers_stop(broker->peers);
-    while (status == WEIR_OK && clock_unix_ms() < deadline_ms) {
-        busy = true; /* shut-down sockets complete at once */
-        status = broker_turn(broker, &busy, error);
-        if (peers_are_idle(broker->peers))
+    while (status == WEIR_OK && clock_unix_ms() - begun_ms < FLUSH_MS_MAX) {
+        bool has_peers = !peers_are_idle(broker->peers) && clock_unix_ms() - begun_ms < STOP_MS_MAX;
+        if (!has_peers && commits_are_idle(commits))
             break;
+        busy = has_peers; /* shut-down sockets complete at once, the disk takes its time */
+        status = broker_turn(broker, &busy, error);
     }
+    if (!commits_are_idle(commits))
+        log_line("event=not_flushed reason=\"the log takes too long; what was not answered may be "
+                 "lost\"");
     broker_count(broker);
     log_line("event=stopped items=%llu groups=%llu sessions=%llu functions=%llu",
              (unsigned long long)broker->counters.items,

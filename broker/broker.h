@@ -2,7 +2,7 @@
  *
  *   wait -> run completions -> take frames (a share per peer) -> engine and routes -> commit -> send, receive, tear down
  *
- * Start: segment, readers, ring, store, adapter, then the magic, then the socket: nobody sees a
+ * Start: segment, readers, ring, store, adapter, what the log has, then the magic: nobody sees a
  * half-made segment. Stop (SIGTERM, SIGINT): commit, end every connection, remove the socket.
  *
  * Process and thread: the broker's main thread; SIGTERM and SIGINT must be blocked before
@@ -13,12 +13,14 @@
 #ifndef WEIR_BROKER_BROKER_H
 #define WEIR_BROKER_BROKER_H
 
-#include "config/settings.h"
+#include "broker/durability.h"
 
 struct broker;
 
-/* `settings` are resolved; they are copied. */
+/* `settings` are resolved; they are copied. `seam`: what a test puts between broker and disk; NULL:
+ * nothing. Reads log and snapshot, if there are any. */
 enum weir_status broker_open(struct broker **broker, const struct settings *settings,
+                             const struct durability_seam *seam,
                              struct weir_error *error) WEIR_MUST_CHECK;
 /* Serves until a stop signal. OK: a clean stop. */
 enum weir_status broker_run(struct broker *broker, struct weir_error *error) WEIR_MUST_CHECK;

@@ -7,20 +7,10 @@
 #include "shm/json.h"
 #include "shm/stream_functions.h"
 
-/* One answer, encoded and waiting for the commit point. */
-struct engine_reply {
-    struct peer_handle peer;
-    uint64_t id;
-    /* Parts in batch.bytes; offset SIZE_MAX: nil. */
-    size_t code_offset, code_bytes;
-    size_t text_offset, text_bytes;
-    size_t result_offset, result_bytes;
-    size_t error_offset, error_bytes; /* an adapter's own error object */
-};
-
 /* A request an adapter has not completed yet. */
 struct engine_request {
     struct peer_handle peer;
+    uint64_t origin; /* the life of the gateway that asked */
     enum wire_op op;
     uint64_t id;
     uint32_t next_free;
@@ -36,18 +26,10 @@ struct engine {
     struct broker_output output;
     struct broker_counters *counters;
     uint64_t value_bytes_max;
-    uint64_t batch_ring_bytes_max;
+    struct commits *commits;
 
     struct engine_request *requests;
     uint32_t free_request;
-
-    struct {
-        struct engine_reply *replies; /* BATCH_REPLIES_MAX */
-        unsigned reply_count;
-        struct buffer bytes;
-        uint64_t ring_start; /* ring head at the last commit */
-        bool used;           /* the store was changed or read: its turn has to end */
-    } batch;
     bool is_closing; /* nobody is there to be answered any more */
 
     struct buffer frame; /* one event */
@@ -59,16 +41,14 @@ struct engine {
 static void engine_written(void *context, uint64_t request, const struct adapter_write *write,
                            const struct adapter_outcome *outcome);
 static void engine_answered(void *context, uint64_t request, const struct adapter_outcome *outcome);
-static const char *engine_event_problem(void *context, const struct adapter_write *write,
+static const char *engine_write_problem(void *context, const struct adapter_write *write,
                                         size_t value_bytes);
 
 static enum weir_status engine_open_memory(struct engine *engine, struct weir_error *error)
 {
     engine->requests = calloc(ENGINE_REQUESTS_MAX, sizeof *engine->requests);
-    engine->batch.replies = calloc(BATCH_REPLIES_MAX, sizeof *engine->batch.replies);
-    buffer_init(&engine->batch.bytes, 3 * (size_t)WIRE_FRAME_BYTES_MAX + ANSWER_BYTES_MAX);
     buffer_init(&engine->frame, WIRE_FRAME_BYTES_MAX);
-    if (!engine->requests || !engine->batch.replies)
+    if (!engine->requests)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory for the engine's requests");
     for (uint32_t index = 0; index < ENGINE_REQUESTS_MAX; index++)
         engine->requests[index].next_free = index + 1;
@@ -95,11 +75,6 @@ enum weir_status engine_open(struct engine **engine, const struct engine_options
         status = weir_fail(error, WEIR_NO_MEMORY, "no memory for the ring's writer");
         goto failed;
     }
-    /* A record takes at most a share of the ring; a batch less, so that a reader keeps up with
-     * whole batches. */
-    opened->batch_ring_bytes_max =
-        ring_record_bytes_max(opened->ring) * RING_RECORD_SHARE / BATCH_RING_SHARE;
-    opened->batch.ring_start = ring_head(opened->ring);
     status = store_open(&opened->store, options->segment, options->readers, &options->store, error);
     if (status != WEIR_OK)
         goto failed;
@@ -107,13 +82,15 @@ enum weir_status engine_open(struct engine **engine, const struct engine_options
         .segment = options->segment,
         .store = opened->store,
         .value_bytes_max = options->value_bytes_max,
-        .done = {engine_written, engine_answered, engine_event_problem, opened},
+        .done = {engine_written, engine_answered, engine_write_problem, opened},
     };
     status = opened->kind->open(&opened->adapter, &environment, error);
     if (status == WEIR_OK && options->custom) {
         const struct custom_store inner = {opened->kind, opened->adapter};
         status = custom_open(&opened->custom, options->custom, &environment, &inner, error);
     }
+    if (status == WEIR_OK)
+        status = engine_set_log(opened, NULL, false, error);
     if (status != WEIR_OK)
         goto failed;
     *engine = opened;
@@ -124,21 +101,26 @@ failed:
     return status;
 }
 
+void engine_stop(struct engine *engine)
+{
+    if (engine)
+        engine->is_closing = true;
+}
+
 void engine_close(struct engine *engine)
 {
     if (!engine)
         return;
-    engine->is_closing = true;
+    engine_stop(engine);
     custom_close(engine->custom); /* what waits there may still go to the adapter */
     if (engine->adapter)
         engine->kind->close(engine->adapter);
+    commits_close(engine->commits);
     if (engine->store)
         store_close(engine->store);
     if (engine->ring)
         ring_writer_close(engine->ring);
     buffer_fini(&engine->frame);
-    buffer_fini(&engine->batch.bytes);
-    free(engine->batch.replies);
     free(engine->requests);
     free(engine);
 }
@@ -158,182 +140,76 @@ struct custom *engine_custom(const struct engine *engine)
     return engine->custom;
 }
 
-bool engine_has_uncommitted(const struct engine *engine)
+enum weir_status engine_set_log(struct engine *engine, struct wal *wal, bool is_written_behind,
+                                struct weir_error *error)
 {
-    return engine->batch.used;
-}
-
-/* ---- commit ---- */
-
-static struct wire_field engine_part(const struct engine *engine, size_t offset, size_t bytes)
-{
-    if (offset == SIZE_MAX)
-        return WIRE_NIL;
-    return WIRE_SPAN(span_of(engine->batch.bytes.data + offset, bytes));
-}
-
-static enum weir_status engine_send_reply(struct engine *engine, const struct engine_reply *reply)
-{
-    const struct wire_field fields[4] = {
-        engine_part(engine, reply->code_offset, reply->code_bytes),
-        engine_part(engine, reply->text_offset, reply->text_bytes),
-        engine_part(engine, reply->result_offset, reply->result_bytes),
-        engine_part(engine, reply->error_offset, reply->error_bytes),
+    const struct commits_options options = {
+        .ring = engine->ring,
+        .store = engine->store,
+        .readers = engine->readers,
+        .output = engine->output,
+        .counters = engine->counters,
+        .value_bytes_max = engine->value_bytes_max,
+        .wal = wal,
+        .is_written_behind = is_written_behind,
     };
-    return engine->output.send(engine->output.context, reply->peer, WIRE_STREAM_RESULT, reply->id,
-                               fields);
+    commits_close(engine->commits);
+    engine->commits = NULL;
+    return commits_open(&engine->commits, &options, error);
 }
 
-/* What no frame holds is still answered. */
-static void engine_send_too_large(struct engine *engine, const struct engine_reply *reply)
+struct commits *engine_commits(const struct engine *engine)
 {
-    static const char sentence[] = "the answer is larger than a message may be";
-    const struct wire_field fields[4] = {WIRE_SPAN(SPAN_LITERAL("serialization_error")),
-                                         WIRE_SPAN(SPAN_LITERAL(sentence)), WIRE_NIL, WIRE_NIL};
-    if (engine->output.send(engine->output.context, reply->peer, WIRE_STREAM_RESULT, reply->id,
-                            fields) != WEIR_OK)
-        engine->counters->replies_lost++;
+    return engine->commits;
 }
 
-static void engine_release_replies(struct engine *engine)
+struct store *engine_store(const struct engine *engine)
 {
-    for (unsigned index = 0; index < engine->batch.reply_count; index++) {
-        const struct engine_reply *reply = &engine->batch.replies[index];
-        enum weir_status status = engine_send_reply(engine, reply);
-        if (status == WEIR_TOO_LARGE)
-            engine_send_too_large(engine, reply);
-        else if (status != WEIR_OK)
-            engine->counters->replies_lost++;
-    }
-    engine->batch.reply_count = 0;
-    buffer_clear(&engine->batch.bytes);
-    if (engine->batch.bytes.capacity_bytes > 4 * BATCH_REPLY_BYTES) {
-        size_t limit_bytes = engine->batch.bytes.limit_bytes;
-        buffer_fini(&engine->batch.bytes);
-        buffer_init(&engine->batch.bytes, limit_bytes);
-    }
+    return engine->store;
 }
 
-static void engine_publish(struct engine *engine)
+uint64_t engine_ring_head(const struct engine *engine)
 {
-    if (ring_head(engine->ring) == engine->batch.ring_start)
-        return;
-    ring_publish(engine->ring);
-    engine->batch.ring_start = ring_head(engine->ring);
-    engine->counters->wakes += readers_wake(engine->readers);
-}
-
-void engine_commit(struct engine *engine)
-{
-    if (!engine->batch.used)
-        return;
-    engine->batch.used = false;
-    engine->counters->commits++;
-    engine_publish(engine);
-    engine_release_replies(engine);
-    store_turn_end(engine->store);
-}
-
-static void engine_commit_when_full(struct engine *engine)
-{
-    if (engine->batch.reply_count >= BATCH_REPLIES_MAX ||
-        engine->batch.bytes.bytes >= BATCH_REPLY_BYTES ||
-        ring_head(engine->ring) - engine->batch.ring_start >= engine->batch_ring_bytes_max)
-        engine_commit(engine);
+    return ring_head(engine->ring);
 }
 
 /* ---- replies ---- */
 
-static bool engine_keep(struct engine *engine, struct span part, size_t *offset, size_t *bytes)
+static struct batch_asker engine_asker(const struct engine_request *request)
 {
-    *offset = engine->batch.bytes.bytes;
-    *bytes = part.bytes;
-    return buffer_append(&engine->batch.bytes, part) == WEIR_OK;
+    return (struct batch_asker){request->peer, request->id,
+                                stream_function_by_op(request->op)->error_code};
 }
 
-static struct engine_reply *engine_reply_begin(struct engine *engine,
-                                               const struct engine_request *request)
-{
-    if (request->id == 0)
-        return NULL;
-    weir_assert(engine->batch.reply_count < BATCH_REPLIES_MAX);
-    struct engine_reply *reply = &engine->batch.replies[engine->batch.reply_count++];
-    *reply = (struct engine_reply){
-        .peer = request->peer,
-        .id = request->id,
-        .code_offset = SIZE_MAX,
-        .text_offset = SIZE_MAX,
-        .result_offset = SIZE_MAX,
-        .error_offset = SIZE_MAX,
-    };
-    return reply;
-}
-
-/* The batch's memory is at its end: the answer becomes an error that needs none. */
-static void engine_reply_abandon(struct engine *engine, struct engine_reply *reply)
-{
-    struct engine_reply lost = *reply;
-    engine->batch.reply_count--;
-    engine_send_too_large(engine, &lost);
-}
-
-/* The reason is `subject` (NULL: none), a colon, and the sentence. */
 static void engine_reply_reason(struct engine *engine, const struct engine_request *request,
                                 const char *code, const char *subject, struct span sentence)
 {
+    const struct batch_asker asker = engine_asker(request);
     engine->counters->request_errors++;
-    engine->batch.used = true;
-    struct engine_reply *reply = engine_reply_begin(engine, request);
-    if (!reply)
-        return;
-    struct buffer *bytes = &engine->batch.bytes;
-    bool kept = engine_keep(engine, span_text(code), &reply->code_offset, &reply->code_bytes);
-    reply->text_offset = bytes->bytes;
-    if (kept && subject)
-        kept = buffer_append(bytes, span_text(subject)) == WEIR_OK &&
-               buffer_append(bytes, SPAN_LITERAL(": ")) == WEIR_OK;
-    kept = kept && buffer_append(bytes, sentence) == WEIR_OK;
-    reply->text_bytes = bytes->bytes - reply->text_offset;
-    if (!kept)
-        engine_reply_abandon(engine, reply);
+    batch_reply_error(commits_batch(engine->commits), &asker, &engine->output, code, subject,
+                      sentence);
 }
 
-static void engine_reply_error(struct engine *engine, const struct engine_request *request,
-                               const char *code, const char *sentence)
+static void engine_reply_result(struct engine *engine, const struct engine_request *request,
+                                const struct span *parts, unsigned part_count)
 {
-    engine_reply_reason(engine, request, code, NULL, span_text(sentence));
+    const struct batch_asker asker = engine_asker(request);
+    batch_reply_result(commits_batch(engine->commits), &asker, &engine->output, parts, part_count);
+}
+
+static void engine_reply_none(struct engine *engine, const struct engine_request *request)
+{
+    const struct batch_asker asker = engine_asker(request);
+    batch_reply_none(commits_batch(engine->commits), &asker);
 }
 
 /* The error object of a worker's function, as it came. */
 static void engine_reply_error_json(struct engine *engine, const struct engine_request *request,
                                     struct span error_json)
 {
+    const struct batch_asker asker = engine_asker(request);
     engine->counters->request_errors++;
-    struct engine_reply *reply = engine_reply_begin(engine, request);
-    if (reply && !engine_keep(engine, error_json, &reply->error_offset, &reply->error_bytes))
-        engine_reply_abandon(engine, reply);
-}
-
-/* The result is `parts` joined. */
-static void engine_reply_result(struct engine *engine, const struct engine_request *request,
-                                const struct span *parts, unsigned part_count)
-{
-    struct engine_reply *reply = engine_reply_begin(engine, request);
-    if (!reply)
-        return;
-    reply->result_offset = engine->batch.bytes.bytes;
-    for (unsigned index = 0; index < part_count; index++) {
-        if (buffer_append(&engine->batch.bytes, parts[index]) != WEIR_OK) {
-            engine_reply_abandon(engine, reply);
-            return;
-        }
-    }
-    reply->result_bytes = engine->batch.bytes.bytes - reply->result_offset;
-}
-
-static void engine_reply_none(struct engine *engine, const struct engine_request *request)
-{
-    (void)engine_reply_begin(engine, request);
+    batch_reply_error_json(commits_batch(engine->commits), &asker, &engine->output, error_json);
 }
 
 static const char *engine_failure_sentence(enum weir_status status)
@@ -405,30 +281,45 @@ static bool engine_is_traced(struct span stream)
     return stream.bytes < untraced.bytes || memcmp(stream.data, untraced.data, untraced.bytes) != 0;
 }
 
-/* Encode the event of `outcome` and put it into the ring, not visible yet. */
-static void engine_emit(struct engine *engine, const struct adapter_write *write,
-                        const struct adapter_outcome *outcome)
+/* What names take at most in an event or a record, with all that is not value. */
+static uint64_t engine_names_bytes(const struct store_key *key, struct span event_type)
 {
-    const struct store_change *change = outcome->change;
-    struct span data = write->kind == ADAPTER_DELETE  ? change->old_value
-                       : write->kind == ADAPTER_EVENT ? write->value
-                                                      : outcome->value;
-    struct span id = write->key.item;
+    return 6 * (key->stream.bytes + key->group.bytes + 2 * key->item.bytes + event_type.bytes) +
+           1024;
+}
+
+/* What an event is made of, whoever wrote it. */
+struct engine_event {
+    enum envelope_event event;
+    const struct store_group *group; /* after the write */
+    struct span id;                  /* data NULL: none */
+    struct span id_escaped;
+    uint64_t item_hash;
+    struct span event_type; /* ENVELOPE_EVENT */
+    struct span data;
+    const struct ring_trace *trace; /* NULL: none */
+    uint64_t frame;                 /* of the log */
+};
+
+/* Encode the event and put it into the ring, not visible yet. */
+static void engine_emit(struct engine *engine, const struct engine_event *event)
+{
+    const struct store_group *group = event->group;
     struct envelope envelope = {
-        .event = engine_event_kind(write, change),
-        .timestamp_ms = change->group.timestamp_ms,
-        .seq = change->group.seq,
-        .epoch = change->group.epoch,
-        .stream_escaped = engine_present(change->group.stream_escaped),
-        .group_escaped = engine_present(change->group.group_escaped),
-        .id_escaped = id.data ? engine_present(change->id_escaped) : (struct span){0},
-        .data = engine_value_or_null(data),
+        .event = event->event,
+        .timestamp_ms = group->timestamp_ms,
+        .seq = group->seq,
+        .epoch = group->epoch,
+        .stream_escaped = engine_present(group->stream_escaped),
+        .group_escaped = engine_present(group->group_escaped),
+        .id_escaped = event->id.data ? engine_present(event->id_escaped) : (struct span){0},
+        .data = engine_value_or_null(event->data),
     };
     if (envelope.event == ENVELOPE_EVENT)
         envelope.event_type =
-            span_of(engine->type_escaped, json_escape(engine->type_escaped, write->event_type));
+            span_of(engine->type_escaped, json_escape(engine->type_escaped, event->event_type));
 
-    /* There is no way back behind an applied write: engine_event_problem() has made room for the
+    /* There is no way back behind an applied write: engine_write_problem() has made room for the
      * event before (and for the old value of a delete when it was set). */
     buffer_clear(&engine->frame);
     enum weir_status status = buffer_reserve(&engine->frame, envelope_bytes_max(&envelope));
@@ -436,26 +327,108 @@ static void engine_emit(struct engine *engine, const struct adapter_write *write
     struct envelope_layout layout = envelope_encode(engine->frame.data, &envelope);
 
     struct ring_record record = {
-        .previous_position = change->group.newest_position,
-        .group_offset = change->group.offset,
-        .group_hash = change->group.hash,
-        .item_hash = id.data ? change->item_hash : 0,
+        .previous_position = store_group_newest_position(engine->store, group->offset),
+        .group_offset = group->offset,
+        .group_hash = group->hash,
+        .item_hash = event->id.data ? event->item_hash : 0,
         .seq = envelope.seq,
         .epoch = envelope.epoch,
         .timestamp_ms = envelope.timestamp_ms,
+        .commit = event->frame,
         .kind = envelope.event,
         .frame_bytes = layout.frame_bytes,
         .json_offset = layout.json_offset,
         .names_offset = layout.names_offset,
         .data_offset = layout.data_offset,
         .data_bytes = layout.data_bytes,
-        .id_bytes = id.data ? (uint32_t)id.bytes : UINT32_MAX,
+        .id_bytes = event->id.data ? (uint32_t)event->id.bytes : UINT32_MAX,
     };
-    status = ring_append(engine->ring, &record, span_of(engine->frame.data, layout.frame_bytes), id,
-                         engine_is_traced(write->key.stream) ? &write->trace : NULL);
+    status = ring_append(engine->ring, &record, span_of(engine->frame.data, layout.frame_bytes),
+                         event->id, event->trace);
     weir_assert(status == WEIR_OK); /* its size was checked against the ring's limit */
-    store_group_published(engine->store, change->group.offset, record.position);
+    store_group_published(engine->store, group->offset, record.position);
     engine->counters->events++;
+}
+
+/* An applied write, on its way to the log and to everybody. */
+static void engine_log(struct engine *engine, const struct engine_request *request,
+                       const struct adapter_write *write, const struct adapter_outcome *outcome,
+                       const struct engine_event *event)
+{
+    const struct store_group *group = event->group;
+    struct wal_record record = {
+        .kind = WAL_EVENT,
+        .event = event->event,
+        .step = (uint32_t)(group->next_ms - group->timestamp_ms),
+        .epoch = group->epoch,
+        .seq = group->seq,
+        .timestamp_ms = group->timestamp_ms,
+        .origin = request->id == 0 ? 0 : request->origin,
+        .request = request->id,
+        .is_answer_partial = outcome->errors.data != NULL,
+        .stream = write->key.stream,
+        .group = write->key.group,
+        .item = write->key.item,
+        .value = event->data,
+    };
+    if (write->kind == ADAPTER_EVENT) {
+        record.event_type = write->event_type;
+    } else if (!outcome->is_elsewhere) {
+        record.kind = write->kind == ADAPTER_DELETE ? WAL_DELETE : WAL_SET;
+        record.value = write->kind == ADAPTER_DELETE ? (struct span){0} : outcome->value;
+    }
+    commits_log(engine->commits, &record, group->offset);
+}
+
+static void engine_apply(struct engine *engine, const struct engine_request *request,
+                         const struct adapter_write *write, const struct adapter_outcome *outcome)
+{
+    const struct store_change *change = outcome->change;
+    const struct engine_event event = {
+        .event = engine_event_kind(write, change),
+        .group = &change->group,
+        .id = write->key.item,
+        .id_escaped = change->id_escaped,
+        .item_hash = change->item_hash,
+        .event_type = write->event_type,
+        .data = write->kind == ADAPTER_DELETE  ? change->old_value
+                : write->kind == ADAPTER_EVENT ? write->value
+                                               : outcome->value,
+        .trace = engine_is_traced(write->key.stream) ? &write->trace : NULL,
+        .frame = commits_frame(engine->commits),
+    };
+    engine_emit(engine, &event);
+    engine_log(engine, request, write, outcome, &event);
+}
+
+enum weir_status engine_replayed(struct engine *engine, const struct wal_position *position,
+                                 const struct wal_record *record, const struct store_change *change)
+{
+    const struct engine_event event = {
+        .event = (enum envelope_event)record->event,
+        .group = &change->group,
+        .id = record->item,
+        .id_escaped = change->id_escaped,
+        .item_hash = change->item_hash,
+        .event_type = record->event_type,
+        .data = record->kind == WAL_DELETE ? change->old_value : record->value,
+        .frame = position->seq,
+    };
+    uint64_t bytes =
+        event.data.bytes +
+        engine_names_bytes(&(struct store_key){record->stream, record->group, record->item},
+                           record->event_type);
+    if (bytes > ring_record_bytes_max(engine->ring))
+        return WEIR_TOO_LARGE;
+    if (!ring_has_room(engine->ring, bytes))
+        ring_publish(engine->ring);
+    engine_emit(engine, &event);
+    return WEIR_OK;
+}
+
+void engine_publish_replayed(struct engine *engine)
+{
+    ring_publish(engine->ring);
 }
 
 /* ---- completions of the adapter ---- */
@@ -507,15 +480,14 @@ static void engine_written(void *context, uint64_t number, const struct adapter_
     struct engine_request request = engine_request_end(engine, number);
     if (engine->is_closing)
         return;
-    engine->batch.used = true;
     if (outcome->status == WEIR_OK)
-        engine_emit(engine, write, outcome);
+        engine_apply(engine, &request, write, outcome);
     if (outcome->status == WEIR_OK ||
         (outcome->status == WEIR_EMPTY && write->kind == ADAPTER_DELETE))
         engine_reply_written(engine, &request, write, outcome);
     else
         engine_reply_failure(engine, &request, outcome);
-    engine_commit_when_full(engine);
+    commits_when_full(engine->commits);
 }
 
 static void engine_answered(void *context, uint64_t number, const struct adapter_outcome *outcome)
@@ -524,7 +496,6 @@ static void engine_answered(void *context, uint64_t number, const struct adapter
     struct engine_request request = engine_request_end(engine, number);
     if (engine->is_closing)
         return;
-    engine->batch.used = true;
     if (outcome->status == WEIR_OK && outcome->value.data)
         engine_reply_result(engine, &request, &outcome->value, 1);
     else if (outcome->status == WEIR_OK ||
@@ -532,7 +503,7 @@ static void engine_answered(void *context, uint64_t number, const struct adapter
         engine_reply_none(engine, &request);
     else
         engine_reply_failure(engine, &request, outcome);
-    engine_commit_when_full(engine);
+    commits_when_full(engine->commits);
 }
 
 /* ---- requests in ---- */
@@ -572,30 +543,21 @@ static const char *engine_input_problem(const struct stream_function *function,
 }
 
 /* What would not fit is refused before anything changes. */
-static const char *engine_event_problem(void *context, const struct adapter_write *write,
+static const char *engine_write_problem(void *context, const struct adapter_write *write,
                                         size_t value_bytes)
 {
     struct engine *engine = context;
+    if (engine->is_closing)
+        return "the broker stops";
     if (value_bytes > engine->value_bytes_max)
         return "the value is larger than value_bytes_max";
-    uint64_t names = write->key.stream.bytes + write->key.group.bytes + 2 * write->key.item.bytes +
-                     write->event_type.bytes;
-    if (value_bytes + 6 * names + 1024 > ring_record_bytes_max(engine->ring))
+    uint64_t bytes = value_bytes + engine_names_bytes(&write->key, write->event_type);
+    if (bytes > ring_record_bytes_max(engine->ring))
         return "the event would take more than a fourth of the ring (ring_bytes)";
     buffer_clear(&engine->frame);
-    if (buffer_reserve(&engine->frame, value_bytes + 6 * names + 1024) != WEIR_OK)
+    if (buffer_reserve(&engine->frame, bytes) != WEIR_OK)
         return "no memory for the event";
-    return NULL;
-}
-
-/* The event of an update is looked at when its value is known. */
-static const char *engine_write_problem(struct engine *engine, const struct adapter_write *write)
-{
-    if (write->kind != ADAPTER_UPDATE)
-        return engine_event_problem(engine, write, write->value.bytes);
-    return write->value.bytes > UPDATE_OPS_VALUES * engine->value_bytes_max
-               ? "the ops are larger than twice value_bytes_max"
-               : NULL;
+    return commits_problem(engine->commits, bytes);
 }
 
 static enum adapter_write_kind engine_write_kind(enum wire_op op)
@@ -612,6 +574,18 @@ static enum adapter_write_kind engine_write_kind(enum wire_op op)
     }
 }
 
+/* When the log has failed, the newest writes are neither kept nor gone. */
+static const char *engine_read_problem(const struct engine *engine,
+                                       const struct stream_function *function,
+                                       const struct store_key *key)
+{
+    if (!commits_failure(engine->commits) || !function->needs_group)
+        return NULL;
+    return store_check_committed(engine->store, key) == WEIR_PENDING
+               ? "the log has failed, and whether the newest write here is kept is not known"
+               : NULL;
+}
+
 static void engine_start_read(struct engine *engine, uint64_t number,
                               const struct stream_function *function,
                               const struct engine_input *input, uint64_t now_ms)
@@ -623,7 +597,6 @@ static void engine_start_read(struct engine *engine, uint64_t number,
         break;
     case WIRE_OP_LIST:
         read.kind = ADAPTER_LIST;
-        engine_publish(engine); /* the snapshot is taken at what readers can see */
         break;
     case WIRE_OP_LIST_GROUPS:
         read.kind = ADAPTER_LIST_GROUPS;
@@ -639,8 +612,8 @@ static void engine_start_read(struct engine *engine, uint64_t number,
 static void engine_refuse(struct engine *engine, const struct engine_request *asked,
                           const char *code, const char *problem)
 {
-    engine_reply_error(engine, asked, code, problem);
-    engine_commit_when_full(engine);
+    engine_reply_reason(engine, asked, code, NULL, span_text(problem));
+    commits_when_full(engine->commits);
 }
 
 static void engine_start(struct engine *engine, const struct engine_request *asked,
@@ -661,8 +634,11 @@ static void engine_start(struct engine *engine, const struct engine_request *ask
         engine_refuse(engine, asked, "deserialization_error", problem);
         return;
     }
-    if (!function->is_read)
-        problem = engine_write_problem(engine, &write);
+    if (function->is_read)
+        problem = engine_read_problem(engine, function, &input->key);
+    if (write.kind == ADAPTER_UPDATE &&
+        write.value.bytes > UPDATE_OPS_VALUES * engine->value_bytes_max)
+        problem = "the ops are larger than twice value_bytes_max";
     uint64_t number = 0;
     struct engine_request *request = problem ? NULL : engine_request_begin(engine, &number);
     if (!request) {
@@ -677,13 +653,14 @@ static void engine_start(struct engine *engine, const struct engine_request *ask
         engine->kind->write(engine->adapter, number, &write);
 }
 
-enum weir_status engine_stream(struct engine *engine, struct peer_handle peer,
+enum weir_status engine_stream(struct engine *engine, struct peer_handle peer, uint64_t origin,
                                const struct wire_message *message, uint64_t now_ms)
 {
     const struct stream_function *function = stream_function_by_op(message->fields[0].number);
     if (!function)
         return WEIR_INVALID;
-    const struct engine_request asked = {.peer = peer, .op = function->op, .id = message->id};
+    const struct engine_request asked = {
+        .peer = peer, .origin = origin, .op = function->op, .id = message->id};
     const struct engine_input input = {
         .key = {message->fields[1].span, message->fields[2].span, message->fields[3].span},
         .event_type = message->fields[4].span,

@@ -2,17 +2,11 @@
  * 3.
  *
  *   request --adapter--> change --encode--> ring (not visible yet)
- *                                  \------> batch of replies (not sent yet)
- *   engine_commit(): [the log's commit point comes here] ring_publish, doorbells, replies, end of
- *   the store's turn
+ *                               |---------> record of the log
+ *                               `---------> reply (not sent yet)
+ *   commits.h: the log's frame is written, then ring, groups and replies are let go
  *
  * The adapter is the store's, or custom.h for streams that a worker keeps.
- *
- * What a turn did becomes visible, and is answered, at its commit and not before. Until the log
- * exists there is one level, `memory`, whose commit point is reached at once. The batch holds
- * copies only, nothing that points into the store or into a peer's input, so a commit may be
- * completed in a later turn than the one that made it; what it then publishes is the ring up to its
- * own end.
  *
  * Process and thread: the broker's loop thread. Memory: all owned by the engine, reused from turn
  * to turn.
@@ -23,7 +17,7 @@
 #define WEIR_BROKER_ENGINE_H
 
 #include "adapters/custom.h"
-#include "broker/output.h"
+#include "broker/commits.h"
 
 struct engine;
 
@@ -42,16 +36,31 @@ struct engine_options {
  * afterwards. */
 enum weir_status engine_open(struct engine **engine, const struct engine_options *options,
                              struct weir_error *error) WEIR_MUST_CHECK;
+/* Nothing is applied any more. NULL is fine. */
+void engine_stop(struct engine *engine);
 void engine_close(struct engine *engine);
 
-/* A STREAM message; id 0: nobody waits for the answer. INVALID: a message that makes no sense from
- * a gateway. */
-enum weir_status engine_stream(struct engine *engine, struct peer_handle peer,
+/* From now on writes go to `wal` (NULL: nowhere) before they are shown and answered, or behind that.
+ * Before the first request. */
+enum weir_status engine_set_log(struct engine *engine, struct wal *wal, bool is_written_behind,
+                                struct weir_error *error) WEIR_MUST_CHECK;
+/* The event of a write of an earlier life, which the store has applied just now. TOO_LARGE: the ring
+ * does not hold it. */
+enum weir_status engine_replayed(struct engine *engine, const struct wal_position *position,
+                                 const struct wal_record *record,
+                                 const struct store_change *change) WEIR_MUST_CHECK;
+
+/* All of these: their part of the ring can be read from now on. */
+void engine_publish_replayed(struct engine *engine);
+
+/* A STREAM message of the gateway life `origin`; id 0: nobody waits for the answer. INVALID: a message
+ * that makes no sense from a gateway. */
+enum weir_status engine_stream(struct engine *engine, struct peer_handle peer, uint64_t origin,
                                const struct wire_message *message, uint64_t now_ms) WEIR_MUST_CHECK;
-/* End of a turn. */
-void engine_commit(struct engine *engine);
-/* Something was done since the last commit. */
-bool engine_has_uncommitted(const struct engine *engine);
+struct commits *engine_commits(const struct engine *engine);
+struct store *engine_store(const struct engine *engine);
+/* Position of the ring behind what has been put into it. */
+uint64_t engine_ring_head(const struct engine *engine);
 
 /* The part that asks workers' functions; NULL when options.custom was. It is told of functions and
  * answers by the broker, and completes requests like any adapter. */

@@ -127,7 +127,7 @@ int main(int argc, char **argv)
         return fail(&error);
 
     prepare_signals();
-    if (broker_open(&broker, &command.settings, &error) != WEIR_OK)
+    if (broker_open(&broker, &command.settings, NULL, &error) != WEIR_OK)
         return fail(&error);
     tell_ready(command.ready_fd);
     enum weir_status status = broker_run(broker, &error);

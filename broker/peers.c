@@ -331,6 +331,8 @@ static void peer_take(struct peer *peer)
          frames++) {
         if (frames % TURN_FRAMES_PER_CLOCK == TURN_FRAMES_PER_CLOCK - 1 && clock_us() >= end_us)
             return;
+        if (!peers->handler.is_ready(peers->handler.context))
+            return;
         struct span rest =
             span_of(peer->input.data + peer->input_taken, peer->input.bytes - peer->input_taken);
         struct wire_message message;
@@ -374,7 +376,7 @@ bool peers_take(struct peers *peers)
         left |= peer_is_ready(peer);
     }
     peers->first = (peers->first + 1) % PEERS_MAX;
-    return left;
+    return left && peers->handler.is_ready(peers->handler.context);
 }
 
 /* Ask for more input, with room for the frame that has begun. */

@@ -27,6 +27,8 @@ struct peers_handler {
      * peer is dropped. */
     enum weir_status (*message)(void *context, struct peer_handle peer, bool attached,
                                 const struct wire_message *message);
+    /* False: no frame is to be taken now; the loop will turn when that changes. */
+    bool (*is_ready)(void *context);
     /* The peer with this reader slot is gone. */
     void (*gone)(void *context, struct peer_handle peer, uint32_t reader_slot);
     void *context;
@@ -61,7 +63,7 @@ bool peers_is_busy(const struct peers *peers, struct peer_handle peer);
 bool peers_is_lagging(const struct peers *peers, struct peer_handle peer);
 
 /* Hand the frames that have arrived to the handler, a bounded share per peer, starting at another
- * peer each turn. True when some are left. */
+ * peer each turn. True when some are left that the handler is ready for. */
 bool peers_take(struct peers *peers);
 /* Tear down what ended, start sends and receives. True when it has to be called again without
  * waiting. */

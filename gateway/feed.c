@@ -67,12 +67,17 @@ void feed_start(struct feed *feed, const struct ring_reader *ring, bool reads_on
     feed->is_commit_known = ring->position == 0;
 }
 
+void feed_start_behind(struct feed *feed, uint64_t commit)
+{
+    feed->commit = commit;
+    feed->is_commit_known = true;
+}
+
 static void feed_note_commit(struct feed *feed, const struct ring_record *record)
 {
     if (record->commit == 0)
         return;
-    feed->commit = record->commit;
-    feed->is_commit_known = true;
+    feed_start_behind(feed, record->commit);
 }
 
 /* Nobody here listens; whoever joins starts from a snapshot that is newer than this. */

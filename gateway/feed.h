@@ -58,6 +58,8 @@ void feed_fini(struct feed *feed);
 void feed_lapped(struct feed *feed);
 /* Another ring, and nothing drained. `reads_on`: it is read from where the last one was read to. */
 void feed_start(struct feed *feed, const struct ring_reader *ring, bool reads_on);
+/* The ring starts behind the frame `commit`. */
+void feed_start_behind(struct feed *feed, uint64_t commit);
 enum weir_status feed_drain(struct feed *feed, struct ring_reader *ring,
                             const struct subscriptions *subscriptions) WEIR_MUST_CHECK;
 /* Take the first touched topic; its chain is given to the caller and the topic is untouched again. */

@@ -156,6 +156,8 @@ static void on_attached(void *context, const struct link_attachment *attachment)
         gateway_resume(gateway, attachment, reads_on);
     else
         subscriptions_restart(&gateway->subscriptions, mapping->hash_seed, "restarted");
+    if (attachment->is_kept && !reads_on && mapping_read_from(mapping, attachment->position))
+        feed_start_behind(&gateway->feed, attachment->commit);
     counters_attach(&gateway->counters, &mapping->reader);
     local_presence_attached(gateway->presence, mapping->generation, uv_hrtime() / 1000000);
     mapping_close(old);

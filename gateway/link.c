@@ -42,7 +42,8 @@ struct link {
     uv_timer_t timer; /* back-off, and the time limit of an attach */
     bool closing;
     uint64_t backoff_ms;
-    bool complained; /* one log line per absence */
+    bool complained;            /* one log line per absence */
+    uint64_t broker_generation; /* of the broker last attached to */
     uint64_t floor_ms;
     struct wire_reader *reader;
     struct buffer input;
@@ -695,10 +696,15 @@ static void link_attached(struct link *link, const struct wire_message *message)
         .mapping = mapping,
         .is_kept = message->fields[3].number == 1,
         .position = message->fields[4].number,
+        .commit = message->fields[5].number,
     };
+    /* A broker that only dropped the connection may have carried out what was in flight, and does not
+     * know whose it was. */
+    bool asks_again = attachment.is_kept && mapping->generation != link->broker_generation;
+    link->broker_generation = mapping->generation;
     link->handlers.on_attached(link->handlers.context, &attachment);
     if (link->state == LINK_ATTACHED)
-        link_release_waiting(link, attachment.is_kept);
+        link_release_waiting(link, asks_again);
 }
 
 static void link_dispatch(struct link *link, const struct wire_message *message)

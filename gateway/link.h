@@ -83,9 +83,10 @@ struct link_options {
 struct link_attachment {
     struct mapping *mapping;
     bool is_kept; /* the broker has all that those before it have answered or shown */
-    /* When is_kept: where its ring goes on behind the commit that was named in on_attaching;
-     * UINT64_MAX: it does not reach back that far. */
+    /* When is_kept: where its ring goes on behind the commit that was named in on_attaching, or, when
+     * none was, its newest; UINT64_MAX: it does not reach back that far. */
     uint64_t position;
+    uint64_t commit; /* what is published of its ring is in frames up to this one */
 };
 
 struct link_handlers {

@@ -22,6 +22,12 @@
     X(request_errors, counter, "stream requests answered with an error")                           \
     X(events, counter, "events put into the ring")                                                 \
     X(commits, counter, "batches committed")                                                       \
+    X(log_bytes, counter,                                                                          \
+      "bytes of the log since the start, and of that behind the snapshot then")                    \
+    X(snapshots, counter, "snapshots written")                                                     \
+    X(snapshots_failed, counter, "snapshots given up; they are tried again")                       \
+    X(requests_repeated, counter,                                                                  \
+      "requests asked again after a restart that were carried out before it")                      \
     X(wakes, counter, "sleeping readers woken")                                                    \
     X(calls, counter, "calls taken")                                                               \
     X(call_errors, counter, "calls answered with an error by the broker")                          \

@@ -46,8 +46,9 @@ enum {
     /* broker accepts; carries SCM_RIGHTS {segment, doorbell eventfd, control page}: */            \
     /* version, generation, reader slot, 1 = it has all writes earlier brokers have answered or */ \
     /* shown, and knows which of this gateway's requests it has (they may be asked again); */      \
-    /* ring position from which to read on (when 1; all bits set: it is lapped) */                 \
-    X(ATTACHED, 2, "uuuuu")                                                                        \
+    /* ring position from which to read on (when 1; all bits set: it is lapped), number of the */  \
+    /* log's frame before it */                                                                    \
+    X(ATTACHED, 2, "uuuuuu")                                                                       \
     /* either side, before it closes: code, sentence */                                            \
     X(REFUSED, 3, "bb")                                                                            \
     /* libweir opens a worker session at a gateway: version, worker name, metadata JSON, */        \

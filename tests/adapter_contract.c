@@ -57,7 +57,7 @@ static void contract_written(void *context, uint64_t request, const struct adapt
     contract_published(change);
 }
 
-static const char *contract_event_problem(void *context, const struct adapter_write *write,
+static const char *contract_write_problem(void *context, const struct adapter_write *write,
                                           size_t value_bytes)
 {
     (void)context;
@@ -83,7 +83,7 @@ static void contract_open(void)
     contract_setup();
     environment.value_bytes_max = 100000;
     environment.done = (struct adapter_completions){contract_written, contract_answered,
-                                                    contract_event_problem, NULL};
+                                                    contract_write_problem, NULL};
     cr_assert_eq(contract_kind()->open(&adapter, &environment, &error), WEIR_OK, "%s", error.text);
 }
 

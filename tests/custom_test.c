@@ -136,7 +136,7 @@ static void on_answered(void *context, uint64_t request, const struct adapter_ou
     take_outcome(now, outcome);
 }
 
-static const char *event_problem(void *context, const struct adapter_write *write,
+static const char *write_problem(void *context, const struct adapter_write *write,
                                  size_t value_bytes)
 {
     (void)context;
@@ -161,7 +161,7 @@ static void open_custom_with(struct custom_options options)
         .segment = &segment,
         .store = store,
         .value_bytes_max = VALUE_MAX,
-        .done = {on_written, on_answered, event_problem, NULL},
+        .done = {on_written, on_answered, write_problem, NULL},
     };
     cr_assert_eq(adapter_kv.open(&kv, &environment, &error), WEIR_OK, "%s", error.text);
     const struct custom_store inner = {&adapter_kv, kv};

@@ -72,7 +72,7 @@ static enum weir_status stream(uint64_t id, enum wire_op op, const char *stream_
     message.fields[3].span = text_or_nil(item);
     message.fields[4].span = text_or_nil(type);
     message.fields[5].span = text_or_nil(data);
-    return engine_stream(engine, peer, &message, now_ms);
+    return engine_stream(engine, peer, 0, &message, now_ms);
 }
 
 /* Ask, commit, and return the one answer. */
@@ -81,7 +81,7 @@ static const struct recorded *ask(enum wire_op op, const char *stream_name, cons
 {
     recorder_clear(&recorder);
     cr_assert_eq(stream(7, op, stream_name, group, item, type, data), WEIR_OK);
-    engine_commit(engine);
+    commits_turn(engine_commits(engine), now_ms);
     cr_assert_eq(recorder.count, 1);
     cr_assert_eq(recorder.messages[0].type, WIRE_STREAM_RESULT);
     cr_assert_eq(recorder.messages[0].id, 7);
@@ -287,8 +287,8 @@ static void write_traced(const char *stream_name, const char *traceparent, const
     message.fields[5].span = span_text("1");
     message.fields[6].span = text_or_nil(traceparent);
     message.fields[7].span = text_or_nil(baggage);
-    cr_assert_eq(engine_stream(engine, peer, &message, now_ms), WEIR_OK);
-    engine_commit(engine);
+    cr_assert_eq(engine_stream(engine, peer, 0, &message, now_ms), WEIR_OK);
+    commits_turn(engine_commits(engine), now_ms);
 }
 
 /* An event's record carries its writer's context, but not that of the console's streams. */
@@ -350,7 +350,7 @@ Test(engine, a_turn_is_released_at_its_commit_in_order)
     cr_assert_eq(stream(4, WIRE_OP_LIST, "s", "g", NULL, NULL, NULL), WEIR_OK);
     cr_assert_eq(stream(0, WIRE_OP_SET, "s", "g", "a", NULL, "3"), WEIR_OK);
     cr_assert_eq(recorder.count, 0);
-    engine_commit(engine);
+    commits_turn(engine_commits(engine), now_ms);
     cr_assert_eq(recorder.count, 4, "a request with id 0 is not answered");
     for (unsigned index = 0; index < 4; index++)
         cr_assert_eq(recorder.messages[index].id, index + 1);
@@ -376,7 +376,7 @@ Test(engine, a_large_turn_commits_early)
     for (uint64_t id = 1; id <= 10000; id++)
         cr_assert_eq(stream(id, WIRE_OP_SET, "s", "g", "a", NULL, value), WEIR_OK);
     cr_assert_gt(recorder.count, 0);
-    engine_commit(engine);
+    commits_turn(engine_commits(engine), now_ms);
     cr_assert_eq(recorder.count, 10000);
     for (unsigned index = 0; index < 10000; index++)
         cr_assert_eq(recorder.messages[index].id, index + 1);
@@ -452,7 +452,7 @@ Test(engine, an_answer_too_large_for_a_frame_is_an_error)
     recorder.refuse_type = WIRE_STREAM_RESULT;
     recorder_clear(&recorder);
     cr_assert_eq(stream(9, WIRE_OP_GET, "s", "g", "i", NULL, NULL), WEIR_OK);
-    engine_commit(engine);
+    commits_turn(engine_commits(engine), now_ms);
     cr_assert_eq(recorder.count, 0);
     cr_assert_eq(counters.replies_lost, 1, "the error was tried and counted");
 }
@@ -509,15 +509,15 @@ Test(engine_custom, a_worker_may_answer_in_a_later_turn)
     struct ring_record record;
     cr_assert_eq(stream(1, WIRE_OP_SET, "s", "g", "i", NULL, "1"), WEIR_OK);
     cr_assert_eq(stream(2, WIRE_OP_SET, "t", "g", "i", NULL, "1"), WEIR_OK);
-    engine_commit(engine);
+    commits_turn(engine_commits(engine), now_ms);
     cr_assert_eq(recorder.count, 1);
     cr_assert_eq(recorder.messages[0].id, 2);
     next_event(&record);
-    cr_assert_not(engine_has_uncommitted(engine));
+    cr_assert_not(commits_have_open(engine_commits(engine)));
     worker_answers(0, "{\"old_value\":0,\"new_value\":1}");
-    cr_assert(engine_has_uncommitted(engine));
+    cr_assert(commits_have_open(engine_commits(engine)));
     expect_no_event();
-    engine_commit(engine);
+    commits_turn(engine_commits(engine), now_ms);
     cr_assert_eq(recorder.messages[1].id, 1);
     expect_result(&recorder.messages[1], "{\"old_value\":0,\"new_value\":1}");
     cr_assert_str_eq(next_event(&record), "\"streamName\":\"s\",\"groupId\":\"g\",\"id\":\"i\","
@@ -531,7 +531,7 @@ Test(engine_custom, errors_are_answered_as_they_are_meant)
     worker_answers(0, "7");
     custom_answer(engine_custom(engine), asked_tokens[1], CUSTOM_ERROR, (struct span){0},
                   span_text("{\"code\":\"X\",\"message\":\"y\",\"z\":1}"), now_ms);
-    engine_commit(engine);
+    commits_turn(engine_commits(engine), now_ms);
     cr_assert_eq(recorder.count, 2);
     expect_error(&recorder.messages[0], "JSON_ERROR", "stream::set: ");
     cr_assert_str_eq(recorded_text(&recorder.messages[1], 0), "(nil)");

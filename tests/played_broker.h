@@ -33,7 +33,7 @@ static struct played_broker {
     uint64_t read_commit;     /* what it says to have read */
     uint64_t origin, commit;  /* what the last ATTACH said */
     bool keeps;               /* what ATTACHED says */
-    uint64_t position;        /* likewise */
+    uint64_t position, frame; /* likewise */
     bool was_kept;            /* what the gateway was told */
     uint64_t was_position;    /* likewise */
     uint64_t generation_next; /* of the next segment */
@@ -170,8 +170,9 @@ static inline void broker_send(enum wire_type type, uint64_t id, const struct wi
 static inline void broker_send_attached(const int fds[MAPPING_FDS])
 {
     const struct wire_field fields[] = {
-        WIRE_NUMBER(WIRE_VERSION), WIRE_NUMBER(segment_generation(&broker.host.segment)),
-        WIRE_NUMBER(broker.slot), WIRE_NUMBER(broker.keeps), WIRE_NUMBER(broker.position)};
+        WIRE_NUMBER(WIRE_VERSION),    WIRE_NUMBER(segment_generation(&broker.host.segment)),
+        WIRE_NUMBER(broker.slot),     WIRE_NUMBER(broker.keeps),
+        WIRE_NUMBER(broker.position), WIRE_NUMBER(broker.frame)};
     struct buffer out;
     buffer_init(&out, 4096);
     cr_assert_eq(wire_append(&out, WIRE_ATTACHED, 0, fields), WEIR_OK);

@@ -1,0 +1,54 @@
+/* broker/durability.h -- what a broker with a data_dir has: recovery at its start, then log and
+ * snapshots, put together as the settings say.
+ *
+ *   durability_open()     lock the directory, read snapshot and log into the store, put the log's
+ *                         events into the ring, remember whose requests they answer
+ *   durability_start()    device, background thread, log writer, snapshots
+ *   durability_turn()     ... beside service
+ *
+ * Process and thread: the broker's loop thread.
+ * Memory:   owned, sized at the start but for what answered.h keeps.
+ * Errors:   opening says one sentence: a directory in use, damage, a store too small, a disk that
+ *           cannot be written. Afterwards the log's own (wal.h).
+ */
+#ifndef WEIR_BROKER_DURABILITY_H
+#define WEIR_BROKER_DURABILITY_H
+
+#include "broker/engine.h"
+
+struct durability;
+
+/* What a test puts between the broker and its disk; zeros: nothing. */
+struct durability_seam {
+    const struct wal_io *io;
+    struct wal_device *(*wrap_device)(void *context, struct wal_device *device);
+    void *context;
+};
+
+/* `settings` has a data_dir. The engine's store and ring are empty, and nobody sees them yet. */
+enum weir_status durability_open(struct durability **durability, const struct settings *settings,
+                                 struct engine *engine, const struct durability_seam *seam,
+                                 struct broker_counters *counters,
+                                 struct weir_error *error) WEIR_MUST_CHECK;
+enum weir_status durability_start(struct durability *durability, struct loop *loop,
+                                  struct weir_error *error) WEIR_MUST_CHECK;
+/* Behind loop_close(), before engine_close(). NULL is fine. */
+void durability_close(struct durability *durability);
+
+/* Once a turn, behind commits_turn(). True: there is more to do at once. */
+bool durability_turn(struct durability *durability, uint64_t now_ms);
+/* About once a second. */
+void durability_tick(struct durability *durability, uint64_t now_ms);
+
+/* True: everything that was answered or shown is kept, so gateways may ask again and read on. False
+ * for NULL. */
+bool durability_keeps(const struct durability *durability);
+/* Where a gateway reads on that has read up to log frame `frame` (0: none) of an earlier life:
+ * false when the ring does not have all that came after. */
+bool durability_resume(const struct durability *durability, uint64_t frame, uint64_t *position);
+/* True: an earlier life has carried out this request; `result` data NULL: with what result is not
+ * known. False for NULL. */
+bool durability_answered(struct durability *durability, uint64_t origin, uint64_t request,
+                         struct span *result);
+
+#endif

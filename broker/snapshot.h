@@ -1,0 +1,52 @@
+/* broker/snapshot.h -- snapshots of the store, written beside service.
+ *
+ *   due --> the log turns to a new segment S --> walk the store, slice by slice, while writes go on
+ *       --> file "snapshot-S" whole and synced --> all frames that it may have seen are durable
+ *       --> named --> segments below S and older snapshots removed
+ *
+ * The walk is not the state of one moment, but with the log from S on it is exact (store_walk_begin()).
+ * A crash at any point leaves the old snapshot with all its segments, or the new one with all of its.
+ *
+ * The loop thread walks and encodes at most SNAPSHOT_SLICE_BYTES a turn; files are written, synced and
+ * removed by the background thread.
+ *
+ * Process and thread: the broker's loop thread.
+ * Errors:   a snapshot that cannot be written is given up with a log line and begun again later; the
+ *           log grows until then.
+ */
+#ifndef WEIR_BROKER_SNAPSHOT_H
+#define WEIR_BROKER_SNAPSHOT_H
+
+#include "broker/commits.h"
+
+enum {
+    SNAPSHOT_SLICE_BYTES = 128 * 1024,
+    SNAPSHOT_RETRY_MS = 30000,
+};
+
+struct snapshot_options {
+    const char *directory;
+    const struct wal_io *io;
+    struct background *background;
+    struct wal *wal;
+    struct store *store;
+    struct commits *commits;
+    struct broker_counters *counters;
+    uint64_t log_bytes_min; /* due when the log is larger than this, and than the last snapshot */
+    uint64_t interval_ms;   /* and when it is so old, and anything was written; 0: never */
+    uint64_t epoch_base;
+    uint64_t now_ms;
+    /* Of the last one, as recovered. */
+    uint64_t snapshot_bytes;
+};
+
+struct snapshot;
+
+enum weir_status snapshot_open(struct snapshot **snapshot, const struct snapshot_options *options,
+                               struct weir_error *error) WEIR_MUST_CHECK;
+/* Behind background_close(): nothing is under way any more. What is not finished is left. */
+void snapshot_close(struct snapshot *snapshot);
+/* Once a turn. True: there is more to do at once. */
+bool snapshot_turn(struct snapshot *snapshot, uint64_t now_ms);
+
+#endif
