@@ -1,0 +1,263 @@
+// durable.test.mjs -- a weir with a data_dir: what was acknowledged outlives any process, subscribers go on where they were,
+// calls in flight end with their own answer, and a directory has one broker.
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { afterEach, beforeEach, test } from 'node:test';
+import { RawWorker, Subscriber } from './lib/clients.mjs';
+import { GroupModel } from './lib/model.mjs';
+import { Weir, binDir, delay, isSanitized, runWeir, seededRandom, temporaryDirectory, until } from './lib/weir.mjs';
+
+let directory;
+let weir;
+const SMALL = { value_bytes_max: '1MiB', log_segment_bytes: '4MiB' };
+const start = (settings = {}) =>
+  Weir.start({ settings: { data_dir: path.join(directory, 'data'), ...SMALL, ...settings } }).then((started) => (weir = started));
+beforeEach(() => {
+  directory = temporaryDirectory();
+  weir = undefined;
+});
+afterEach(async () => {
+  await weir?.stop();
+  fs.rmSync(directory, { recursive: true, force: true });
+});
+
+const openStream = () => Subscriber.open(weir.streamUrl);
+const openWorker = () => RawWorker.open(weir.workerUrl);
+const closeAll = (clients) => Promise.all(clients.map((client) => client.close()));
+const key = (group, item) => ({ stream_name: 'kept', group_id: group, item_id: item });
+const listOf = (worker, group) => worker.result('stream::list', { stream_name: 'kept', group_id: group });
+
+async function killBroker() {
+  const victim = weir.broker();
+  process.kill(victim, 'SIGKILL');
+  await until(() => weir.broker() !== undefined && weir.broker() !== victim, 'a new broker');
+}
+
+// The first sync is the only one; every event follows it without gap or repeat.
+function assertUninterrupted(subscriber) {
+  const [sync, ...events] = subscriber.envelopes;
+  assert.equal(sync.event.type, 'sync');
+  events.forEach((envelope, index) => {
+    assert.notEqual(envelope.event.type, 'sync', `a sync in between: ${envelope.reason}`);
+    assert.equal(envelope.epoch, sync.epoch);
+    assert.equal(envelope.seq, sync.seq + index + 1);
+  });
+}
+
+test('a whole weir is stopped, and another starts with all of it: items, order, seq and epoch', async () => {
+  await start();
+  let worker = await openWorker();
+  for (const item of ['b', 'a', 'c']) await worker.result('stream::set', { ...key('g', item), data: { id: item } });
+  await worker.result('stream::update', { ...key('g', 'a'), ops: [{ type: 'set', path: 'n', value: 7 }] });
+  await worker.result('stream::delete', key('g', 'b'));
+  await worker.result('stream::send', { ...key('g'), type: 'note', data: 1 });
+  let subscriber = await openStream();
+  const before = await subscriber.joined('kept', 'g');
+  await closeAll([worker, subscriber]);
+  await weir.stop();
+
+  await start();
+  worker = await openWorker();
+  subscriber = await openStream();
+  const after = await subscriber.joined('kept', 'g');
+  assert.deepEqual(after.event.data, [{ id: 'a', n: 7 }, { id: 'c' }]);
+  assert.deepEqual([after.seq, after.epoch], [before.seq, before.epoch]);
+  await worker.result('stream::set', { ...key('g', 'b'), data: { id: 'b' } });
+  await subscriber.count(2);
+  assertUninterrupted(subscriber);
+  await closeAll([worker, subscriber]);
+});
+
+for (const durability of ['synced', 'written']) {
+  test(`kill -9 of the broker under load, ${durability}: every acknowledged write is there, no subscriber notices, calls in flight are answered`, async () => {
+    await start({ durability, snapshot_log_bytes: '1MiB' });
+    const random = seededRandom(`kill broker ${durability}`);
+    const writers = [...(await weir.openOnEach(openWorker)).values()].flat();
+    const subscribers = [...(await weir.openOnEach(openStream)).values()].flat();
+    for (const subscriber of subscribers) await subscriber.joined('kept', 'load');
+    const acknowledged = new Map();
+    let counted = 0;
+    let isOver = false;
+    const load = writers.flatMap((writer, w) =>
+      Array.from({ length: 16 }, async (_, lane) => {
+        for (let n = 1; !isOver; n += 1) {
+          const item = `w${w}-${lane}`;
+          const answer = await writer.set('kept', 'load', item, { n, pad: 'x'.repeat(random.below(2000)) });
+          assert.equal(answer.error, undefined, JSON.stringify(answer.error));
+          assert.equal(answer.result.old_value?.n ?? 0, n - 1, 'each write is applied once, in order');
+          acknowledged.set(item, n);
+          const count = await writer.call('stream::update', { ...key('count', 'c'), ops: [{ type: 'increment', path: 'n', by: 1 }] });
+          assert.equal(count.error, undefined, JSON.stringify(count.error));
+          counted += 1;
+        }
+      }));
+    for (let round = 0; round < (isSanitized ? 3 : 5); round += 1) {
+      await delay(100 + random.below(200));
+      await killBroker();
+    }
+    await delay(200);
+    isOver = true;
+    await Promise.all(load);
+    for (const [item, n] of acknowledged)
+      assert.equal((await writers[0].result('stream::get', key('load', item))).n, n);
+    assert.equal((await writers[1].result('stream::get', key('count', 'c'))).n, counted, 'increments: none lost, none twice');
+    await writers[0].result('stream::set', { ...key('load', 'end'), data: { end: true } });
+    const list = await listOf(writers[0], 'load');
+    for (const subscriber of subscribers) {
+      await subscriber.waitFor(() => subscriber.events.at(-1)?.event.data?.end, 'the last write');
+      assertUninterrupted(subscriber);
+      const model = new GroupModel();
+      for (const envelope of subscriber.envelopes) envelope.event.type === 'sync' ? model.reset(envelope) : model.apply(envelope);
+      assert.deepEqual(model.values(), list);
+    }
+    await closeAll([...writers, ...subscribers]);
+  });
+}
+
+test('kill -9 of the whole weir, broker and gateways at once: the next one has every acknowledged write', async () => {
+  await start();
+  const worker = await openWorker();
+  let acknowledged = 0;
+  const writing = (async () => {
+    for (let n = 1; ; n += 1) {
+      await worker.result('stream::set', { ...key('g', `i${n % 50}`), data: n });
+      acknowledged = n;
+    }
+  })().catch(() => {});
+  await until(() => acknowledged > 500, 'some writes');
+  const pids = [weir.process.pid, weir.broker(), ...weir.gateways()];
+  for (const pid of pids) process.kill(pid, 'SIGKILL');
+  await until(() => pids.every((pid) => !weir.isAlive(pid)), 'all are gone');
+  worker.socket.terminate();
+  await Promise.race([writing, delay(100)]);
+
+  const runDir = weir.runDir;
+  await start();
+  fs.rmSync(runDir, { recursive: true, force: true });
+  const reader = await openWorker();
+  const values = await listOf(reader, 'g');
+  assert.equal(values.length, 50);
+  const newest = Math.max(...values);
+  assert.ok(newest >= acknowledged && newest <= acknowledged + 1, `${newest} is there, ${acknowledged} was acknowledged`);
+  await closeAll([reader]);
+});
+
+test('SIGSTOP of the broker: reads of what is committed go on, and afterwards everybody is where they were', async () => {
+  await start({ write_wait_ms: 20000 });
+  const worker = await openWorker();
+  const reader = await openWorker();
+  const subscriber = await openStream();
+  await worker.result('stream::set', { ...key('g', 'a'), data: 1 });
+  await subscriber.joined('kept', 'g');
+  process.kill(weir.broker(), 'SIGSTOP');
+  const writing = worker.set('kept', 'g', 'a', 2);
+  assert.equal(await reader.result('stream::get', key('g', 'a')), 1);
+  await delay(1500);
+  process.kill(weir.broker(), 'SIGCONT');
+  assert.equal((await writing).error, undefined);
+  await subscriber.count(2);
+  assertUninterrupted(subscriber);
+  await closeAll([worker, reader, subscriber]);
+});
+
+test('triggers fire once for each event, over deaths of the broker', async () => {
+  await start();
+  const [handler, writer] = [await openWorker(), await openWorker()];
+  const seen = [];
+  handler.register('app::seen', ({ data }) => (seen.push(data.event.data.n), { result: null }));
+  handler.send({ type: 'registertrigger', id: 't1', trigger_type: 'stream', function_id: 'app::seen', config: { stream_name: 'kept' } });
+  await until(async () => (await writer.result('stream::set', { ...key('warm', 'x'), data: { n: 0 } })) && seen.length > 0, 'the trigger is bound');
+  await delay(100);
+  const first = seen.length;
+  for (let n = 1; n <= 60; n += 1) {
+    const answer = writer.set('kept', 'g', `i${n}`, { n });
+    if (n % 20 === 10) await killBroker();
+    assert.equal((await answer).error, undefined);
+  }
+  await until(() => seen.slice(first).includes(60), 'the last one');
+  const events = seen.slice(first);
+  assert.deepEqual(events, [...new Set(events)], 'none twice');
+  assert.ok(events.length >= 57, `at most the call under way at a death is missing: ${events}`);
+  await closeAll([handler, writer]);
+});
+
+test('snapshots come beside service, old segments go, and the next start is from them', async () => {
+  await start({ snapshot_log_bytes: '1MiB' });
+  const worker = await openWorker();
+  const value = 'v'.repeat(10000);
+  await Promise.all(Array.from({ length: 1500 }, (_, n) => worker.result('stream::set', { ...key('g', `i${n % 100}`), data: `${n}${value}` })));
+  const data = path.join(directory, 'data');
+  await until(() => fs.readdirSync(data).some((name) => name.startsWith('snapshot-')), 'a snapshot');
+  await until(() => !fs.existsSync(path.join(data, 'log-00000000000000000001')), 'the first segment goes');
+  await killBroker();
+  const list = await listOf(worker, 'g');
+  assert.equal(list.length, 100);
+  assert.ok(list.every((text, index) => text === `${1400 + index}${value}`));
+  await closeAll([worker]);
+  await weir.stop();
+  const verified = await runWeir(['log', 'verify', data]);
+  assert.equal(verified.code, 0, verified.output);
+  const exported = await runWeir(['log', 'export', data]);
+  assert.deepEqual(exported.stdout.trim().split('\n').map((line) => JSON.parse(line).value), list);
+  weir = undefined;
+});
+
+test('what was exported is imported into a new directory, and a weir serves it', async () => {
+  const data = path.join(directory, 'data');
+  const items = ['a', 'b'].map((item) => ({ stream: 'kept', group: 'g', item, value: { id: item } }));
+  const imported = await runWeir(['log', 'import', data], { input: items.map((item) => `${JSON.stringify(item)}\n`).join('') });
+  assert.equal(imported.code, 0, imported.output);
+  await start();
+  const worker = await openWorker();
+  assert.deepEqual(await listOf(worker, 'g'), [{ id: 'a' }, { id: 'b' }]);
+  await worker.result('stream::set', { ...key('g', 'c'), data: { id: 'c' } });
+  await killBroker();
+  assert.deepEqual(await listOf(worker, 'g'), [{ id: 'a' }, { id: 'b' }, { id: 'c' }]);
+  await closeAll([worker]);
+});
+
+test('damage is reported, not passed over: the broker refuses to start and names file and offset', async () => {
+  await start();
+  const worker = await openWorker();
+  for (let n = 0; n < 20; n += 1) await worker.result('stream::set', { ...key('g', 'a'), data: n });
+  await closeAll([worker]);
+  await weir.stop();
+  weir = undefined;
+  const file = path.join(directory, 'data', 'log-00000000000000000001');
+  const handle = fs.openSync(file, 'r+');
+  const byte = Buffer.alloc(1);
+  fs.readSync(handle, byte, 0, 1, 3 * 4096 + 60);
+  byte[0] ^= 4;
+  fs.writeSync(handle, byte, 0, 1, 3 * 4096 + 60);
+  fs.closeSync(handle);
+  await assert.rejects(start(), /log-00000000000000000001/);
+  weir = undefined;
+  const verified = await runWeir(['log', 'verify', path.join(directory, 'data')]);
+  assert.equal(verified.code, 1);
+  assert.match(verified.output, /log-00000000000000000001.*12288/);
+});
+
+test('one broker for a directory', async () => {
+  await start();
+  const run = temporaryDirectory();
+  const second = spawnSync(path.join(binDir, 'weir-broker'), ['--set', `run_dir=${run}`, '--set', `data_dir=${path.join(directory, 'data')}`, '--set', 'store_bytes=64MiB'], { timeout: 20000 });
+  fs.rmSync(run, { recursive: true, force: true });
+  assert.equal(second.status, 1);
+  assert.match(second.stderr.toString(), /another process|in use|is using/);
+});
+
+test('a configuration of the iii engine with a file_based adapter keeps its items', async () => {
+  const file = path.join(directory, 'config.yaml');
+  fs.writeFileSync(file, `workers:\n  - name: iii-stream\n    config:\n      adapter:\n        name: kv\n        config: { store_method: file_based, file_path: ${path.join(directory, 'streams')}, save_interval_ms: 200, channel_size: 256 }\n`);
+  for (let life = 0; life < 2; life += 1) {
+    weir = await Weir.start({ args: ['--config', file] });
+    const worker = await openWorker();
+    assert.equal((await worker.result('stream::get', key('g', 'a'))) ?? null, life === 0 ? null : 'kept');
+    await worker.result('stream::set', { ...key('g', 'a'), data: 'kept' });
+    await closeAll([worker]);
+    await weir.stop();
+  }
+  weir = undefined;
+});
