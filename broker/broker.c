@@ -579,7 +579,7 @@ static enum weir_status broker_turn(struct broker *broker, bool *busy, struct we
     broker_tick(broker); /* what it ends is answered in this turn */
     *busy |= deliveries_run(broker->deliveries, broker->now_ms);
     commits_turn(engine_commits(broker->engine), broker->now_ms);
-    *busy |= durability_turn(broker->durability, broker->now_ms);
+    durability_turn(broker->durability, broker->now_ms);
     *busy |= peers_flush(broker->peers);
     *busy |= presence_is_due(broker->presence);
     *busy |= broker_can_commit(broker);              /* calls that ended with their peer */

@@ -291,6 +291,7 @@ void durability_close(struct durability *durability)
     if (!durability)
         return;
     wal_stop(durability->wal);
+    snapshot_stop(durability->snapshot);
     if (durability->background)
         background_close(durability->background);
     wal_device_close(durability->device);
@@ -303,9 +304,10 @@ void durability_close(struct durability *durability)
     free(durability);
 }
 
-bool durability_turn(struct durability *durability, uint64_t now_ms)
+void durability_turn(struct durability *durability, uint64_t now_ms)
 {
-    return durability && snapshot_turn(durability->snapshot, now_ms);
+    if (durability)
+        snapshot_turn(durability->snapshot, now_ms);
 }
 
 void durability_tick(struct durability *durability, uint64_t now_ms)

@@ -35,8 +35,8 @@ enum weir_status durability_start(struct durability *durability, struct loop *lo
 /* Behind loop_close(), before engine_close(). NULL is fine. */
 void durability_close(struct durability *durability);
 
-/* Once a turn, behind commits_turn(). True: there is more to do at once. */
-bool durability_turn(struct durability *durability, uint64_t now_ms);
+/* Once a turn, behind commits_turn(). */
+void durability_turn(struct durability *durability, uint64_t now_ms);
 /* About once a second. */
 void durability_tick(struct durability *durability, uint64_t now_ms);
 

@@ -1,181 +1,95 @@
 #include "broker/snapshot.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "broker/log.h"
+#include "broker/snapshot_file.h"
 #include "broker/wal_directory.h"
 
 enum snapshot_state {
     SNAPSHOT_IDLE,
+    SNAPSHOT_OPENING, /* the file, in the background */
     SNAPSHOT_WALKING,
-    SNAPSHOT_WRITING,  /* a slice, in the background; the walk goes on behind it */
-    SNAPSHOT_WAITING,  /* all is written; for the log to be as far */
-    SNAPSHOT_FINISHING /* synced, named, and what it makes superfluous removed, in the background */
+    SNAPSHOT_WRITING,   /* a slice, in the background; the walk goes on behind it */
+    SNAPSHOT_WAITING,   /* all is written; for the log to be as far */
+    SNAPSHOT_FINISHING, /* named, and what it makes superfluous removed, in the background */
 };
 
 struct snapshot {
     struct snapshot_options options;
-    char directory[WAL_PATH_BYTES];
     enum snapshot_state state;
     uint64_t number; /* of the one being made */
-    uint64_t end_seq;
+    uint64_t first_seq, end_seq;
     bool is_walked;
-    /* The frame being filled or written. */
-    char *frame;
-    size_t frame_capacity, payload_bytes;
-    uint32_t record_count;
-    uint64_t frame_seq;
-    /* The background's while a job is in flight. */
+    /* The background's while the job is in flight. */
     struct background_job job;
-    int fd;
-    size_t frame_bytes;
-    int result;
-    uint64_t offset; /* of the frame */
+    struct snapshot_file *file;
+    enum weir_status status;
+    struct weir_error error;
 
     uint64_t items, begun_ms;
     uint64_t log_bytes_before; /* wal_log_bytes() that the last one covers */
     uint64_t log_bytes_begun;  /* ... and this one */
     uint64_t snapshot_bytes;   /* of the last one */
-    uint64_t last_ms;          /* of the last one, or of the last try */
     bool has_failed;           /* the last try */
+    bool is_stopping;
 };
-
-static void snapshot_path(const struct snapshot *snapshot, char *path, size_t bytes, bool is_whole)
-{
-    char whole[WAL_PATH_BYTES];
-    wal_path(whole, snapshot->directory, WAL_FILE_SNAPSHOT, snapshot->number);
-    (void)snprintf(path, bytes, "%s%s", whole, is_whole ? "" : ".new");
-}
 
 /* ---- in the background ---- */
 
-/* The file is written past the page cache where that is possible: a snapshot must not push out what is
- * needed, nor fill it with pages that one sync has to write all at once. */
-static int snapshot_open_file(struct snapshot *snapshot)
+static void snapshot_open_run(struct background_job *job)
 {
-    const struct wal_io *io = snapshot->options.io;
-    const int flags = O_WRONLY | O_CREAT | O_TRUNC;
-    char path[WAL_PATH_BYTES + 8];
-    snapshot_path(snapshot, path, sizeof path, false);
-    int fd = io->open(io->context, path, flags | O_DIRECT);
-    if (fd == -EINVAL)
-        fd = io->open(io->context, path, flags);
-    snapshot->fd = fd;
-    return fd < 0 ? fd : 0;
-}
-
-static int snapshot_write_bytes(const struct snapshot *snapshot, const char *data, size_t bytes,
-                                uint64_t offset)
-{
-    const struct wal_io *io = snapshot->options.io;
-    while (bytes > 0) { /* each turn writes whole blocks, or fails */
-        ssize_t written = io->write(io->context, snapshot->fd, data, bytes, offset);
-        if (written < 0)
-            return (int)written;
-        written -= written % WAL_BLOCK_BYTES;
-        if (written == 0)
-            return -ENOSPC;
-        data += written;
-        bytes -= (size_t)written;
-        offset += (uint64_t)written;
-    }
-    return 0;
-}
-
-static int snapshot_write_header(struct snapshot *snapshot)
-{
+    struct snapshot *snapshot = job->owner;
     const struct wal_file_header header = {
         .kind = WAL_FILE_SNAPSHOT,
         .log_id = wal_log_id(snapshot->options.wal),
         .number = snapshot->number,
         .epoch_base = snapshot->options.epoch_base,
         .created_ms = snapshot->begun_ms,
+        .first_seq = snapshot->first_seq,
     };
-    char *block = aligned_alloc(WAL_BLOCK_BYTES, WAL_BLOCK_BYTES);
-    if (!block)
-        return -ENOMEM;
-    wal_file_header_encode(block, &header);
-    int result = snapshot_write_bytes(snapshot, block, WAL_BLOCK_BYTES, 0);
-    free(block);
-    return result;
+    snapshot->status = snapshot_file_open(&snapshot->file, snapshot->options.io,
+                                          snapshot->options.directory, &header, &snapshot->error);
 }
 
 static void snapshot_write_run(struct background_job *job)
 {
     struct snapshot *snapshot = job->owner;
-    int result = 0;
-    if (snapshot->fd < 0) {
-        result = snapshot_open_file(snapshot);
-        if (result == 0)
-            result = snapshot_write_header(snapshot);
-    }
-    if (result == 0)
-        result = snapshot_write_bytes(snapshot, snapshot->frame, snapshot->frame_bytes,
-                                      snapshot->offset);
-    snapshot->result = result;
+    snapshot->status = snapshot_file_flush(snapshot->file, &snapshot->error);
 }
 
-struct snapshot_sweep {
-    struct snapshot *snapshot;
-    int result;
-};
-
-/* Names of files that the new snapshot has made superfluous. */
+/* A file that the new snapshot has made superfluous. What cannot be removed is no harm. */
 static int snapshot_sweep_name(void *context, const char *name)
 {
-    struct snapshot_sweep *sweep = context;
-    const struct snapshot *snapshot = sweep->snapshot;
+    const struct snapshot *snapshot = context;
     const struct wal_io *io = snapshot->options.io;
-    char path[WAL_PATH_BYTES];
-    enum wal_file_kind kind = WAL_FILE_LOG;
-    uint64_t number = wal_name_number(name, kind);
-    if (number == 0) {
-        kind = WAL_FILE_SNAPSHOT;
-        number = wal_name_number(name, kind);
+    static const enum wal_file_kind kinds[] = {WAL_FILE_LOG, WAL_FILE_SNAPSHOT};
+    for (unsigned index = 0; index < sizeof kinds / sizeof kinds[0]; index++) {
+        uint64_t number = wal_name_number(name, kinds[index]);
+        char path[WAL_PATH_BYTES];
+        if (number == 0 || number >= snapshot->number)
+            continue;
+        wal_path(path, snapshot->options.directory, kinds[index], number);
+        (void)io->remove(io->context, path);
     }
-    if (number == 0 || number >= snapshot->number)
-        return 0;
-    wal_path(path, snapshot->directory, kind, number);
-    sweep->result = io->remove(io->context, path);
-    return sweep->result;
+    return 0;
 }
 
 static void snapshot_finish_run(struct background_job *job)
 {
     struct snapshot *snapshot = job->owner;
     const struct wal_io *io = snapshot->options.io;
-    char making[WAL_PATH_BYTES + 8];
-    char whole[WAL_PATH_BYTES + 8];
-    snapshot_path(snapshot, making, sizeof making, false);
-    snapshot_path(snapshot, whole, sizeof whole, true);
-    int result = io->sync(io->context, snapshot->fd);
-    (void)io->close(io->context, snapshot->fd);
-    snapshot->fd = -1;
-    if (result == 0)
-        result = io->rename(io->context, making, whole);
-    if (result == 0)
-        result = io->sync_directory(io->context, snapshot->directory);
-    /* From here on it is the one that counts, whatever becomes of the others. */
-    snapshot->result = result;
-    struct snapshot_sweep sweep = {.snapshot = snapshot};
-    if (result == 0)
-        (void)io->list(io->context, snapshot->directory, snapshot_sweep_name, &sweep);
+    snapshot->status = snapshot_file_finish(snapshot->file, snapshot->end_seq, &snapshot->error);
+    if (snapshot->status == WEIR_OK)
+        (void)io->list(io->context, snapshot->options.directory, snapshot_sweep_name, snapshot);
 }
 
 static void snapshot_discard_run(struct background_job *job)
 {
     struct snapshot *snapshot = job->owner;
-    const struct wal_io *io = snapshot->options.io;
-    char making[WAL_PATH_BYTES + 8];
-    snapshot_path(snapshot, making, sizeof making, false);
-    if (snapshot->fd >= 0)
-        (void)io->close(io->context, snapshot->fd);
-    snapshot->fd = -1;
-    (void)io->remove(io->context, making);
+    snapshot_file_close(snapshot->file);
+    snapshot->file = NULL;
 }
 
 /* ---- in the loop ---- */
@@ -185,6 +99,8 @@ static void snapshot_start(struct snapshot *snapshot, enum snapshot_state state,
                            void (*done)(struct background_job *))
 {
     snapshot->state = state;
+    if (snapshot->is_stopping)
+        return;
     snapshot->job = (struct background_job){.run = run, .done = done, .owner = snapshot};
     background_start(snapshot->options.background, &snapshot->job);
 }
@@ -204,122 +120,88 @@ static void snapshot_give_up(struct snapshot *snapshot, const char *reason)
     snapshot_start(snapshot, SNAPSHOT_FINISHING, snapshot_discard_run, snapshot_discarded);
 }
 
-static void snapshot_finished(struct background_job *job)
+/* False: what the background did has failed, and the snapshot was given up. */
+static bool snapshot_job_is_ok(struct snapshot *snapshot)
+{
+    if (snapshot->status == WEIR_OK)
+        return true;
+    snapshot_give_up(snapshot, snapshot->error.text);
+    return false;
+}
+
+static void snapshot_opened(struct background_job *job)
 {
     struct snapshot *snapshot = job->owner;
-    if (snapshot->result < 0) {
-        snapshot_give_up(snapshot, strerror(-snapshot->result));
+    if (!snapshot_job_is_ok(snapshot))
         return;
-    }
-    snapshot->state = SNAPSHOT_IDLE;
-    snapshot->has_failed = false;
-    snapshot->snapshot_bytes = snapshot->offset;
-    snapshot->log_bytes_before = snapshot->log_bytes_begun;
-    snapshot->options.counters->snapshots++;
-    log_line("event=snapshot number=%" PRIu64 " items=%" PRIu64 " bytes=%" PRIu64, snapshot->number,
-             snapshot->items, snapshot->offset);
+    snapshot->state = SNAPSHOT_WALKING;
+    if (!snapshot->is_stopping)
+        store_walk_begin(snapshot->options.store);
 }
 
 static void snapshot_written(struct background_job *job)
 {
     struct snapshot *snapshot = job->owner;
-    if (snapshot->result < 0) {
-        snapshot_give_up(snapshot, strerror(-snapshot->result));
+    if (snapshot_job_is_ok(snapshot))
+        snapshot->state = SNAPSHOT_WALKING;
+}
+
+static void snapshot_finished(struct background_job *job)
+{
+    struct snapshot *snapshot = job->owner;
+    if (!snapshot_job_is_ok(snapshot))
         return;
-    }
-    snapshot->offset += snapshot->frame_bytes;
-    snapshot->payload_bytes = 0;
-    snapshot->record_count = 0;
-    snapshot->state = snapshot->is_walked ? SNAPSHOT_WAITING : SNAPSHOT_WALKING;
+    snapshot->has_failed = false;
+    snapshot->snapshot_bytes = snapshot_file_bytes(snapshot->file);
+    snapshot->log_bytes_before = snapshot->log_bytes_begun;
+    snapshot->options.counters->snapshots++;
+    log_line("event=snapshot number=%" PRIu64 " items=%" PRIu64 " bytes=%" PRIu64, snapshot->number,
+             snapshot->items, snapshot->snapshot_bytes);
+    snapshot_start(snapshot, SNAPSHOT_FINISHING, snapshot_discard_run, snapshot_discarded);
 }
 
-static bool snapshot_grow(struct snapshot *snapshot, size_t payload_bytes)
+/* Put a slice into the file's frame. EMPTY: that was all. */
+static enum weir_status snapshot_walk(struct snapshot *snapshot)
 {
-    size_t frame_bytes = wal_frame_bytes(payload_bytes);
-    if (frame_bytes <= snapshot->frame_capacity)
-        return true;
-    char *frame = aligned_alloc(WAL_BLOCK_BYTES, frame_bytes);
-    if (!frame)
-        return false;
-    if (snapshot->frame)
-        memcpy(frame, snapshot->frame, WAL_FRAME_HEADER_BYTES + snapshot->payload_bytes);
-    free(snapshot->frame);
-    snapshot->frame = frame;
-    snapshot->frame_capacity = frame_bytes;
-    return true;
-}
-
-static bool snapshot_append(struct snapshot *snapshot, const struct wal_record *record)
-{
-    size_t bytes = wal_record_bytes(record);
-    if (!snapshot_grow(snapshot, snapshot->payload_bytes + bytes))
-        return false;
-    wal_record_encode(snapshot->frame + WAL_FRAME_HEADER_BYTES + snapshot->payload_bytes, record);
-    snapshot->payload_bytes += bytes;
-    snapshot->record_count++;
-    return true;
-}
-
-static struct wal_record snapshot_record(const struct store_walk_entry *entry)
-{
-    if (!entry->is_group)
-        return (struct wal_record){
-            .kind = WAL_ITEM,
-            .created_seq = entry->created_seq,
-            .modified_seq = entry->modified_seq,
-            .item = entry->item,
-            .value = entry->value,
-        };
-    return (struct wal_record){
-        .kind = WAL_GROUP,
-        .step = (uint32_t)(entry->numbers.next_ms - entry->numbers.timestamp_ms),
-        .epoch = entry->numbers.epoch,
-        .seq = entry->numbers.seq,
-        .timestamp_ms = entry->numbers.timestamp_ms,
-        .stream = entry->stream,
-        .group = entry->group,
-    };
-}
-
-/* Fill a frame. False: no memory. */
-static bool snapshot_walk(struct snapshot *snapshot)
-{
-    while (snapshot->payload_bytes < SNAPSHOT_SLICE_BYTES) {
+    enum weir_status status = WEIR_OK;
+    while (status == WEIR_OK && !snapshot_file_is_full(snapshot->file)) {
         struct store_walk_entry entry;
-        struct wal_record record = {.kind = WAL_END};
-        snapshot->is_walked = store_walk_next(snapshot->options.store, &entry) == WEIR_EMPTY;
-        if (snapshot->is_walked)
-            record.seq = snapshot->end_seq = commits_next_frame(snapshot->options.commits);
-        else
-            record = snapshot_record(&entry);
-        if (!snapshot_append(snapshot, &record))
-            return false;
-        if (snapshot->is_walked)
-            return true;
+        if (store_walk_next(snapshot->options.store, &entry) == WEIR_EMPTY)
+            return WEIR_EMPTY;
+        const struct wal_record record = snapshot_file_record(&entry);
+        status = snapshot_file_put(snapshot->file, &record, &snapshot->error);
         snapshot->items += entry.is_group ? 0 : 1;
     }
-    return true;
+    return status;
 }
 
-static void snapshot_write(struct snapshot *snapshot, uint64_t now_ms)
+static void snapshot_go_on(struct snapshot *snapshot)
 {
-    const struct wal_frame_header header = {
-        .seq = ++snapshot->frame_seq,
-        .time_ms = now_ms,
-        .payload_bytes = (uint32_t)snapshot->payload_bytes,
-        .record_count = snapshot->record_count,
-    };
-    const struct wal_place place = {wal_log_id(snapshot->options.wal), snapshot->number,
-                                    snapshot->offset};
-    snapshot->frame_bytes = wal_frame_encode(snapshot->frame, &header, &place);
-    snapshot_start(snapshot, SNAPSHOT_WRITING, snapshot_write_run, snapshot_written);
+    enum weir_status status = snapshot_walk(snapshot);
+    if (status == WEIR_OK) {
+        snapshot_start(snapshot, SNAPSHOT_WRITING, snapshot_write_run, snapshot_written);
+    } else if (status == WEIR_EMPTY) {
+        snapshot->end_seq = commits_next_frame(snapshot->options.commits);
+        snapshot->state = SNAPSHOT_WAITING;
+    } else {
+        snapshot_give_up(snapshot, snapshot->error.text);
+    }
+}
+
+/* What it has seen and the log does not have would be an item nobody wrote. */
+static void snapshot_wait(struct snapshot *snapshot)
+{
+    if (commits_failure(snapshot->options.commits))
+        snapshot_give_up(snapshot, "the log has failed");
+    else if (commits_durable_frame(snapshot->options.commits) >= snapshot->end_seq)
+        snapshot_start(snapshot, SNAPSHOT_FINISHING, snapshot_finish_run, snapshot_finished);
 }
 
 static bool snapshot_is_due(const struct snapshot *snapshot, uint64_t now_ms)
 {
     const struct snapshot_options *options = &snapshot->options;
     uint64_t log_bytes = wal_log_bytes(options->wal) - snapshot->log_bytes_before;
-    uint64_t age_ms = now_ms - snapshot->last_ms;
+    uint64_t age_ms = now_ms - snapshot->begun_ms;
     if (log_bytes == 0 || (snapshot->has_failed && age_ms < SNAPSHOT_RETRY_MS))
         return false;
     if (options->interval_ms > 0 && age_ms >= options->interval_ms)
@@ -327,46 +209,24 @@ static bool snapshot_is_due(const struct snapshot *snapshot, uint64_t now_ms)
     return log_bytes > options->log_bytes_min && log_bytes > snapshot->snapshot_bytes;
 }
 
-static bool snapshot_begin(struct snapshot *snapshot, uint64_t now_ms)
+static void snapshot_begin(struct snapshot *snapshot, uint64_t now_ms)
 {
-    if (!wal_rotate(snapshot->options.wal, &snapshot->number))
-        return false; /* in a moment */
-    snapshot->state = SNAPSHOT_WALKING;
+    if (!wal_rotate(snapshot->options.wal, &snapshot->number, &snapshot->first_seq))
+        return; /* in a moment */
     snapshot->log_bytes_begun = wal_log_bytes(snapshot->options.wal);
-    snapshot->last_ms = snapshot->begun_ms = now_ms;
-    snapshot->offset = WAL_BLOCK_BYTES; /* behind the header */
-    snapshot->frame_seq = 0;
+    snapshot->begun_ms = now_ms;
     snapshot->items = 0;
-    snapshot->is_walked = false;
-    snapshot->payload_bytes = 0;
-    snapshot->record_count = 0;
-    store_walk_begin(snapshot->options.store);
-    return true;
+    snapshot_start(snapshot, SNAPSHOT_OPENING, snapshot_open_run, snapshot_opened);
 }
 
-bool snapshot_turn(struct snapshot *snapshot, uint64_t now_ms)
+void snapshot_turn(struct snapshot *snapshot, uint64_t now_ms)
 {
-    switch (snapshot->state) {
-    case SNAPSHOT_IDLE:
-        return snapshot_is_due(snapshot, now_ms) && snapshot_begin(snapshot, now_ms);
-    case SNAPSHOT_WALKING:
-        if (snapshot_walk(snapshot))
-            snapshot_write(snapshot, now_ms);
-        else
-            snapshot_give_up(snapshot, "no memory");
-        return false;
-    case SNAPSHOT_WAITING:
-        /* What it has seen and the log does not have would be an item nobody wrote. */
-        if (commits_failure(snapshot->options.commits))
-            snapshot_give_up(snapshot, "the log has failed");
-        else if (commits_durable_frame(snapshot->options.commits) >= snapshot->end_seq)
-            snapshot_start(snapshot, SNAPSHOT_FINISHING, snapshot_finish_run, snapshot_finished);
-        return false;
-    case SNAPSHOT_WRITING:
-    case SNAPSHOT_FINISHING:
-        return false;
-    }
-    return false;
+    if (snapshot->state == SNAPSHOT_IDLE && snapshot_is_due(snapshot, now_ms))
+        snapshot_begin(snapshot, now_ms);
+    if (snapshot->state == SNAPSHOT_WALKING)
+        snapshot_go_on(snapshot);
+    if (snapshot->state == SNAPSHOT_WAITING)
+        snapshot_wait(snapshot);
 }
 
 /* ---- life ---- */
@@ -378,24 +238,22 @@ enum weir_status snapshot_open(struct snapshot **snapshot, const struct snapshot
     if (!opened)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory for snapshots");
     opened->options = *options;
-    (void)snprintf(opened->directory, sizeof opened->directory, "%s", options->directory);
-    opened->fd = -1;
-    opened->last_ms = options->now_ms;
+    opened->begun_ms = options->now_ms;
     opened->snapshot_bytes = options->snapshot_bytes;
-    if (!snapshot_grow(opened, SNAPSHOT_SLICE_BYTES)) {
-        snapshot_close(opened);
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory for snapshots");
-    }
     *snapshot = opened;
     return WEIR_OK;
+}
+
+void snapshot_stop(struct snapshot *snapshot)
+{
+    if (snapshot)
+        snapshot->is_stopping = true;
 }
 
 void snapshot_close(struct snapshot *snapshot)
 {
     if (!snapshot)
         return;
-    if (snapshot->fd >= 0)
-        (void)snapshot->options.io->close(snapshot->options.io->context, snapshot->fd);
-    free(snapshot->frame);
+    snapshot_file_close(snapshot->file);
     free(snapshot);
 }

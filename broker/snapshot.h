@@ -7,8 +7,8 @@
  * The walk is not the state of one moment, but with the log from S on it is exact (store_walk_begin()).
  * A crash at any point leaves the old snapshot with all its segments, or the new one with all of its.
  *
- * The loop thread walks and encodes at most SNAPSHOT_SLICE_BYTES a turn; files are written, synced and
- * removed by the background thread.
+ * The loop thread walks and encodes one frame of the file a turn (snapshot_file.h); files are written,
+ * synced and removed by the background thread.
  *
  * Process and thread: the broker's loop thread.
  * Errors:   a snapshot that cannot be written is given up with a log line and begun again later; the
@@ -19,13 +19,10 @@
 
 #include "broker/commits.h"
 
-enum {
-    SNAPSHOT_SLICE_BYTES = 128 * 1024,
-    SNAPSHOT_RETRY_MS = 30000,
-};
+enum { SNAPSHOT_RETRY_MS = 30000 };
 
 struct snapshot_options {
-    const char *directory;
+    const char *directory; /* outlives it */
     const struct wal_io *io;
     struct background *background;
     struct wal *wal;
@@ -44,9 +41,11 @@ struct snapshot;
 
 enum weir_status snapshot_open(struct snapshot **snapshot, const struct snapshot_options *options,
                                struct weir_error *error) WEIR_MUST_CHECK;
-/* Behind background_close(): nothing is under way any more. What is not finished is left. */
+/* Nothing is begun any more when background work ends. Before background_close(). NULL is fine. */
+void snapshot_stop(struct snapshot *snapshot);
+/* Behind background_close(): nothing is under way any more. What is not finished is removed. */
 void snapshot_close(struct snapshot *snapshot);
-/* Once a turn. True: there is more to do at once. */
-bool snapshot_turn(struct snapshot *snapshot, uint64_t now_ms);
+/* Once a turn. */
+void snapshot_turn(struct snapshot *snapshot, uint64_t now_ms);
 
 #endif

@@ -5,9 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* A frame is finished when its records have this many bytes: enough that a write is worth its call,
- * little to keep. */
-enum { SNAPSHOT_FRAME_BYTES = 1024 * 1024 };
+enum {
+    /* A frame is full when its records have this many bytes: enough that a write is worth its call, and
+     * filled in a fraction of a millisecond. */
+    SNAPSHOT_FRAME_BYTES = 128 * 1024,
+    SNAPSHOT_SYNC_BYTES = 8 * 1024 * 1024,
+};
 
 struct snapshot_file {
     const struct wal_io *io;
@@ -18,6 +21,7 @@ struct snapshot_file {
     bool is_finished;
     uint64_t log_id, number, created_ms;
     uint64_t offset; /* of the next frame */
+    uint64_t synced; /* below this all is synced */
     uint64_t frame_seq;
     uint32_t record_count;
     struct buffer frame; /* header's room and records of the next frame */
@@ -56,8 +60,7 @@ static enum weir_status snapshot_file_begin_frame(struct snapshot_file *file,
     return WEIR_OK;
 }
 
-static enum weir_status snapshot_file_write_frame(struct snapshot_file *file,
-                                                  struct weir_error *error)
+enum weir_status snapshot_file_flush(struct snapshot_file *file, struct weir_error *error)
 {
     size_t payload_bytes = file->frame.bytes - WAL_FRAME_HEADER_BYTES;
     size_t frame_bytes = wal_frame_bytes(payload_bytes);
@@ -70,7 +73,44 @@ static enum weir_status snapshot_file_write_frame(struct snapshot_file *file,
     const struct wal_place place = {file->log_id, file->number, file->offset};
     (void)wal_frame_encode(file->frame.data, &header, &place);
     enum weir_status status = snapshot_file_write(file, file->frame.data, frame_bytes, error);
+    if (status == WEIR_OK && file->offset - file->synced >= SNAPSHOT_SYNC_BYTES) {
+        file->synced = file->offset;
+        int result = file->io->sync(file->io->context, file->fd);
+        if (result < 0)
+            status = snapshot_file_fail(file, result, "sync", error);
+    }
     return status == WEIR_OK ? snapshot_file_begin_frame(file, error) : status;
+}
+
+struct wal_record snapshot_file_record(const struct store_walk_entry *entry)
+{
+    if (!entry->is_group)
+        return (struct wal_record){
+            .kind = WAL_ITEM,
+            .created_seq = entry->created_seq,
+            .modified_seq = entry->modified_seq,
+            .item = entry->item,
+            .value = entry->value,
+        };
+    return (struct wal_record){
+        .kind = WAL_GROUP,
+        .step = (uint32_t)(entry->numbers.next_ms - entry->numbers.timestamp_ms),
+        .epoch = entry->numbers.epoch,
+        .seq = entry->numbers.seq,
+        .timestamp_ms = entry->numbers.timestamp_ms,
+        .stream = entry->stream,
+        .group = entry->group,
+    };
+}
+
+bool snapshot_file_is_full(const struct snapshot_file *file)
+{
+    return file->frame.bytes - WAL_FRAME_HEADER_BYTES >= SNAPSHOT_FRAME_BYTES;
+}
+
+uint64_t snapshot_file_bytes(const struct snapshot_file *file)
+{
+    return file->offset;
 }
 
 enum weir_status snapshot_file_open(struct snapshot_file **opened, const struct wal_io *io,
@@ -118,12 +158,6 @@ enum weir_status snapshot_file_put(struct snapshot_file *file, const struct wal_
                                    struct weir_error *error)
 {
     size_t record_bytes = wal_record_bytes(record);
-    size_t payload_bytes = file->frame.bytes - WAL_FRAME_HEADER_BYTES;
-    enum weir_status status = WEIR_OK;
-    if (file->record_count > 0 && payload_bytes + record_bytes > SNAPSHOT_FRAME_BYTES)
-        status = snapshot_file_write_frame(file, error);
-    if (status != WEIR_OK)
-        return status;
     if (buffer_reserve(&file->frame, record_bytes) != WEIR_OK)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory for a frame of the snapshot");
     wal_record_encode(file->frame.data + file->frame.bytes, record);
@@ -138,7 +172,7 @@ enum weir_status snapshot_file_finish(struct snapshot_file *file, uint64_t end_s
     const struct wal_record end = {.kind = WAL_END, .seq = end_seq};
     enum weir_status status = snapshot_file_put(file, &end, error);
     if (status == WEIR_OK)
-        status = snapshot_file_write_frame(file, error);
+        status = snapshot_file_flush(file, error);
     if (status != WEIR_OK)
         return status;
     const struct wal_io *io = file->io;

@@ -111,6 +111,7 @@ static int wal_write_header(const struct wal *wal, const struct wal_segment *seg
         .number = segment->number,
         .epoch_base = wal->options.epoch_base,
         .created_ms = wal->options.now_ms,
+        .file_bytes = segment->bytes,
     };
     wal_file_header_encode(block, &header);
     return wal_write_block(wal, segment->fd, block, WAL_BLOCK_BYTES, 0);
@@ -462,11 +463,12 @@ uint64_t wal_log_id(const struct wal *wal)
     return wal->log_id;
 }
 
-bool wal_rotate(struct wal *wal, uint64_t *number)
+bool wal_rotate(struct wal *wal, uint64_t *number, uint64_t *first_seq)
 {
     if (wal->next.state != WAL_NEXT_READY || wal->failure[0] != '\0')
         return false;
     *number = wal->next.segment.number;
+    *first_seq = wal->next_seq + (wal->write ? 1 : 0);
     if (wal->write)
         wal->wants_rotation = true;
     else

@@ -85,8 +85,8 @@ void wal_tick(struct wal *wal, uint64_t now_ms);
 /* Bytes of frames written since the log was opened, and those that were behind the snapshot then. */
 uint64_t wal_log_bytes(const struct wal *wal);
 uint64_t wal_log_id(const struct wal *wal);
-/* Frames not given to wal_write() yet go to segment `*number` and later ones. False: it is not
- * prepared yet, ask again. */
-bool wal_rotate(struct wal *wal, uint64_t *number);
+/* Frames not given to wal_write() yet, `*first_seq` and later ones, go to segment `*number` and later
+ * ones. False: it is not prepared yet, ask again. */
+bool wal_rotate(struct wal *wal, uint64_t *number, uint64_t *first_seq);
 
 #endif

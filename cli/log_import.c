@@ -117,21 +117,10 @@ static enum weir_status import_put_all(struct log_import *import, struct snapsho
     enum weir_status status;
     store_walk_begin(import->store);
     while ((status = store_walk_next(import->store, &entry)) == WEIR_OK) {
-        struct wal_record record = {.kind = WAL_ITEM,
-                                    .item = entry.item,
-                                    .value = entry.value,
-                                    .created_seq = entry.created_seq,
-                                    .modified_seq = entry.modified_seq};
-        if (entry.is_group)
-            record = (struct wal_record){
-                .kind = WAL_GROUP,
-                .stream = entry.stream,
-                .group = entry.group,
-                .epoch = entry.numbers.epoch,
-                .seq = entry.numbers.seq,
-                .timestamp_ms = entry.numbers.timestamp_ms,
-                .step = (uint32_t)(entry.numbers.next_ms - entry.numbers.timestamp_ms)};
+        const struct wal_record record = snapshot_file_record(&entry);
         status = snapshot_file_put(file, &record, error);
+        if (status == WEIR_OK && snapshot_file_is_full(file))
+            status = snapshot_file_flush(file, error);
         if (status != WEIR_OK) {
             store_walk_cancel(import->store);
             return status;

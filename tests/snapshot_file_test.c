@@ -120,6 +120,15 @@ static size_t value_bytes(unsigned group, unsigned item)
     return group == 7 && item == 1 ? 3u << 20 : 20000 + 100 * group + item;
 }
 
+static enum weir_status put(struct snapshot_file *file, const struct wal_record *record,
+                            struct weir_error *error)
+{
+    enum weir_status status = snapshot_file_put(file, record, error);
+    if (status == WEIR_OK && snapshot_file_is_full(file))
+        status = snapshot_file_flush(file, error);
+    return status;
+}
+
 static enum weir_status write_snapshot(const char *value, struct weir_error *error)
 {
     const struct wal_file_header header = {.kind = WAL_FILE_SNAPSHOT,
@@ -140,14 +149,14 @@ static enum weir_status write_snapshot(const char *value, struct weir_error *err
                                     .timestamp_ms = 1700000000000,
                                     .stream = SPAN_LITERAL("s"),
                                     .group = span_of(name, (size_t)bytes)};
-        status = snapshot_file_put(file, &record, error);
+        status = put(file, &record, error);
         for (unsigned item = 0; item < ITEMS && status == WEIR_OK; item++) {
             record = (struct wal_record){.kind = WAL_ITEM,
                                          .item = span_of("012" + item, 1),
                                          .value = span_of(value, value_bytes(group, item)),
                                          .created_seq = item + 1,
                                          .modified_seq = item + 1};
-            status = snapshot_file_put(file, &record, error);
+            status = put(file, &record, error);
         }
     }
     if (status == WEIR_OK)
