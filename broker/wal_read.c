@@ -12,7 +12,7 @@ static_assert(SCAN_BYTES % WAL_BLOCK_BYTES == 0, "a scan's views are whole block
 
 void wal_reader_init(struct wal_reader *reader, const struct wal_io *io, size_t buffer_bytes)
 {
-    *reader = (struct wal_reader){.io = io, .fd = -1, .capacity = buffer_bytes};
+    *reader = (struct wal_reader){.io = io, .fd = -1, .buffer_bytes = buffer_bytes};
 }
 
 static void close_file(struct wal_reader *reader)
@@ -39,19 +39,21 @@ static enum weir_status move_window(struct wal_reader *reader, uint64_t offset, 
     uint64_t window_end = reader->window_offset + reader->window_bytes;
     bool overlaps = offset >= reader->window_offset && offset < window_end;
     size_t kept = overlaps ? (size_t)(window_end - offset) : 0;
-    const char *source =
-        overlaps ? reader->buffer + (offset - reader->window_offset) : reader->buffer;
-    if (reader->buffer == NULL || bytes > reader->capacity) {
-        size_t capacity = bytes > reader->capacity ? bytes : reader->capacity;
-        char *buffer = malloc(capacity);
+    const char *source = overlaps ? reader->buffer + (offset - reader->window_offset) : NULL;
+    size_t wanted =
+        reader->bytes < reader->buffer_bytes ? (size_t)reader->bytes : reader->buffer_bytes;
+    if (wanted < bytes)
+        wanted = bytes;
+    if (wanted > reader->capacity) {
+        char *buffer = malloc(wanted);
         if (buffer == NULL)
-            return weir_fail(error, WEIR_NO_MEMORY, "no memory (%zu bytes) to read %s", capacity,
+            return weir_fail(error, WEIR_NO_MEMORY, "no memory (%zu bytes) to read %s", wanted,
                              reader->name);
         if (kept > 0)
             memcpy(buffer, source, kept);
         free(reader->buffer);
         reader->buffer = buffer;
-        reader->capacity = capacity;
+        reader->capacity = wanted;
     } else if (kept > 0) {
         memmove(reader->buffer, source, kept);
     }

@@ -16,7 +16,8 @@ struct wal_reader {
     int fd; /* -1: no file */
     char name[WAL_NAME_BYTES];
     struct wal_file_header header;
-    uint64_t bytes; /* the file's */
+    uint64_t bytes;      /* the file's */
+    size_t buffer_bytes; /* the buffer's size unless file or frame want another */
     char *buffer;
     size_t capacity;
     uint64_t window_offset;
@@ -41,7 +42,8 @@ struct wal_rest {
     uint64_t synced_seq;
 };
 
-/* Nothing is allocated yet. */
+/* Nothing is allocated yet. The buffer has so many bytes, or fewer for small files, or more for large
+ * frames. */
 void wal_reader_init(struct wal_reader *reader, const struct wal_io *io, size_t buffer_bytes);
 void wal_reader_fini(struct wal_reader *reader);
 

@@ -95,16 +95,17 @@ static enum weir_status zero_range(struct repair *repair, uint64_t offset, uint6
     return result < 0 ? fail_step(repair, result, "synced") : WEIR_OK;
 }
 
-/* The sector with the header goes last: until then it says which write these remains belong to. */
+/* The header goes last: until then it says which write these remains belong to, and any part of it
+ * with zeros behind it is what an interrupted write leaves. */
 static enum weir_status zero_segment(struct repair *repair, uint64_t number, uint64_t offset)
 {
     enum weir_status status = open_file(repair, number);
-    uint64_t sector_end = offset + WAL_SECTOR_BYTES;
+    uint64_t header_end = offset + WAL_FRAME_HEADER_BYTES;
     if (status == WEIR_OK)
-        status = zero_range(repair, sector_end, repair->bytes);
+        status = zero_range(repair, header_end, repair->bytes);
     if (status == WEIR_OK)
         status =
-            zero_range(repair, offset, sector_end < repair->bytes ? sector_end : repair->bytes);
+            zero_range(repair, offset, header_end < repair->bytes ? header_end : repair->bytes);
     close_file(repair);
     return status;
 }
