@@ -28,6 +28,9 @@
     X(SYNCS_LAGGED, counter, "subscriptions the ring lapped, answered with a fresh sync")          \
     X(SYNCS_RESTARTED, counter, "subscriptions synced again because the broker restarted")         \
     X(SYNCS_TOO_LARGE, counter, "sockets closed because a sync exceeds the answer limit")          \
+    X(SYNCS_WAITING, gauge, "copies of groups made for syncs that wait until the log has them")    \
+    X(SYNCS_UNCOMMITTED, counter,                                                                  \
+      "sockets closed because the log did not take what their sync would have shown")              \
     X(JOINS_REFUSED, counter,                                                                      \
       "joins beyond subscriptions_max or out of memory, answered unauthorized")                    \
     X(STREAM_MESSAGES_IGNORED, counter, "undecodable messages on stream sockets")                  \

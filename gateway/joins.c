@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "gateway/join_walks.h"
 #include "shm/envelope.h"
 #include "shm/json.h"
 
@@ -13,6 +14,9 @@ struct joins {
     struct outlet outlet;
     struct counters *counters;
     struct mapping *mapping;
+    struct join_walks walks;
+    unsigned vain_count;    /* copies of this pass that could not be kept */
+    uint64_t now_ms;        /* of this pass */
     struct buffer value;    /* the snapshot's JSON */
     struct buffer envelope; /* frame header and JSON */
     /* What `envelope` holds, for the next subscription of this pass that wants the same. */
@@ -20,6 +24,8 @@ struct joins {
     const char *cached_reason;
     struct store_snapshot cached;
     struct span json;
+    const struct join_walk *encoded; /* whose sync `envelope` holds, of those that have waited */
+    bool is_late;                    /* `cached` is of an earlier turn */
     uint64_t turn_bytes;
     uint64_t newest_ms;
     joins_ask_broker *ask;
@@ -49,15 +55,32 @@ struct joins *joins_open(struct subscriptions *subscriptions, struct catch_up *c
     joins->catch_up = catch_up;
     joins->outlet = *outlet;
     joins->counters = counters;
+    join_walks_init(&joins->walks, counters);
     buffer_init(&joins->value, ANSWER_BYTES_MAX);
     buffer_init(&joins->envelope, (size_t)ANSWER_BYTES_MAX + ENVELOPE_OVERHEAD_BYTES_MAX);
     return joins;
+}
+
+static void joins_put_back(struct joins *joins, struct subscription *subscription)
+{
+    subscriptions_release(joins->subscriptions, subscription);
+    subscriptions_push_sync(joins->subscriptions, subscription);
+}
+
+static void joins_drop_walks(struct joins *joins)
+{
+    while (joins->walks.first != NULL) { /* each turn drops one */
+        while (joins->walks.first->subscriptions != NULL)
+            joins_put_back(joins, joins->walks.first->subscriptions);
+        join_walks_drop(&joins->walks, &joins->walks.first);
+    }
 }
 
 void joins_close(struct joins *joins)
 {
     if (joins == NULL)
         return;
+    joins_drop_walks(joins);
     buffer_fini(&joins->value);
     buffer_fini(&joins->envelope);
     free(joins);
@@ -65,6 +88,7 @@ void joins_close(struct joins *joins)
 
 void joins_set_mapping(struct joins *joins, struct mapping *mapping)
 {
+    joins_drop_walks(joins);
     joins->mapping = mapping;
     joins->cached_topic = NULL;
 }
@@ -154,28 +178,72 @@ static enum weir_status joins_encode_sync(struct joins *joins,
     return status;
 }
 
-/* Take the snapshot a subscription needs and encode its sync. */
-static enum weir_status joins_prepare(struct joins *joins, const struct subscription *subscription)
+/* Let the subscription wait for `walk`, from the queue or together with others. */
+static enum weir_status joins_wait(struct join_walk *walk, struct subscription *subscription)
+{
+    if (walk->subscription_count >= JOIN_WALK_SHARE_MAX)
+        return WEIR_AGAIN;
+    walk->subscription_count++;
+    subscriptions_hold(subscription, &walk->subscriptions);
+    return WEIR_PENDING;
+}
+
+/* What was copied is not committed: keep it for this subscription and those that will want the same. */
+static enum weir_status joins_keep(struct joins *joins, struct subscription *subscription,
+                                   bool of_order, struct store_snapshot_walk *snapshot)
+{
+    if (join_walks_are_full(&joins->walks)) {
+        store_snapshot_cancel(snapshot);
+        joins->vain_count++;
+        return WEIR_AGAIN;
+    }
+    struct join_walk *walk =
+        join_walks_keep(&joins->walks, snapshot, subscription, of_order, joins->now_ms);
+    return walk == NULL ? WEIR_AGAIN : joins_wait(walk, subscription);
+}
+
+/* Look at what a subscription is to be sent, or only where its group stands: joins->cached and
+ * joins->value. PENDING: it is held until that is committed. */
+static enum weir_status joins_look(struct joins *joins, struct subscription *subscription,
+                                   bool of_order)
 {
     const struct topic *topic = subscription->link->topic;
-    bool is_whole = subscription->item_bytes == SUBSCRIPTION_WHOLE;
-    struct span item = subscription_item(subscription);
+    bool is_whole = !of_order && subscription->item_bytes == SUBSCRIPTION_WHOLE;
+    /* Of a worker's stream the store has no items, but the groups' order. */
+    struct span item = of_order ? SPAN_LITERAL("") : subscription_item(subscription);
+    struct join_walk *waiting = join_walks_find(&joins->walks, subscription, of_order);
+    if (waiting != NULL)
+        return joins_wait(waiting, subscription);
     joins->cached_topic = NULL;
     buffer_clear(&joins->value);
-    struct store_snapshot snapshot;
+    enum weir_status status = WEIR_REVOKED;
+    for (unsigned tries = 0;
+         tries < JOINS_LOOKS_MAX && (status == WEIR_REVOKED || status == WEIR_LAPPED); tries++) {
+        struct store_snapshot_walk *snapshot;
+        status = store_snapshot_begin(joins->mapping->store, topic_stream(topic),
+                                      topic_group(topic), is_whole ? NULL : &item, &snapshot);
+        if (status != WEIR_OK)
+            return status == WEIR_PENDING ? WEIR_AGAIN : status;
+        status = store_snapshot_finish(snapshot, &joins->cached, &joins->value);
+        if (status == WEIR_PENDING)
+            return joins_keep(joins, subscription, of_order, snapshot);
+    }
+    return status;
+}
+
+/* Encode the sync of joins->cached, joins->value. */
+static enum weir_status joins_prepare(struct joins *joins, const struct subscription *subscription)
+{
     enum weir_status status =
-        store_snapshot(joins->mapping->store, topic_stream(topic), topic_group(topic),
-                       is_whole ? NULL : &item, &snapshot, &joins->value);
+        joins_encode_sync(joins, subscription, &joins->cached, buffer_span(&joins->value));
     if (status != WEIR_OK)
         return status;
-    status = joins_encode_sync(joins, subscription, &snapshot, buffer_span(&joins->value));
-    if (status != WEIR_OK)
-        return status;
-    joins->cached = snapshot;
+    if (joins->json.bytes > ANSWER_BYTES_MAX)
+        return WEIR_FULL;
     joins->cached_reason = subscription->reason;
-    if (is_whole)
-        joins->cached_topic = topic;
-    return joins->json.bytes > ANSWER_BYTES_MAX ? WEIR_FULL : WEIR_OK;
+    if (subscription->item_bytes == SUBSCRIPTION_WHOLE)
+        joins->cached_topic = subscription->link->topic;
+    return WEIR_OK;
 }
 
 static bool joins_is_cached(const struct joins *joins, const struct subscription *subscription)
@@ -260,12 +328,6 @@ static void joins_fail_read(struct joins *joins, struct subscription *subscripti
     if (has_lost)
         joins->outlet.close(joins->outlet.context, connection, CLOSE_TRY_AGAIN,
                             "the stream cannot be read at present");
-}
-
-static void joins_put_back(struct joins *joins, struct subscription *subscription)
-{
-    subscriptions_release(joins->subscriptions, subscription);
-    subscriptions_push_sync(joins->subscriptions, subscription);
 }
 
 /* Send `data` to everybody who has waited for it, up to a turn's bytes; the others read again. */
@@ -372,20 +434,10 @@ static struct join_read *joins_ask(struct joins *joins, const struct subscriptio
     return read;
 }
 
-/* Bring the link to the group's newest event, and wait there for the value. */
+/* Bring the link to the group's newest event, joins->cached, and wait there for the value. */
 static enum weir_status joins_start_read(struct joins *joins, struct subscription *subscription)
 {
-    struct subscriber_link *link = subscription->link;
-    const struct topic *topic = link->topic;
-    const struct span no_item = SPAN_LITERAL("");
-    /* The store has none of its items, but the group's order. */
-    joins->cached_topic = NULL;
-    buffer_clear(&joins->value);
-    enum weir_status status =
-        store_snapshot(joins->mapping->store, topic_stream(topic), topic_group(topic), &no_item,
-                       &joins->cached, &joins->value);
-    if (status == WEIR_OK)
-        status = joins_align(joins, link);
+    enum weir_status status = joins_align(joins, subscription->link);
     if (status == WEIR_CLOSED)
         return WEIR_OK; /* the subscription goes with its socket, or has gone already */
     if (status != WEIR_OK)
@@ -400,27 +452,33 @@ static enum weir_status joins_start_read(struct joins *joins, struct subscriptio
     return WEIR_OK;
 }
 
-/* OK: done with this subscription. Anything else: not now. */
-static enum weir_status joins_serve(struct joins *joins, struct subscription *subscription)
+/* ---- syncs from the store ---- */
+
+static bool joins_is_ready(const struct joins *joins, const struct subscription *subscription)
+{
+    const struct subscriber_link *link = subscription->link;
+    bool is_busy = link->is_blocked && link->mode != DELIVERY_IDLE; /* it could not be aligned */
+    return !link->is_held && !is_busy && !joins_must_wait(subscription) &&
+           joins->outlet.backlog_bytes(joins->outlet.context, link->subscriber->connection) <=
+               JOINS_BACKLOG_BYTES_MAX;
+}
+
+/* It goes with its socket. */
+static enum weir_status joins_refuse_large(struct joins *joins,
+                                           const struct subscription *subscription)
+{
+    counters_add(joins->counters, COUNTER_SYNCS_TOO_LARGE, 1);
+    joins->outlet.close(joins->outlet.context, subscription->link->subscriber->connection,
+                        CLOSE_TOO_BIG, "the snapshot is larger than a message may be");
+    return WEIR_OK;
+}
+
+/* joins->json is its sync, as of joins->cached. OK: done with this subscription, which may be gone.
+ * Anything else: not now. */
+static enum weir_status joins_send(struct joins *joins, struct subscription *subscription)
 {
     struct subscriber_link *link = subscription->link;
     void *connection = link->subscriber->connection;
-    if (link->is_held || joins_must_wait(subscription) ||
-        joins->outlet.backlog_bytes(joins->outlet.context, connection) > JOINS_BACKLOG_BYTES_MAX)
-        return WEIR_AGAIN;
-    if (custom_streams_have(joins->custom, topic_stream(link->topic)))
-        return joins_start_read(joins, subscription);
-    if (!joins_is_cached(joins, subscription)) {
-        enum weir_status status = joins_prepare(joins, subscription);
-        if (status == WEIR_FULL) {
-            counters_add(joins->counters, COUNTER_SYNCS_TOO_LARGE, 1);
-            joins->outlet.close(joins->outlet.context, connection, CLOSE_TOO_BIG,
-                                "the snapshot is larger than a message may be");
-            return WEIR_OK;
-        }
-        if (status != WEIR_OK)
-            return status;
-    }
     enum weir_status status = joins_align(joins, link);
     if (status == WEIR_CLOSED)
         return WEIR_OK; /* the subscription goes with its socket, or has gone already */
@@ -437,7 +495,122 @@ static enum weir_status joins_serve(struct joins *joins, struct subscription *su
     joins_count(joins, subscription->reason);
     subscriptions_activate(joins->subscriptions, subscription, joins->cached.epoch,
                            joins->cached.seq);
+    if (joins->is_late) /* the feed may be past it */
+        subscriptions_set_behind(joins->subscriptions, link);
     return WEIR_OK;
+}
+
+/* OK: done with this subscription. Anything else: not now. */
+static enum weir_status joins_serve(struct joins *joins, struct subscription *subscription)
+{
+    if (!joins_is_ready(joins, subscription))
+        return WEIR_AGAIN;
+    bool is_custom = custom_streams_have(joins->custom, topic_stream(subscription->link->topic));
+    if (is_custom || !joins_is_cached(joins, subscription)) {
+        enum weir_status status = joins_look(joins, subscription, is_custom);
+        if (status == WEIR_PENDING)
+            return WEIR_OK; /* it is called when the log has that */
+        if (status == WEIR_OK && is_custom)
+            return joins_start_read(joins, subscription);
+        if (status == WEIR_OK)
+            status = joins_prepare(joins, subscription);
+        if (status == WEIR_FULL)
+            return joins_refuse_large(joins, subscription);
+        if (status != WEIR_OK)
+            return status;
+    }
+    return joins_send(joins, subscription);
+}
+
+/* ---- syncs that have waited for the log ---- */
+
+/* As joins_serve(), of a subscription that waited for `walk`; what it showed is joins->cached and
+ * joins->value, unless `status` is an error. */
+static enum weir_status joins_serve_late(struct joins *joins, struct subscription *subscription,
+                                         const struct join_walk *walk, enum weir_status status)
+{
+    bool is_custom = custom_streams_have(joins->custom, topic_stream(subscription->link->topic));
+    if (status == WEIR_FULL)
+        return joins_refuse_large(joins, subscription);
+    if (status != WEIR_OK || is_custom != walk->is_of_order ||
+        !joins_is_ready(joins, subscription) || joins->turn_bytes >= JOINS_TURN_BYTES)
+        return WEIR_AGAIN;
+    if (is_custom)
+        return joins_start_read(joins, subscription);
+    if (joins->encoded != walk || joins->cached_reason != subscription->reason) {
+        joins->encoded = NULL;
+        status = joins_prepare(joins, subscription);
+        if (status == WEIR_FULL)
+            return joins_refuse_large(joins, subscription);
+        if (status != WEIR_OK)
+            return status;
+        joins->encoded = walk;
+    }
+    return joins_send(joins, subscription);
+}
+
+/* All that waited for it are served, or queue again. */
+static void joins_finish_walk(struct joins *joins, struct join_walk *walk, enum weir_status status)
+{
+    joins->is_late = true;
+    joins->encoded = NULL;
+    struct subscription *subscription;
+    while ((subscription = walk->subscriptions) != NULL) { /* each turn takes one off */
+        subscriptions_release(joins->subscriptions, subscription);
+        if (joins_serve_late(joins, subscription, walk, status) != WEIR_OK)
+            subscriptions_push_sync(joins->subscriptions, subscription);
+    }
+    joins->is_late = false;
+    joins->encoded = NULL;
+    joins->cached_topic = NULL;
+}
+
+/* The log does not take what they would have been shown. */
+static void joins_give_up(struct joins *joins, struct join_walk *walk)
+{
+    struct subscription *subscription;
+    while ((subscription = walk->subscriptions) != NULL) { /* each turn takes one off */
+        subscriptions_release(joins->subscriptions, subscription);
+        counters_add(joins->counters, COUNTER_SYNCS_UNCOMMITTED, 1);
+        joins->outlet.close(joins->outlet.context, subscription->link->subscriber->connection,
+                            CLOSE_TRY_AGAIN, "the newest writes are not in the log");
+    }
+}
+
+/* Nothing is committed while the broker is away, and the next one shows what is. */
+static bool joins_may_wait(const struct joins *joins, struct join_walk *walk)
+{
+    if (joins->link != NULL && !link_is_attached(joins->link))
+        walk->since_ms = joins->now_ms;
+    return joins->now_ms < walk->since_ms + JOINS_COMMIT_WAIT_MS;
+}
+
+/* True: some of them do not wait any more. */
+static bool joins_run_walks(struct joins *joins)
+{
+    bool has_moved = false;
+    struct join_walk **link = &joins->walks.first;
+    while (*link != NULL) { /* each turn passes one, or drops it */
+        struct join_walk *walk = *link;
+        enum weir_status status = WEIR_PENDING;
+        if (joins->turn_bytes >= JOINS_TURN_BYTES)
+            return true;
+        if (walk->subscriptions != NULL) {
+            buffer_clear(&joins->value);
+            status = join_walk_finish(walk, &joins->cached, &joins->value);
+            if (status == WEIR_PENDING && joins_may_wait(joins, walk)) {
+                link = &walk->next;
+                continue;
+            }
+            has_moved = true;
+        }
+        if (status == WEIR_PENDING)
+            joins_give_up(joins, walk);
+        else
+            joins_finish_walk(joins, walk, status);
+        join_walks_drop(&joins->walks, link);
+    }
+    return has_moved;
 }
 
 uint64_t joins_newest_ms(const struct joins *joins)
@@ -450,22 +623,29 @@ static bool is_news(const void *custom, struct span stream)
     return custom_streams_is_news(custom, stream);
 }
 
-bool joins_run(struct joins *joins)
+bool joins_run(struct joins *joins, uint64_t now_ms)
 {
+    joins->now_ms = now_ms;
     if (custom_streams_have_news(joins->custom)) {
         subscriptions_resync_streams(joins->subscriptions, is_news, joins->custom, "restarted");
         custom_streams_settle(joins->custom);
     }
     joins->turn_bytes = 0;
+    joins->vain_count = 0;
     joins->cached_topic = NULL;
     if (joins->mapping == NULL)
         return false;
+    bool has_moved = joins_run_walks(joins); /* their links have events to catch up with */
     size_t todo = joins->subscriptions->sync_count;
     bool is_cut = todo > JOINS_TURN_MAX;
     if (is_cut)
         todo = JOINS_TURN_MAX;
     unsigned served = 0;
     for (; todo > 0; todo--) {
+        if (joins->vain_count >= JOINS_VAIN_MAX) { /* those behind it come first next time */
+            is_cut = true;
+            break;
+        }
         if (joins->turn_bytes >= JOINS_TURN_BYTES)
             return true;
         struct subscription *subscription = subscriptions_pop_sync(joins->subscriptions);
@@ -478,5 +658,5 @@ bool joins_run(struct joins *joins)
     }
     joins->cached_topic = NULL;
     /* When nothing of a full pass could be done, the next tick is early enough. */
-    return is_cut && served > 0;
+    return has_moved || (is_cut && served > 0);
 }

@@ -9,6 +9,16 @@
  * not published that far, socket's backlog not empty) goes back into the queue and is looked at
  * again in the next turn or tick.
  *
+ * Where the broker has a log, n may not be committed when the snapshot is taken, and in a group that is
+ * always being written it never is. The snapshot is then kept (join_walks.h), with the link held where
+ * it stands, until n is committed; by then the feed may be past n, so the link catches up:
+ *
+ *   DUE --> snapshot at seq n, kept --n committed--> link at n --> sync sent, link behind
+ *
+ * Those who want the same share it, and others in the queue are not held up. A log that does not get n
+ * for JOINS_COMMIT_WAIT_MS (it has failed) closes the sockets that wait; while the broker is away they
+ * wait for the next one.
+ *
  * A worker's own stream (custom_streams.h) is read through the broker, and that takes time:
  *
  *   DUE --> link brought to the group's newest event n, and held there
@@ -26,7 +36,8 @@
  * Memory:   one buffer for the snapshot, one for the envelope. Consecutive syncs of one group in a
  *           pass share both. A reading from a worker is a small block, JOINS_READS_MAX of them; its
  *           answer is sent on when it comes and not kept.
- * Errors:   a sync that cannot be made now stays due; one that can never be is a close with 1013.
+ * Errors:   a sync that cannot be made now stays due; one that can never be is a close with 1013, or
+ *           1009 when it is too large.
  */
 #ifndef WEIR_GATEWAY_JOINS_H
 #define WEIR_GATEWAY_JOINS_H
@@ -41,6 +52,9 @@ enum {
     JOINS_BACKLOG_BYTES_MAX = 1024 * 1024, /* a socket with more waiting gets its sync later */
     JOINS_READ_SHARE_MAX = 512,            /* subscriptions that share one reading */
     JOINS_READS_MAX = 256, /* from workers at once; the other subscriptions wait in their queue */
+    JOINS_LOOKS_MAX = 8,   /* at one group, when the ring laps the look */
+    JOINS_VAIN_MAX = 8,    /* looks of a pass that wait for the log and cannot be kept */
+    JOINS_COMMIT_WAIT_MS = 15000, /* for the log, while the broker is there */
 };
 
 struct joins;
@@ -56,7 +70,7 @@ typedef enum weir_status joins_ask_broker(struct link *link, enum wire_type type
 void joins_set_broker(struct joins *joins, joins_ask_broker *ask, struct link *link,
                       struct custom_streams *custom);
 /* Serve the sync queue within a turn's budget. True: there is more that can be done at once. */
-bool joins_run(struct joins *joins);
+bool joins_run(struct joins *joins, uint64_t now_ms);
 /* The highest stamp of a sync sent. */
 uint64_t joins_newest_ms(const struct joins *joins);
 /* Answer a join that is not granted; the caller counts it. The socket stays open. */

@@ -14,7 +14,7 @@
  *            passes it over
  *
  * and, whatever its mode, stands still while it is held: while the sync of a worker's own stream is
- * read (joins.h). When another broker goes on with the groups of the last one, every link that is not
+ * read, or a sync waits for the log (joins.h). When another broker goes on with the groups of the last one, every link that is not
  * idle is behind until it was compared with its group there: what is missing comes from the new ring,
  * and what cannot have been (a seq or an epoch the group has not reached) is a fresh sync. A subscription waits in the sync queue until its snapshot has been sent (joins.h),
  * then it is active.
@@ -70,7 +70,7 @@ struct subscriber_link {
     uint8_t mode;                     /* enum delivery_mode */
     uint8_t is_queued;                /* in the behind queue */
     uint8_t is_blocked;               /* behind, and the socket's writable notice is to come */
-    uint8_t is_held : 1;              /* stands still: the sync of one of them is being read */
+    uint8_t is_held : 1;              /* stands still: the sync of one of them is on its way */
     uint8_t
         is_resumed : 1; /* behind, and its cursor is not yet compared with the new broker's group */
 };
@@ -187,11 +187,11 @@ const char *subscriptions_loss_reason(const struct subscriber_link *link);
 void subscriptions_unblock(struct subscriptions *subscriptions, struct subscriber *subscriber);
 void subscriptions_block(struct subscriptions *subscriptions, struct subscriber_link *link);
 
-/* The subscription's sync is read elsewhere, as of where its link stands: the link stands still, and
+/* The subscription's sync is read elsewhere, or waits, as of where its link stands or further on: the link stands still, and
  * events wait in the ring. It is put at the head of `list`, and leaves it when it goes, or is to have
  * another sync. */
 void subscriptions_hold(struct subscription *subscription, struct subscription **list);
-/* The reading is over; the link catches up. */
+/* That is over; the link catches up. */
 void subscriptions_release(struct subscriptions *subscriptions, struct subscription *subscription);
 
 /* Queues. pop takes the first off; the caller puts it back or is done with it. */

@@ -153,7 +153,7 @@ static void on_prepare(uv_prepare_t *prepare)
         has_work = turn_fan_out(turn);
     if (catch_up_run(parts->catch_up))
         has_work = true;
-    if (joins_run(parts->joins))
+    if (joins_run(parts->joins, uv_hrtime() / 1000000))
         has_work = true;
     link_raise_floor(parts->link, joins_newest_ms(parts->joins));
     if (triggers_run(parts->triggers))

@@ -231,6 +231,8 @@ enum weir_status store_snapshot_finish(struct store_snapshot_walk *walk,
                                        struct store_snapshot *snapshot,
                                        struct buffer *out) WEIR_MUST_CHECK;
 void store_snapshot_cancel(struct store_snapshot_walk *walk);
+/* Memory it takes while it waits. */
+uint64_t store_snapshot_bytes(const struct store_snapshot_walk *walk);
 /* Begin and finish at once; PENDING when the ring is behind (the caller asks again later). */
 enum weir_status store_snapshot(struct store_reader *reader, struct span stream, struct span group,
                                 const struct span *item, struct store_snapshot *snapshot,

@@ -108,15 +108,19 @@ void store_snapshot_walk_free(struct store_snapshot_walk *walk)
     free(walk);
 }
 
+uint64_t store_snapshot_bytes(const struct store_snapshot_walk *walk)
+{
+    return walk->ids.capacity_bytes + walk->values.capacity_bytes + walk->record.capacity_bytes +
+           walk->entry_capacity * sizeof *walk->entries +
+           walk->position_capacity * sizeof *walk->positions +
+           walk->table_slots * sizeof *walk->table;
+}
+
 void store_snapshot_cancel(struct store_snapshot_walk *walk)
 {
     if (walk == NULL)
         return;
-    size_t kept = walk->ids.capacity_bytes + walk->values.capacity_bytes +
-                  walk->record.capacity_bytes + walk->entry_capacity * sizeof *walk->entries +
-                  walk->position_capacity * sizeof *walk->positions +
-                  walk->table_slots * sizeof *walk->table;
-    if (walk->reader->spare == NULL && kept <= WALK_SPARE_BYTES_MAX)
+    if (walk->reader->spare == NULL && store_snapshot_bytes(walk) <= WALK_SPARE_BYTES_MAX)
         walk->reader->spare = walk;
     else
         store_snapshot_walk_free(walk);

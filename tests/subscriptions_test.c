@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "gateway/fanout.h"
+#include "gateway/join_walks.h"
 #include "gateway/joins.h"
 #include "gateway/stream_socket.h"
 #include "gateway/turn.h"
@@ -24,7 +25,8 @@ enum {
     SOCKETS = 12,
     SENDS_MAX = 256,
     EVENTS_MAX = 40000,
-    SUBSCRIPTIONS = 3
+    SUBSCRIPTIONS = 3,
+    UNCOMMITTED_MAX = 256
 };
 #define FIRST_GENERATION 1700000000000000ull
 
@@ -61,6 +63,13 @@ static struct world {
     unsigned order_count;
     uint64_t now_ms;
     uint64_t commit; /* of what is written */
+    /* A store that is logged: what is written and not committed, oldest first. */
+    bool is_logged;
+    struct {
+        uint64_t offset, seq, position, end;
+    } uncommitted[UNCOMMITTED_MAX];
+    unsigned uncommitted_first, uncommitted_count;
+    uint64_t turn_ms; /* the gateway's clock */
     /* the gateway's side */
     struct mapping *mapping;
     struct counters counters;
@@ -100,7 +109,7 @@ static void world_append(const struct store_change *change, enum envelope_event 
     cr_assert_leq(envelope_bytes_max(&envelope), sizeof frame);
     struct envelope_layout layout = envelope_encode(frame, &envelope);
     struct ring_record record = {
-        .previous_position = change->group.newest_position,
+        .previous_position = store_group_newest_position(world.store, change->group.offset),
         .group_offset = change->group.offset,
         .group_hash = change->group.hash,
         .item_hash = change->item_hash,
@@ -118,6 +127,29 @@ static void world_append(const struct store_change *change, enum envelope_event 
         ring_append(world.ring, &record, span_of(frame, layout.frame_bytes), item, NULL);
     cr_assert_eq(status, WEIR_OK);
     store_group_published(world.store, change->group.offset, record.position);
+    if (!world.is_logged) {
+        ring_publish(world.ring);
+        return;
+    }
+    cr_assert_lt(world.uncommitted_count, UNCOMMITTED_MAX);
+    unsigned at = (world.uncommitted_first + world.uncommitted_count++) % UNCOMMITTED_MAX;
+    world.uncommitted[at].offset = change->group.offset;
+    world.uncommitted[at].seq = change->group.seq;
+    world.uncommitted[at].position = record.position;
+    world.uncommitted[at].end = ring_head(world.ring);
+}
+
+/* The log has got the oldest writes, all but `left`. */
+static void world_commit(unsigned left)
+{
+    while (world.uncommitted_count > left) {
+        unsigned at = world.uncommitted_first;
+        store_group_committed(world.store, world.uncommitted[at].offset, world.uncommitted[at].seq,
+                              world.uncommitted[at].position);
+        ring_publish_to(world.ring, world.uncommitted[at].end);
+        world.uncommitted_first = (at + 1) % UNCOMMITTED_MAX;
+        world.uncommitted_count--;
+    }
 }
 
 /* False: there was nothing to delete. */
@@ -153,7 +185,6 @@ static bool world_apply(unsigned group, const struct event *event)
     world.events[group][count] = *event;
     world.events[group][count].seq = change.group.seq;
     world.order[world.order_count++] = (uint8_t)group;
-    ring_publish(world.ring);
     store_turn_end(world.store);
     return true;
 }
@@ -163,6 +194,10 @@ static void world_write(unsigned group, unsigned pad_max)
     struct event event = {.item = (int)random_below(ITEMS), .kind = ENVELOPE_UPDATE};
     unsigned choice = random_below(10);
     event.value_bytes = 1 + (int)random_below(pad_max);
+    if (world.uncommitted_count == UNCOMMITTED_MAX)
+        world_commit(UNCOMMITTED_MAX / 2);
+    if (!ring_has_room(world.ring, ring_record_bytes_max(world.ring)))
+        world_commit(0);
     world.now_ms += random_below(3);
     if (choice == 0) {
         event.item = -1;
@@ -190,6 +225,8 @@ static struct fake_socket {
         int item; /* -1: whole */
     } wishes[SUBSCRIPTIONS];
     bool owes_writable;
+    bool may_be_closed;
+    unsigned closed_code;
     unsigned busy_percent;
     unsigned received, syncs;
 } sockets[SOCKETS];
@@ -352,8 +389,11 @@ static size_t fake_backlog_bytes(void *context, void *connection)
 
 static void fake_close(void *context, void *connection, unsigned code, const char *reason)
 {
+    struct fake_socket *socket = connection;
     (void)context;
-    (void)connection;
+    socket->closed_code = code;
+    if (socket->may_be_closed)
+        return;
     cr_assert_fail("closed with %u: %s", code, reason);
 }
 
@@ -415,7 +455,7 @@ static void turn_once(bool reads_feed)
             subscriptions_all_behind(&world.subscriptions);
     }
     (void)catch_up_run(world.catch_up);
-    (void)joins_run(world.joins);
+    (void)joins_run(world.joins, world.turn_ms);
 }
 
 static struct subscription_wish wish_of(const char *id, unsigned group, int item)
@@ -488,8 +528,10 @@ static void world_make_segment(uint64_t ring_bytes, uint64_t generation)
     world.ring = ring_writer_open(&world.segment);
     cr_assert_not_null(world.readers);
     cr_assert_not_null(world.ring);
-    struct store_options store_options = {
-        .items_max = 100000, .groups_max = 100000, .empty_groups_max = 1000};
+    struct store_options store_options = {.items_max = 100000,
+                                          .groups_max = 100000,
+                                          .empty_groups_max = 1000,
+                                          .is_logged = world.is_logged};
     cr_assert_eq(store_open(&world.store, &world.segment, world.readers, &store_options, &error),
                  WEIR_OK, "%s", error.text);
     segment_publish(&world.segment);
@@ -552,12 +594,16 @@ static void world_recover(uint64_t ring_bytes, uint64_t generation, unsigned cou
     memcpy(events, world.events, sizeof events);
     memcpy(order, world.order, sizeof order);
     cr_assert_leq(count, world.order_count);
+    joins_set_mapping(world.joins, NULL);
     world_drop_segment();
+    world.uncommitted_count = 0;
     world_make_segment(ring_bytes, generation);
     memset(world.event_count, 0, sizeof world.event_count);
     world.order_count = 0;
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < count; i++) {
         cr_assert(world_apply(order[i], &events[order[i]][used[order[i]]++]));
+        world_commit(0);
+    }
 }
 
 /* What the gateway does when it is attached to a broker with the log of the last one; events from
@@ -587,6 +633,7 @@ static void socket_make_writable(struct fake_socket *socket)
 static void world_settle(void)
 {
     is_calm = true;
+    world_commit(0);
     for (unsigned i = 0; i < SOCKETS; i++) {
         if (sockets[i].owes_writable)
             socket_make_writable(&sockets[i]);
@@ -623,6 +670,8 @@ static void world_step(unsigned pad_max)
 {
     struct fake_socket *socket = &sockets[random_below(SOCKETS)];
     unsigned index = random_below(SUBSCRIPTIONS);
+    if (world.uncommitted_count > 1 && random_below(4) == 0)
+        world_commit(1 + random_below(world.uncommitted_count - 1));
     switch (random_below(12)) {
     case 0:
         if (!socket->wishes[index].is_used)
@@ -1018,7 +1067,7 @@ static void run_lives(uint64_t ring_bytes, unsigned pad_max, unsigned busy_perce
         }
         while (read_count > 0 && random_below(4) != 0)
             read_end(0, LINK_LOST, false);
-        world_recover(ring_bytes, FIRST_GENERATION, world.order_count);
+        world_recover(ring_bytes, FIRST_GENERATION, world.order_count - world.uncommitted_count);
         uint64_t position = ring_published(&world.mapping->ring);
         for (unsigned more = random_below(30); more > 0; more--)
             world_write(random_below(GROUPS), pad_max);
@@ -1052,6 +1101,274 @@ Test(subscriptions, many_lives_of_a_workers_stream, .timeout = 60)
     make_custom();
     run_lives(4 * 1024 * 1024, 100, 30);
     cr_assert_gt(reads_lost, 0);
+    world_close();
+    custom_streams_close(custom);
+}
+
+/* ---- a store whose writes are shown when they are in the log ---- */
+
+static void write_one(unsigned group)
+{
+    unsigned before = world.event_count[group];
+    while (world.event_count[group] == before)
+        world_write(group, 10);
+}
+
+static void open_logged(void)
+{
+    world.is_logged = true;
+    world_open(1024 * 1024);
+    is_calm = true;
+    for (unsigned group = 0; group < GROUPS; group++)
+        write_one(group);
+    world_commit(0);
+    turn_once(true);
+}
+
+static void close_logged(void)
+{
+    is_calm = false;
+    world_close();
+}
+
+/* As at a broker that is never idle: in each turn there is a write that is not in the log yet. */
+static void busy_turn(unsigned group)
+{
+    write_one(group);
+    world_commit(1);
+    turn_once(true);
+}
+
+/* Goal: a join is served however fast the writers are. Method: whenever the gateway looks, the newest
+ * write is not committed. */
+Test(subscriptions, a_group_that_is_never_at_rest_can_be_joined, .timeout = 20)
+{
+    random_state = 51;
+    open_logged();
+    for (unsigned i = 0; i < SOCKETS; i++) {
+        join_group(i);
+        for (unsigned turn = 0; turn < 3; turn++)
+            busy_turn(0);
+        cr_assert_eq(sockets[i].syncs, 1, "socket %u", i);
+    }
+    for (unsigned turn = 0; turn < 10; turn++)
+        busy_turn(0);
+    for (unsigned i = 0; i < SOCKETS; i++)
+        cr_assert_eq(sockets[i].topics[0].seq, world.event_count[0] - 1, "all that is committed");
+    world_settle();
+    world_check_complete();
+    close_logged();
+}
+
+/* The others in the queue are served as ever, and all who want the same wait together. */
+Test(subscriptions, a_join_that_waits_for_the_log_holds_up_nobody, .timeout = 20)
+{
+    random_state = 52;
+    open_logged();
+    write_one(0);
+    for (unsigned i = 0; i < SOCKETS; i++) {
+        struct subscription_wish wish = wish_of("0", i % 2, -1);
+        sockets[i].subscriber.connection = &sockets[i];
+        cr_assert_eq(subscriptions_add(&world.subscriptions, &sockets[i].subscriber, &wish),
+                     WEIR_OK);
+        if (i == SOCKETS / 2)
+            turn_once(true);
+    }
+    turn_once(true);
+    for (unsigned i = 0; i < SOCKETS; i++)
+        cr_assert_eq(sockets[i].syncs, i % 2, "socket %u", i);
+    cr_assert_eq(counted(COUNTER_SYNCS_WAITING), 1);
+    cr_assert_eq(world.subscriptions.sync_count, 0);
+    write_one(0);
+    world_commit(0);
+    turn_once(true); /* the feed has passed the sync */
+    turn_once(true);
+    for (unsigned i = 0; i < SOCKETS; i++) {
+        cr_assert_eq(sockets[i].syncs, 1);
+        cr_assert_eq(sockets[i].received, i % 2 == 0);
+    }
+    cr_assert_eq(counted(COUNTER_SYNCS_WAITING), 0);
+    close_logged();
+}
+
+/* A socket that has something of the group already is given the rest of it first, and goes on where the
+ * sync was made. */
+Test(subscriptions, a_link_stands_still_while_a_sync_waits_for_the_log, .timeout = 20)
+{
+    random_state = 53;
+    open_logged();
+    struct fake_socket *socket = &sockets[0];
+    join_group(0);
+    turn_once(true);
+    write_one(0);
+    write_one(0);
+    struct subscription_wish item = wish_of("1", 0, 1);
+    cr_assert_eq(subscriptions_add(&world.subscriptions, &socket->subscriber, &item), WEIR_OK);
+    turn_once(true);
+    world_commit(1);
+    turn_once(true);
+    cr_assert_eq(socket->received, 0, "up to where the sync will be");
+    write_one(0);
+    world_commit(1);
+    turn_once(true);
+    cr_assert_eq(socket->received, 2);
+    cr_assert_eq(socket->syncs, 2);
+    world_commit(0);
+    turn_once(true);
+    cr_assert_eq(socket->received, 3);
+    close_logged();
+}
+
+/* Copies that nobody waits for are given back: whoever waited has left, or the broker has gone. */
+Test(subscriptions, what_nobody_waits_for_is_not_kept, .timeout = 20)
+{
+    random_state = 54;
+    open_logged();
+    write_one(0);
+    join_group(0);
+    join_group(1);
+    turn_once(true);
+    cr_assert_eq(counted(COUNTER_SYNCS_WAITING), 1);
+    subscriptions_remove_subscriber(&world.subscriptions, &sockets[0].subscriber);
+    turn_once(true);
+    cr_assert_eq(counted(COUNTER_SYNCS_WAITING), 1);
+    cr_assert(subscriptions_remove(&world.subscriptions, &sockets[1].subscriber, span_text("0")));
+    turn_once(true);
+    cr_assert_eq(counted(COUNTER_SYNCS_WAITING), 0);
+    join_group(2);
+    turn_once(true);
+    cr_assert_eq(counted(COUNTER_SYNCS_WAITING), 1);
+    joins_set_mapping(world.joins, world.mapping);
+    cr_assert_eq(counted(COUNTER_SYNCS_WAITING), 0);
+    cr_assert_eq(world.subscriptions.sync_count, 1);
+    turn_once(true);
+    world_commit(0);
+    turn_once(true);
+    cr_assert_eq(sockets[2].syncs, 1);
+    close_logged();
+}
+
+/* More copies than may be kept: the others wait, and joins of groups at rest are served between them. */
+Test(subscriptions, copies_that_wait_are_bounded, .timeout = 20)
+{
+    enum { MANY = 3 * JOIN_WALKS_MAX };
+    struct subscriber subscriber = {.connection = &sockets[0]};
+    char names[MANY][16];
+    random_state = 55;
+    open_logged();
+    world.subscriptions.subscriptions_max = 1000;
+    sockets[0].may_be_closed = true;
+    write_one(0);
+    struct subscriber others[MANY];
+    for (unsigned i = 0; i < MANY; i++) {
+        struct subscription_wish wish = wish_of("0", 0, 0);
+        (void)snprintf(names[i], sizeof names[i], "x%u", i);
+        wish.item = span_text(names[i]);
+        others[i] = subscriber;
+        cr_assert_eq(subscriptions_add(&world.subscriptions, &others[i], &wish), WEIR_OK);
+    }
+    struct subscription_wish quiet = wish_of("0", 1, -1);
+    sockets[1].subscriber.connection = &sockets[1];
+    cr_assert_eq(subscriptions_add(&world.subscriptions, &sockets[1].subscriber, &quiet), WEIR_OK);
+    for (unsigned turn = 0; turn < MANY / JOINS_VAIN_MAX; turn++) {
+        turn_once(true);
+        cr_assert_eq(counted(COUNTER_SYNCS_WAITING), JOIN_WALKS_MAX);
+    }
+    cr_assert_eq(sockets[1].syncs, 1);
+    cr_assert_eq(world.subscriptions.sync_count, MANY - JOIN_WALKS_MAX);
+    /* A log that never gets them: all are told in the end. */
+    for (unsigned turn = 0; turn < 4; turn++) {
+        turn_once(true);
+        world.turn_ms += JOINS_COMMIT_WAIT_MS;
+    }
+    turn_once(true);
+    cr_assert_eq(counted(COUNTER_SYNCS_UNCOMMITTED), MANY);
+    cr_assert_eq(counted(COUNTER_SYNCS_WAITING), 0);
+    for (unsigned i = 0; i < MANY; i++)
+        subscriptions_remove_subscriber(&world.subscriptions, &others[i]);
+    close_logged();
+}
+
+/* A log that has failed: whoever waits for it is told, by a close, and only they. */
+Test(subscriptions, a_join_the_log_never_lets_pass_is_closed, .timeout = 20)
+{
+    random_state = 56;
+    open_logged();
+    join_group(1); /* before the write in doubt */
+    turn_once(true);
+    write_one(0);
+    join_group(0);
+    sockets[0].may_be_closed = true;
+    turn_once(true);
+    world.turn_ms += JOINS_COMMIT_WAIT_MS - 1;
+    turn_once(true);
+    cr_assert_eq(sockets[0].closed_code, 0);
+    world.turn_ms++;
+    turn_once(true);
+    cr_assert_eq(sockets[0].closed_code, 1013);
+    cr_assert_eq(sockets[1].closed_code, 0);
+    cr_assert_eq(sockets[0].syncs, 0);
+    cr_assert_eq(counted(COUNTER_SYNCS_UNCOMMITTED), 1);
+    cr_assert_eq(counted(COUNTER_SYNCS_WAITING), 0);
+    turn_once(true);
+    cr_assert_eq(counted(COUNTER_SYNCS_WAITING), 0, "it goes with its socket");
+    close_logged();
+}
+
+/* A worker's own stream is read as of what is committed, however busy it is. */
+Test(subscriptions, a_busy_stream_of_a_worker_can_be_joined, .timeout = 20)
+{
+    random_state = 57;
+    make_custom();
+    open_logged();
+    for (unsigned i = 0; i < SOCKETS; i++) {
+        join_group(i);
+        for (unsigned turn = 0; turn < 3; turn++) {
+            busy_turn(0);
+            while (read_count > 0)
+                read_end(0, LINK_ANSWERED, false);
+        }
+        cr_assert_eq(sockets[i].syncs, 1, "socket %u", i);
+    }
+    busy_turn(0);
+    for (unsigned i = 0; i < SOCKETS; i++)
+        cr_assert_eq(sockets[i].topics[0].seq, world.event_count[0] - 1);
+    world_settle();
+    world_check_complete();
+    close_logged();
+    custom_streams_close(custom);
+}
+
+/* The runs of above, with a log that is behind all the time. */
+Test(subscriptions, every_event_once_behind_a_log, .timeout = 60)
+{
+    world.is_logged = true;
+    run_model(4 * 1024 * 1024, 100, 30);
+    cr_assert_eq(counted(COUNTER_SYNCS_LAGGED), 0);
+    world_close();
+}
+
+Test(subscriptions, every_event_once_behind_a_log_with_a_small_ring, .timeout = 60)
+{
+    world.is_logged = true;
+    run_model(64 * 1024, 2000, 70);
+    cr_assert_gt(counted(COUNTER_SYNCS_LAGGED), 0, "the run did lap");
+    world_close();
+}
+
+Test(subscriptions, many_lives_behind_a_log, .timeout = 60)
+{
+    world.is_logged = true;
+    run_lives(4 * 1024 * 1024, 100, 30);
+    cr_assert_eq(counted(COUNTER_SYNCS_RESTARTED) + counted(COUNTER_SYNCS_LAGGED), 0);
+    world_close();
+}
+
+Test(subscriptions, many_lives_of_a_workers_stream_behind_a_log, .timeout = 60)
+{
+    world.is_logged = true;
+    make_custom();
+    run_lives(64 * 1024, 2000, 70);
     world_close();
     custom_streams_close(custom);
 }
