@@ -6,7 +6,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
-import { GroupModel } from './lib/model.mjs';
+import { GroupModel, History } from './lib/model.mjs';
 import { Weir, binDir, delay, isSanitized, runWeir, seededRandom, temporaryDirectory, until } from './lib/weir.mjs';
 
 let directory;
@@ -260,4 +260,71 @@ test('a configuration of the iii engine with a file_based adapter keeps its item
     await weir.stop();
   }
   weir = undefined;
+});
+
+// Keeps the text of each frame only.
+class TextSubscriber extends Subscriber {
+  take(data) {
+    this.texts.push(data.toString());
+    this.wake();
+  }
+}
+
+// Writers keep 64 calls each in flight, so that there is always a write that is not in the log yet, and go on until everybody
+// else has what they asked for.
+test('a group that is never at rest can be joined and read: each sync is exact, events follow without gap', async () => {
+  await start({ durability: 'synced' });
+  const random = seededRandom('busy group');
+  const writers = [...(await weir.openOnEach(openWorker, 2)).values()].flat();
+  const witness = await TextSubscriber.open(weir.streamUrl);
+  witness.join('kept', 'busy');
+  await witness.waitFor(() => witness.texts.length === 1, 'the first sync');
+  let isOver = false;
+  const lane = async (worker) => {
+    while (!isOver) {
+      const item = `item-${random.below(100)}`;
+      if (random() < 0.05) await worker.result('stream::delete', key('busy', item));
+      else await worker.result('stream::set', { ...key('busy', item), data: { id: item, n: random.below(1000) } });
+    }
+  };
+  const writing = writers.flatMap((worker) => Array.from({ length: 64 }, () => lane(worker)));
+  await witness.waitFor(() => witness.texts.length > 1000, 'the group is busy');
+
+  const reader = await openWorker();
+  let reads = 0;
+  const reading = (async () => {
+    while (!isOver) {
+      assert.ok(Array.isArray(await listOf(reader, 'busy')));
+      const value = await reader.result('stream::get', key('busy', 'item-1'));
+      assert.ok(value === null || value === undefined || value.id === 'item-1');
+      reads += 1;
+    }
+  })();
+  const subscribers = [];
+  for (let n = 0; n < 20; n += 1) {
+    const subscriber = await TextSubscriber.open(weir.streamUrl);
+    subscriber.gateway = weir.gatewayOf(subscriber.localPort);
+    subscriber.join('kept', 'busy');
+    subscribers.push(subscriber);
+    await delay(50);
+  }
+  for (const [n, subscriber] of subscribers.entries()) await subscriber.waitFor(() => subscriber.texts.length > 1, `the sync of ${n} and an event`);
+  await until(() => reads >= 10, 'reads are answered');
+  isOver = true;
+  await Promise.all([...writing, reading]);
+
+  await writers[0].result('stream::send', { ...key('busy'), type: 'end', data: null });
+  const all = [witness, ...subscribers];
+  for (const [n, subscriber] of all.entries()) await subscriber.waitFor(() => subscriber.texts.at(-1).includes('"type":"end"'), `the end at ${n}`, 60000);
+  assert.equal(new Set(subscribers.map(({ gateway }) => gateway)).size, 2, 'subscribers were on both gateways');
+  const history = new History(witness.texts);
+  const bySeq = new Map();
+  for (const [n, subscriber] of all.entries()) {
+    const sync = history.checkSubscriber(subscriber.texts, `subscriber ${n}`);
+    bySeq.set(sync.seq, [...(bySeq.get(sync.seq) ?? []), sync]);
+  }
+  history.walk(bySeq.keys(), (seq, model) => {
+    for (const sync of bySeq.get(seq)) assert.deepEqual(sync.event.data, model.values(), `sync at seq ${seq} equals the state then`);
+  });
+  await closeAll([...all, ...writers, reader]);
 });
