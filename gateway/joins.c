@@ -15,8 +15,8 @@ struct joins {
     struct counters *counters;
     struct mapping *mapping;
     struct join_walks walks;
-    unsigned vain_count;    /* copies of this pass that could not be kept */
     uint64_t now_ms;        /* of this pass */
+    unsigned vain_count;    /* looks of this pass that wait for the log and could not be kept */
     struct buffer value;    /* the snapshot's JSON */
     struct buffer envelope; /* frame header and JSON */
     /* What `envelope` holds, for the next subscription of this pass that wants the same. */
@@ -178,7 +178,7 @@ static enum weir_status joins_encode_sync(struct joins *joins,
     return status;
 }
 
-/* Let the subscription wait for `walk`, from the queue or together with others. */
+/* Let the subscription wait for `walk`; AGAIN: there are too many who do. */
 static enum weir_status joins_wait(struct join_walk *walk, struct subscription *subscription)
 {
     if (walk->subscription_count >= JOIN_WALK_SHARE_MAX)
@@ -509,7 +509,7 @@ static enum weir_status joins_serve(struct joins *joins, struct subscription *su
     if (is_custom || !joins_is_cached(joins, subscription)) {
         enum weir_status status = joins_look(joins, subscription, is_custom);
         if (status == WEIR_PENDING)
-            return WEIR_OK; /* it is called when the log has that */
+            return WEIR_OK; /* joins_finish_walk() goes on with it */
         if (status == WEIR_OK && is_custom)
             return joins_start_read(joins, subscription);
         if (status == WEIR_OK)

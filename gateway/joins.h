@@ -35,7 +35,7 @@
  * Process:  gateway, loop thread only; never while a fan-out's batch is open.
  * Memory:   one buffer for the snapshot, one for the envelope. Consecutive syncs of one group in a
  *           pass share both. A reading from a worker is a small block, JOINS_READS_MAX of them; its
- *           answer is sent on when it comes and not kept.
+ *           answer is sent on when it comes and not kept. Snapshots that wait: join_walks.h.
  * Errors:   a sync that cannot be made now stays due; one that can never be is a close with 1013, or
  *           1009 when it is too large.
  */

@@ -14,10 +14,11 @@
  *            passes it over
  *
  * and, whatever its mode, stands still while it is held: while the sync of a worker's own stream is
- * read, or a sync waits for the log (joins.h). When another broker goes on with the groups of the last one, every link that is not
- * idle is behind until it was compared with its group there: what is missing comes from the new ring,
- * and what cannot have been (a seq or an epoch the group has not reached) is a fresh sync. A subscription waits in the sync queue until its snapshot has been sent (joins.h),
- * then it is active.
+ * read, or a sync waits for the log (joins.h). When another broker goes on with the groups of the last
+ * one, every link that is not idle is behind until it was compared with its group there: what is
+ * missing comes from the new ring, and what cannot have been (a seq or an epoch the group has not
+ * reached) is a fresh sync. A subscription waits in the sync queue until its snapshot has been sent
+ * (joins.h), then it is active.
  *
  * Process:  gateway, loop thread only.
  * Memory:   all owned here. A subscriber is embedded in its socket and stays put until
@@ -187,9 +188,9 @@ const char *subscriptions_loss_reason(const struct subscriber_link *link);
 void subscriptions_unblock(struct subscriptions *subscriptions, struct subscriber *subscriber);
 void subscriptions_block(struct subscriptions *subscriptions, struct subscriber_link *link);
 
-/* The subscription's sync is read elsewhere, or waits, as of where its link stands or further on: the link stands still, and
- * events wait in the ring. It is put at the head of `list`, and leaves it when it goes, or is to have
- * another sync. */
+/* The subscription's sync is read elsewhere, or waits for the log, as of where its link stands or of
+ * what comes after: the link stands still, and events wait in the ring. It is put at the head of
+ * `list`, and leaves it when it goes, or is to have another sync. */
 void subscriptions_hold(struct subscription *subscription, struct subscription **list);
 /* That is over; the link catches up. */
 void subscriptions_release(struct subscriptions *subscriptions, struct subscription *subscription);
