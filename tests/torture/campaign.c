@@ -10,9 +10,8 @@
 #include <unistd.h>
 
 enum {
-    WINDOW_MAX = 24,           /* requests in flight of one lane */
-    ROUND_REQUESTS_MAX = 4000, /* of one round and lane */
-    ROUND_MS_MAX = 1000,       /* a fault that has not struck by then will not */
+    WINDOW_MAX = 24,          /* requests in flight of one lane */
+    ROUND_REQUESTS_MAX = 600, /* of one round and lane */
     READS_WHILE_FAILING = 3,
     DAMAGES_OF_ONE_DIRECTORY = 400,
 };
@@ -420,7 +419,7 @@ static bool run_round(struct campaign *campaign, enum campaign_phase phase)
     if (phase == PHASE_MOMENTS)
         load.end = campaign_clock() + (double)below(campaign, 1u << (8 + below(campaign, 8))) / 1e6;
     else if (phase == PHASE_POINTS)
-        load.end = campaign_clock() + 0.06; /* then the fault has missed */
+        load.end = campaign_clock() + 0.03; /* by then it has missed: a random moment */
     else
         load.requests = 16 + below(campaign, 200);
     if (!run_load(campaign, &load, tally))
@@ -474,7 +473,8 @@ bool campaign_crash(struct campaign *campaign, enum campaign_phase phase, uint64
         if (!begin_series(campaign))
             return false;
         bool is_good = true;
-        for (unsigned round = 0; round < SERIES_ROUNDS && tally->rounds < rounds && is_good;
+        uint64_t series_rounds = 1 + below(campaign, SERIES_ROUNDS_MAX);
+        for (uint64_t round = 0; round < series_rounds && tally->rounds < rounds && is_good;
              round++) {
             is_good = run_round(campaign, phase);
             progress(campaign, tally, false);
@@ -550,7 +550,7 @@ static const char *base_name(const char *path)
 static bool says_damage(const char *text, const char *file)
 {
     static const char *const words[] = {"runcat",     "orrupt",       "damage",
-                                        " cut",       "interrupted",  "Bad file format",
+                                        "cut",        "interrupted",  "Bad file format",
                                         "Short read", "Unrecoverable"};
     if (!strstr(text, file) && strstr(text, "AOF") == NULL)
         return false;
@@ -560,9 +560,9 @@ static bool says_damage(const char *text, const char *file)
     return false;
 }
 
-static enum damage_outcome start_on(struct campaign *campaign, const struct image *image,
-                                    const struct damage *damage, const struct seen *truth,
-                                    char why[192])
+static enum damage_outcome start_on(struct campaign *campaign, enum campaign_phase phase,
+                                    const struct image *image, const struct damage *damage,
+                                    const struct seen *truth, char why[192])
 {
     struct subject *subject = &campaign->subject;
     char text[CHILD_TEXT_BYTES], note[CHILD_NOTE_BYTES];
@@ -571,6 +571,11 @@ static enum damage_outcome start_on(struct campaign *campaign, const struct imag
     if (!image_write(image, subject->directory, damage)) {
         (void)snprintf(why, 192, "the directory could not be written: %s", strerror(errno));
         return OUTCOME_SILENT;
+    }
+    if (subject->kind->tool) {
+        struct campaign_tally *tally = &campaign->tallies[phase];
+        tally->tool_runs++;
+        tally->tool_finds += subject->kind->tool(subject);
     }
     bool is_running = subject->kind->start(subject, NULL) == SUBJECT_READY;
     struct seen seen = {0};
@@ -640,10 +645,13 @@ bool campaign_damage(struct campaign *campaign, enum campaign_phase phase, uint6
                 break;
             /* A server is started now and then even where that is not needed to find out. */
             bool by_start = !campaign->probe || count % 64 == 0;
-            enum damage_outcome outcome = by_start
-                                              ? start_on(campaign, &image, &damage, &truth, why)
-                                              : campaign->probe(campaign, &image, &damage, why);
+            enum damage_outcome outcome =
+                by_start ? start_on(campaign, phase, &image, &damage, &truth, why)
+                         : campaign->probe(campaign, &image, &damage, why);
             count_outcome(campaign, tally, &image, &damage, outcome, why);
+            if (by_start && campaign->probe &&
+                !image_write(&image, campaign->subject.directory, NULL))
+                return false;
             tally->rounds++;
             progress(campaign, tally, false);
         }

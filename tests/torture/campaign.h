@@ -16,7 +16,7 @@
 #include "tests/torture/fault_plan.h"
 #include "tests/torture/subject.h"
 
-enum { SERIES_ROUNDS = 40, CAMPAIGN_SENTENCES_MAX = 24 };
+enum { SERIES_ROUNDS_MAX = 40, CAMPAIGN_SENTENCES_MAX = 24 };
 
 enum campaign_phase {
     PHASE_MOMENTS, /* SIGKILL at random moments */
@@ -47,6 +47,7 @@ struct campaign_tally {
     uint64_t requests, acknowledged;
     uint64_t starts_refused; /* for an error given at the start, with words */
     uint64_t outcomes[OUTCOME_COUNT];
+    uint64_t tool_runs, tool_finds; /* the server's own tool for its files */
     double seconds;
 };
 
@@ -62,7 +63,7 @@ struct campaign {
      * was taken by `truth` before. */
     enum damage_outcome (*probe)(struct campaign *campaign, const struct image *image,
                                  const struct damage *damage, char why[192]);
-    bool (*truth)(struct campaign *campaign, const struct image *image);
+    bool (*truth)(struct campaign *campaign, struct image *image);
     void *own;
     struct campaign_tally tallies[PHASE_COUNT];
     uint64_t struck[FAULT_POINT_COUNT][FAULT_ACTION_COUNT];

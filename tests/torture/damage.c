@@ -277,3 +277,32 @@ bool image_write(const struct image *image, const char *directory, const struct 
     }
     return true;
 }
+
+static bool image_file_again(const struct image *image, const char *directory,
+                             const struct damage *damage, bool is_spoiled)
+{
+    const struct image_file *file = &image->files[damage->file];
+    char path[512];
+    int length = snprintf(path, sizeof path, "%s/%s", directory, file->name);
+    if (length < 0 || (size_t)length >= sizeof path)
+        return false;
+    if (damage->kind != DAMAGE_FLIP)
+        return is_spoiled ? truncate(path, (off_t)damage->offset) == 0
+                          : file_write(file, path, NULL);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    char byte = (char)(file->data[damage->offset] ^ (is_spoiled ? 1 << damage->bit : 0));
+    bool is_written = fd >= 0 && pwrite(fd, &byte, 1, (off_t)damage->offset) == 1;
+    if (fd >= 0)
+        (void)close(fd);
+    return is_written;
+}
+
+bool image_spoil(const struct image *image, const char *directory, const struct damage *damage)
+{
+    return image_file_again(image, directory, damage, true);
+}
+
+bool image_mend(const struct image *image, const char *directory, const struct damage *damage)
+{
+    return image_file_again(image, directory, damage, false);
+}

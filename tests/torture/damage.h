@@ -47,6 +47,9 @@ bool image_read(struct image *image, const char *directory);
 void image_free(struct image *image);
 /* Make `directory` this image, and nothing else; `damage` (NULL: none) done to it. */
 bool image_write(const struct image *image, const char *directory, const struct damage *damage);
+/* The one damage to a directory that is this image, and back again. */
+bool image_spoil(const struct image *image, const char *directory, const struct damage *damage);
+bool image_mend(const struct image *image, const char *directory, const struct damage *damage);
 /* A random place; `random` is the generator's state. False: nothing is in use. */
 bool image_choose(const struct image *image, enum damage_kind kind, uint64_t *random,
                   struct damage *damage);

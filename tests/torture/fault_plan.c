@@ -7,7 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tests/torture/child.h"
 #include "tests/torture/world.h"
 
 enum { SECTOR_BYTES = 512 };
@@ -58,7 +57,7 @@ static bool part_parse(struct fault_part *part, char *text)
 
 bool fault_plan_init(struct fault_plan *plan, const char *text)
 {
-    *plan = (struct fault_plan){0};
+    *plan = (struct fault_plan){.note_fd = -1};
     if (pthread_mutex_init(&plan->lock, NULL) != 0)
         return false;
     char copy[256], *rest = copy, *word = NULL;
@@ -79,12 +78,14 @@ bool fault_plan_init(struct fault_plan *plan, const char *text)
     return true;
 }
 
-static void note(const struct fault_part *part)
+static void note(const struct fault_plan *plan, const struct fault_part *part)
 {
+    if (plan->note_fd < 0)
+        return;
     char text[64];
     int bytes = snprintf(text, sizeof text, "%s@%llu=%s\n", fault_point_word(part->point),
                          (unsigned long long)part->number, fault_action_word(part->action));
-    ssize_t written = write(CHILD_NOTE_FD, text, (size_t)bytes);
+    ssize_t written = write(plan->note_fd, text, (size_t)bytes);
     (void)written; /* nobody listens: fine */
 }
 
@@ -100,7 +101,7 @@ enum fault_action fault_plan_next(struct fault_plan *plan, enum fault_point poin
             continue;
         action = part->action;
         if (!part->has_struck)
-            note(part);
+            note(plan, part);
         part->has_struck = true;
     }
     (void)pthread_mutex_unlock(&plan->lock);

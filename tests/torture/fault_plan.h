@@ -17,7 +17,7 @@
  *         half            a part of the write's sectors, and EIO
  *         lie             not done, and told that it was: a disk that lies
  *
- * When a part strikes, the note "POINT@N=ACTION" is written to descriptor CHILD_NOTE_FD, once.
+ * When a part strikes, the note "POINT@N=ACTION" is written to note_fd, once.
  *
  * Process: the server under test. Thread: any; counting is serialised by a lock.
  */
@@ -80,6 +80,7 @@ struct fault_plan {
     unsigned part_count;
     uint64_t counts[FAULT_POINT_COUNT];
     uint64_t random;
+    int note_fd; /* -1: nobody is told */
     pthread_mutex_t lock;
 };
 

@@ -240,6 +240,27 @@ static void redis_observe(struct subject *subject, struct world *world, struct s
     seen->strangers = size > count ? size - count : 0;
 }
 
+/* redis-check-aof, which stands beside the server. */
+static bool redis_tool(struct subject *subject)
+{
+    char program[sizeof subject->program + 16], manifest[SUBJECT_PATH_BYTES + 64],
+        log[SUBJECT_PATH_BYTES + 16];
+    (void)snprintf(program, sizeof program, "%s", subject->program);
+    char *slash = strrchr(program, '/');
+    (void)snprintf(slash ? slash + 1 : program, 24, "redis-check-aof");
+    (void)snprintf(manifest, sizeof manifest, "%s/appendonlydir/appendonly.aof.manifest",
+                   subject->directory);
+    (void)snprintf(log, sizeof log, "%s/tool.log", subject->scratch);
+    char *argv[] = {program, manifest, NULL};
+    struct child child;
+    char note[CHILD_NOTE_BYTES];
+    if (!child_start(&child, log, argv))
+        return false;
+    (void)child_wait(&child);
+    child_note(&child, note);
+    return child.status != 0;
+}
+
 const struct subject_kind subject_redis = {
     .name = "redis",
     .has_seq = false,
@@ -249,5 +270,6 @@ const struct subject_kind subject_redis = {
     .put = redis_put,
     .take = redis_take,
     .observe = redis_observe,
+    .tool = redis_tool,
     .disconnect = redis_disconnect,
 };

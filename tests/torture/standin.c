@@ -30,6 +30,7 @@
 
 #include "shm/wire.h"
 #include "tests/store_fixture.h"
+#include "tests/torture/child.h"
 #include "tests/torture/faulty_io.h"
 #include "tests/torture/world.h"
 
@@ -572,10 +573,11 @@ static void listen_here(struct standin *standin)
 static enum weir_status open_store(struct standin *standin, struct weir_error *error)
 {
     struct host *host = &standin->host;
+    uint64_t generation = 1700000000000000ull;
+    if (standin->lie == LIE_EPOCH)
+        generation += (uint64_t)getpid();
     const struct segment_options segment = {
-        .ring_bytes = 8 << 20,
-        .store_bytes = 64 << 20,
-        .generation = 1700000000000000ull + (standin->lie == LIE_EPOCH ? (uint64_t)getpid() : 0ull)};
+        .ring_bytes = 8 << 20, .store_bytes = 64 << 20, .generation = generation};
     const struct store_options store = {
         .items_max = 10000, .groups_max = 1000, .empty_groups_max = 1000};
     host->now_ms = 1700000001000ull;
@@ -643,6 +645,7 @@ static void parse(struct standin *standin, int argc, char **argv)
     }
     if (standin->lie == LIE_COUNT || !fault_plan_init(&standin->plan, fault))
         fail("no such lie, or no such fault", 0);
+    standin->plan.note_fd = CHILD_NOTE_FD;
 }
 
 int main(int argc, char **argv)

@@ -65,6 +65,8 @@ struct subject_kind {
     /* One acknowledged item read from a server whose disk fails: false, `why`, when it is not answered
      * or wrong. May be NULL. */
     bool (*read_one)(struct subject *subject, struct world *world, char why[160]);
+    /* What the server's own tool finds in the directory nobody serves; true: something. May be NULL. */
+    bool (*tool)(struct subject *subject);
     /* The server is dead or will be: lanes are closed. */
     void (*disconnect)(struct subject *subject);
 };

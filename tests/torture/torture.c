@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "tests/torture/campaign.h"
+#include "tests/torture/weir_probe.h"
 
 enum { EXIT_USAGE = 2 };
 
@@ -195,6 +195,10 @@ static void print_table(const char *name, const struct campaign *campaign)
                      (unsigned long long)tally->outcomes[OUTCOME_SILENT],
                      (unsigned long long)tally->outcomes[OUTCOME_INVENTED], tally->seconds);
     }
+    const struct campaign_tally *flips = &campaign->tallies[PHASE_FLIPS];
+    if (flips->tool_runs > 0)
+        (void)printf("%-8s its own check tool finds %llu of %llu flips\n", "",
+                     (unsigned long long)flips->tool_finds, (unsigned long long)flips->tool_runs);
     if (campaign->is_faulty) {
         (void)printf("%-8s struck:", "");
         for (unsigned point = 0; point < FAULT_POINT_COUNT; point++)
@@ -259,6 +263,45 @@ static bool open_standin(struct campaign *campaign, const struct options *option
     campaign->subject.extra[0] = lie;
     campaign->subject.extra[1] = (char *)options->standin;
     campaign->is_faulty = true;
+    return true;
+}
+
+/* Small segments and frequent snapshots, so that a series passes many of both; both ways to the disk,
+ * and both levels that survive a killed process. */
+static void vary_weir(struct campaign *campaign)
+{
+    static char option[] = "--snapshot-bytes", set[] = "--set";
+    static char *const snapshots[] = {"100000000", "100000", "100000", "4096"};
+    static char *const ios[] = {"io=uring", "io=plain"};
+    static char *const levels[] = {"durability=synced", "durability=synced", "durability=written"};
+    static char *const fixed[] = {"ring_bytes=8MiB", "store_bytes=64MiB", "value_bytes_max=1536KiB",
+                                  "log_segment_bytes=4MiB"};
+    char **extra = campaign->subject.extra;
+    *extra++ = option;
+    *extra++ = snapshots[world_random(&campaign->random) % 4];
+    *extra++ = set;
+    *extra++ = ios[world_random(&campaign->random) % 2];
+    *extra++ = set;
+    *extra++ = levels[world_random(&campaign->random) % 3];
+    for (unsigned index = 0; index < sizeof fixed / sizeof fixed[0]; index++) {
+        *extra++ = set;
+        *extra++ = fixed[index];
+    }
+    *extra = NULL;
+}
+
+static bool open_weir(struct campaign *campaign, const struct options *options, const char *scratch)
+{
+    static struct weir_probe probe;
+    char program[512];
+    program_path(program, sizeof program, "torture_broker");
+    if (!campaign_open(campaign, &subject_weir, program, scratch, options->seed))
+        return false;
+    campaign->is_faulty = true;
+    campaign->vary = vary_weir;
+    campaign->truth = weir_probe_truth;
+    campaign->probe = weir_probe_run;
+    campaign->own = &probe;
     return true;
 }
 
@@ -333,17 +376,18 @@ int main(int argc, char **argv)
         (void)fprintf(stderr, "torture: no %s, so nothing to compare with\n", options.redis);
         has_redis = false;
     }
-    bool has_ours = options.standin != NULL;
+    bool has_ours = options.standin != NULL || options.has_weir;
+    const char *name = options.standin ? "standin" : "weir";
     if (has_ours)
-        is_good = torture(&options, &ours, "standin", open_standin, options.rounds, options.flips,
-                          has_redis ? seconds * 0.8 : seconds);
+        is_good = torture(&options, &ours, name, options.standin ? open_standin : open_weir,
+                          options.rounds, options.flips, has_redis ? seconds * 0.8 : seconds);
     if (has_redis)
         (void)torture(&options, &redis, "redis", open_redis, options.redis_rounds,
                       options.redis_flips, seconds * 0.2);
     (void)printf("{\"torture\":{\"seed\":%llu,\"seconds\":%.1f,", (unsigned long long)options.seed,
                  campaign_clock() - started);
     if (has_ours)
-        print_json(options.standin ? "standin" : "weir", &ours, true);
+        print_json(name, &ours, true);
     if (has_redis)
         print_json("redis", &redis, !has_ours);
     (void)printf("}}\n");
