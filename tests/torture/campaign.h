@@ -68,12 +68,14 @@ struct campaign {
     struct campaign_tally tallies[PHASE_COUNT];
     uint64_t struck[FAULT_POINT_COUNT][FAULT_ACTION_COUNT];
     struct world_findings findings; /* all phases */
-    char sentences[CAMPAIGN_SENTENCES_MAX][512];
+    char sentences[CAMPAIGN_SENTENCES_MAX][768];
     unsigned sentence_count;
     bool shows_progress;
     double started, last_shown;
     uint64_t goal_rounds; /* of the phase that runs, for the progress line */
     const char *doing;
+    char fault[96], fault_before[96]; /* of this round and of the one before, for sentences */
+    const char *keep; /* directory for those of series that went wrong; NULL: none */
 };
 
 double campaign_clock(void);

@@ -20,6 +20,8 @@ struct options {
     const char *directory; /* below it the campaign's own is made */
     const char *standin;   /* the stand-in instead of weir, with this lie */
     const char *redis;     /* program */
+    const char *keep;
+    int phase; /* only this one; PHASE_COUNT: all */
     bool has_weir, has_redis, shows_progress;
 };
 
@@ -42,6 +44,8 @@ static void print_help(void)
         "  --no-redis, --no-weir\n"
         "  --standin LIE     try the campaign on a small server that lies: none, lost, half, gap,\n"
         "                    order, epoch, early, silent\n"
+        "  --phase NAME      only moments, points, errors, flips, cuts or tails\n"
+        "  --keep DIR        keep the data directories of what went wrong\n"
         "  --quiet           no progress line\n");
 }
 
@@ -67,6 +71,8 @@ static int parse(struct options *options, int argc, char **argv)
                                           {"no-weir", no_argument, NULL, 'W'},
                                           {"standin", required_argument, NULL, 'l'},
                                           {"quiet", no_argument, NULL, 'q'},
+                                          {"phase", required_argument, NULL, 'p'},
+                                          {"keep", required_argument, NULL, 'k'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     int option;
@@ -96,6 +102,19 @@ static int parse(struct options *options, int argc, char **argv)
             break;
         case 'l':
             options->standin = optarg;
+            break;
+        case 'k':
+            options->keep = optarg;
+            break;
+        case 'p':
+            options->phase = 0;
+            while (options->phase < PHASE_COUNT &&
+                   strcmp(optarg, campaign_phase_word((enum campaign_phase)options->phase)) != 0)
+                options->phase++;
+            if (options->phase == PHASE_COUNT) {
+                (void)fprintf(stderr, "torture: there is no phase %s\n", optarg);
+                return EXIT_USAGE;
+            }
             break;
         case 'q':
             options->shows_progress = false;
@@ -137,7 +156,6 @@ static void run_subject(struct campaign *campaign, const struct options *options
                   {PHASE_FLIPS, 100, 12},  {PHASE_CUTS, 10, 5},    {PHASE_TAILS, 10, 3}};
     double end = campaign_clock() + seconds;
     unsigned left = 100;
-    (void)options;
     for (unsigned index = 0; index < sizeof shares / sizeof shares[0]; index++) {
         enum campaign_phase phase = shares[index].phase;
         bool is_crash = phase <= PHASE_ERRORS;
@@ -148,7 +166,11 @@ static void run_subject(struct campaign *campaign, const struct options *options
             wanted = phase == PHASE_MOMENTS ? rounds : 0;
             share = phase == PHASE_MOMENTS ? (end - campaign_clock()) * 0.8 : 0;
         }
-        if (wanted == 0)
+        if (options->phase != PHASE_COUNT) {
+            wanted = is_crash ? rounds : flips;
+            share = seconds;
+        }
+        if (wanted == 0 || (options->phase != PHASE_COUNT && options->phase != (int)phase))
             continue;
         bool is_done = is_crash ? campaign_crash(campaign, phase, wanted, seconds > 0 ? share : 0)
                                 : campaign_damage(campaign, phase, wanted, seconds > 0 ? share : 0);
@@ -339,6 +361,7 @@ static bool torture(const struct options *options, struct campaign *campaign, co
     bool is_open = open_it(campaign, options, scratch);
     if (is_open) {
         campaign->shows_progress = options->shows_progress;
+        campaign->keep = options->keep;
         run_subject(campaign, options, rounds, flips, seconds);
         campaign_close(campaign);
         print_table(name, campaign);
@@ -359,6 +382,7 @@ int main(int argc, char **argv)
                               .redis_rounds = 500,
                               .redis_flips = 500,
                               .redis = "/usr/bin/redis-server",
+                              .phase = PHASE_COUNT,
                               .has_weir = true,
                               .has_redis = true,
                               .shows_progress = isatty(STDERR_FILENO) == 1};

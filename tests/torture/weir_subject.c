@@ -437,17 +437,19 @@ static void weir_shown(struct subject *subject, struct world *world, struct seen
 
 /* ---- reading while writes are refused ---- */
 
+/* As a gateway answers a get: from the mapped store. */
 static bool weir_read_one(struct subject *subject, struct world *world, char why[160])
 {
+    struct weir_own *own = subject->own;
     /* An item that was there at the last check and nobody has asked to change since: its value is
      * known. */
     for (unsigned tries = 0; tries < 64; tries++) {
         unsigned number = (unsigned)world_below(world, WORLD_LANES);
         unsigned group = (unsigned)world_below(world, WORLD_LANE_GROUPS);
         unsigned item = (unsigned)world_below(world, WORLD_ITEMS);
-        struct world_lane *lane = &world->lanes[number];
+        const struct world_lane *lane = &world->lanes[number];
         uint64_t word = lane->state.words[group][item];
-        bool is_touched = word == WORLD_ABSENT || lane->in_flight != 0;
+        bool is_touched = word == WORLD_ABSENT;
         for (size_t index = 0; index < lane->count && !is_touched; index++)
             is_touched = lane->requests[index].group == group && lane->requests[index].item == item;
         if (is_touched)
@@ -455,34 +457,15 @@ static bool weir_read_one(struct subject *subject, struct world *world, char why
         char group_name[WORLD_NAME_BYTES], item_name[WORLD_NAME_BYTES];
         world_group_name(number, group, group_name);
         world_item_name(item, item_name);
-        const struct wire_field fields[8] = {
-            WIRE_NUMBER(WIRE_OP_GET), WIRE_SPAN(SPAN_LITERAL(STREAM)),
-            WIRE_SPAN(span_text(group_name)), WIRE_SPAN(span_text(item_name))};
-        uint64_t id = world->next_token++;
-        if (wire_append(&subject->lanes[number].out, WIRE_STREAM, id, fields) != WEIR_OK ||
-            !subject_lane_flush(&subject->lanes[number])) {
-            (void)snprintf(why, 160, "a get could not be sent");
-            return false;
-        }
-        struct wire_message message;
-        enum weir_status status;
-        while ((status = weir_take_message(subject, number, &message)) == WEIR_EMPTY)
-            if (!subject_lane_receive(&subject->lanes[number], CHILD_WAIT_MS))
-                break;
-        if (status != WEIR_OK || message.id != id || message.fields[0].span.data) {
-            (void)snprintf(why, 160, "a get was not answered: %.*s",
-                           status == WEIR_OK ? (int)message.fields[1].span.bytes : 0,
-                           status == WEIR_OK && message.fields[1].span.data
-                               ? message.fields[1].span.data
-                               : "");
-            return false;
-        }
-        if (world_word(world, item, message.fields[2].span) != word) {
-            (void)snprintf(why, 160, "a get of %s/%s was answered with another value", group_name,
-                           item_name);
-            return false;
-        }
-        return true;
+        const struct store_key key = {SPAN_LITERAL(STREAM), span_text(group_name),
+                                      span_text(item_name)};
+        buffer_clear(&own->text);
+        enum weir_status status = store_read_item(own->store, &key, &own->text);
+        if (status == WEIR_OK && world_word(world, item, buffer_span(&own->text)) == word)
+            return true;
+        (void)snprintf(why, 160, "%s/%s could not be read: %s", group_name, item_name,
+                       status == WEIR_OK ? "another value" : weir_status_text(status));
+        return false;
     }
     return true; /* everything was touched */
 }
