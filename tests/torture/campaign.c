@@ -68,7 +68,6 @@ static void keep_sentence(struct campaign *campaign, const char *text)
 {
     if (campaign->sentence_count == CAMPAIGN_SENTENCES_MAX)
         return;
-    keep_directory(campaign);
     (void)snprintf(campaign->sentences[campaign->sentence_count++], sizeof campaign->sentences[0],
                    "%s, seed %llu, series %llu, fault %s after %s: %s", campaign->doing,
                    (unsigned long long)campaign->seed, (unsigned long long)campaign->series,
@@ -153,7 +152,8 @@ struct load {
     bool is_dead;
 };
 
-static const char *const cause_words[] = {"No space", "nput/output", "full", "failed"};
+static const char *const cause_words[] = {"No space", "nput/output", "full", "failed",
+                                          "wait for the log"};
 
 static bool says_why(const char *text)
 {
@@ -174,6 +174,9 @@ static void take_answers(struct campaign *campaign, struct load *load, unsigned 
     enum weir_status status;
     while ((status = campaign->subject.kind->take(&campaign->subject, number, &answer)) ==
            WEIR_OK) {
+        /* Asked again, and the answer is lost: it was done all the same. */
+        if (!answer.is_acknowledged && strstr(answer.text, "the call was carried out"))
+            answer.is_acknowledged = true;
         tally->acknowledged += answer.is_acknowledged;
         if (!answer.is_acknowledged) {
             load->errors++;
@@ -202,6 +205,20 @@ static bool ask_more(struct campaign *campaign, const struct load *load, unsigne
             !campaign->subject.kind->put(&campaign->subject, &campaign->world, number, request))
             return false;
         tally->requests++;
+    }
+    return true;
+}
+
+/* As a gateway does that has come back. */
+static bool ask_again(struct campaign *campaign, struct campaign_tally *tally)
+{
+    for (unsigned number = 0; number < WORLD_LANES; number++) {
+        const struct world_request *request;
+        while ((request = world_ask_again(&campaign->world, number)) != NULL) {
+            if (!campaign->subject.kind->put(&campaign->subject, &campaign->world, number, request))
+                return false;
+            tally->asked_again++;
+        }
     }
     return true;
 }
@@ -359,6 +376,10 @@ static void choose_fault(struct campaign *campaign, enum campaign_phase phase, c
         FAULT_POINT_SNAPSHOT, FAULT_POINT_OPEN,  FAULT_POINT_RENAME, FAULT_POINT_DIRECTORY};
     static const enum fault_action error_actions[] = {FAULT_ACTION_EIO, FAULT_ACTION_ENOSPC,
                                                       FAULT_ACTION_SHORT, FAULT_ACTION_HALF};
+    if (campaign->disk_lies) {
+        (void)snprintf(fault, 96, "write@%llu=lie", (unsigned long long)(1 + below(campaign, 16)));
+        return;
+    }
     bool is_kill = phase == PHASE_POINTS;
     enum fault_point point =
         is_kill ? kill_points[below(campaign, sizeof kill_points / sizeof kill_points[0])]
@@ -443,6 +464,9 @@ static bool run_round(struct campaign *campaign, enum campaign_phase phase)
         load.end = campaign_clock() + 0.03; /* by then it has missed: a random moment */
     else
         load.requests = 16 + below(campaign, 200);
+    if (subject->may_ask_again && campaign->asks_again && below(campaign, 2) == 0 &&
+        !ask_again(campaign, tally))
+        return false;
     if (!run_load(campaign, &load, tally))
         return false;
     if (!load.is_dead)
@@ -503,7 +527,9 @@ bool campaign_crash(struct campaign *campaign, enum campaign_phase phase, uint64
             progress(campaign, tally, false);
         }
         if (is_good)
-            (void)end_series(campaign, phase);
+            is_good = end_series(campaign, phase);
+        if (!is_good)
+            keep_directory(campaign);
     }
     tally->seconds += campaign_clock() - started;
     progress(campaign, tally, true);

@@ -44,7 +44,7 @@ struct campaign_tally {
     uint64_t kills, tears;  /* ends by SIGKILL; of them with a torn write */
     uint64_t errors_struck; /* rounds in which an error was given to the server */
     uint64_t writes_refused, reads_while_failing;
-    uint64_t requests, acknowledged;
+    uint64_t requests, acknowledged, asked_again;
     uint64_t starts_refused; /* for an error given at the start, with words */
     uint64_t outcomes[OUTCOME_COUNT];
     uint64_t tool_runs, tool_finds; /* the server's own tool for its files */
@@ -56,7 +56,9 @@ struct campaign {
     struct world world;
     struct seen seen;
     uint64_t seed, random, series;
-    bool is_faulty; /* the subject takes fault plans */
+    bool is_faulty;  /* the subject takes fault plans */
+    bool asks_again; /* as gateways do */
+    bool disk_lies;  /* its disk tells of writes it has not done: the campaign must fail */
     /* Further arguments for a series, chosen by its number; may be NULL. */
     void (*vary)(struct campaign *campaign);
     /* Compare a spoiled directory without a server; NULL: only by starting one. The directory's truth

@@ -42,7 +42,8 @@ struct subject {
     char *extra[SUBJECT_ARGUMENTS_MAX]; /* further arguments of the program, NULL at the end */
     struct child child;
     struct subject_lane lanes[WORLD_LANES];
-    void *own; /* the kind's */
+    bool may_ask_again; /* the running server knows which requests it has carried out */
+    void *own;          /* the kind's */
 };
 
 struct subject_kind {

@@ -22,7 +22,7 @@ struct options {
     const char *redis;     /* program */
     const char *keep;
     int phase; /* only this one; PHASE_COUNT: all */
-    bool has_weir, has_redis, shows_progress;
+    bool asks_again, disk_lies, has_weir, has_redis, shows_progress;
 };
 
 static void print_help(void)
@@ -44,6 +44,8 @@ static void print_help(void)
         "  --no-redis, --no-weir\n"
         "  --standin LIE     try the campaign on a small server that lies: none, lost, half, gap,\n"
         "                    order, epoch, early, silent\n"
+        "  --no-asking-again do not ask again, as gateways do, for what was not answered\n"
+        "  --lying-disk      weir on a disk that tells of writes it has not done: has to fail\n"
         "  --phase NAME      only moments, points, errors, flips, cuts or tails\n"
         "  --keep DIR        keep the data directories of what went wrong\n"
         "  --quiet           no progress line\n");
@@ -71,6 +73,8 @@ static int parse(struct options *options, int argc, char **argv)
                                           {"no-weir", no_argument, NULL, 'W'},
                                           {"standin", required_argument, NULL, 'l'},
                                           {"quiet", no_argument, NULL, 'q'},
+                                          {"lying-disk", no_argument, NULL, 'L'},
+                                          {"no-asking-again", no_argument, NULL, 'a'},
                                           {"phase", required_argument, NULL, 'p'},
                                           {"keep", required_argument, NULL, 'k'},
                                           {"help", no_argument, NULL, 'h'},
@@ -102,6 +106,12 @@ static int parse(struct options *options, int argc, char **argv)
             break;
         case 'l':
             options->standin = optarg;
+            break;
+        case 'a':
+            options->asks_again = false;
+            break;
+        case 'L':
+            options->disk_lies = true;
             break;
         case 'k':
             options->keep = optarg;
@@ -188,19 +198,19 @@ static void run_subject(struct campaign *campaign, const struct options *options
 
 static void print_table(const char *name, const struct campaign *campaign)
 {
-    (void)printf("\n%-8s %-8s %8s %8s %8s %10s %8s %8s %9s %8s\n", name, "phase", "rounds", "kills",
-                 "torn", "acked", "errors", "refused", "reads", "seconds");
+    (void)printf("\n%-8s %-8s %8s %8s %8s %10s %8s %8s %8s %9s %8s\n", name, "phase", "rounds",
+                 "kills", "torn", "acked", "again", "errors", "refused", "reads", "seconds");
     for (unsigned phase = PHASE_MOMENTS; phase <= PHASE_ERRORS; phase++) {
         const struct campaign_tally *tally = &campaign->tallies[phase];
         if (tally->rounds == 0)
             continue;
-        (void)printf("%-8s %-8s %8llu %8llu %8llu %10llu %8llu %8llu %9llu %8.1f\n", "",
-                     campaign_phase_word(phase), (unsigned long long)tally->rounds,
-                     (unsigned long long)tally->kills, (unsigned long long)tally->tears,
-                     (unsigned long long)tally->acknowledged,
-                     (unsigned long long)tally->errors_struck,
-                     (unsigned long long)tally->starts_refused,
-                     (unsigned long long)tally->reads_while_failing, tally->seconds);
+        (void)printf(
+            "%-8s %-8s %8llu %8llu %8llu %10llu %8llu %8llu %8llu %9llu %8.1f\n", "",
+            campaign_phase_word(phase), (unsigned long long)tally->rounds,
+            (unsigned long long)tally->kills, (unsigned long long)tally->tears,
+            (unsigned long long)tally->acknowledged, (unsigned long long)tally->asked_again,
+            (unsigned long long)tally->errors_struck, (unsigned long long)tally->starts_refused,
+            (unsigned long long)tally->reads_while_failing, tally->seconds);
     }
     (void)printf("%-8s %-8s %8s %8s %8s %10s %8s %8s %9s %8s\n", "", "damage", "rounds", "refused",
                  "told", "unnoticed", "unnamed", "silent", "invented", "seconds");
@@ -320,6 +330,8 @@ static bool open_weir(struct campaign *campaign, const struct options *options, 
     if (!campaign_open(campaign, &subject_weir, program, scratch, options->seed))
         return false;
     campaign->is_faulty = true;
+    campaign->asks_again = options->asks_again;
+    campaign->disk_lies = options->disk_lies;
     campaign->vary = vary_weir;
     campaign->truth = weir_probe_truth;
     campaign->probe = weir_probe_run;
@@ -383,6 +395,7 @@ int main(int argc, char **argv)
                               .redis_flips = 500,
                               .redis = "/usr/bin/redis-server",
                               .phase = PHASE_COUNT,
+                              .asks_again = true,
                               .has_weir = true,
                               .has_redis = true,
                               .shows_progress = isatty(STDERR_FILENO) == 1};

@@ -106,6 +106,7 @@ static bool weir_receive_attached(struct subject *subject, unsigned number, int 
         attached.type != WIRE_ATTACHED)
         return false;
     *slot = (uint32_t)attached.fields[2].number;
+    subject->may_ask_again = attached.fields[3].number == 1;
     /* What came behind it. */
     return buffer_append(&subject->lanes[number].in,
                          span_of(frame + frame_bytes, (size_t)got - frame_bytes)) == WEIR_OK;

@@ -132,6 +132,7 @@ void world_fini(struct world *world)
 {
     for (unsigned lane = 0; lane < WORLD_LANES; lane++) {
         free(world->lanes[lane].requests);
+        free(world->lanes[lane].again);
         for (unsigned group = 0; group < WORLD_LANE_GROUPS; group++)
             free(world->lanes[lane].history[group].events);
     }
@@ -144,7 +145,7 @@ void world_begin(struct world *world)
     for (unsigned index = 0; index < WORLD_LANES; index++) {
         struct world_lane *lane = &world->lanes[index];
         lane->state = lane->ahead = (struct world_state){0};
-        lane->count = lane->answered = lane->in_flight = 0;
+        lane->count = lane->answered = lane->in_flight = lane->again_count = 0;
         memset(lane->epochs, 0, sizeof lane->epochs);
         for (unsigned group = 0; group < WORLD_LANE_GROUPS; group++)
             lane->history[group].count = 0;
@@ -159,6 +160,8 @@ static struct world_event world_apply(struct world_state *state,
 {
     uint64_t *word = &state->words[request->group][request->item];
     struct world_event event = {.kind = request->kind, .item = request->item};
+    if (request->is_done)
+        return (struct world_event){0};
     switch (request->kind) {
     case WORLD_SET:
         event.word = *word = request->token;
@@ -193,15 +196,35 @@ static bool grow(void **memory, size_t *capacity, size_t count, size_t entry_byt
     return true;
 }
 
-const struct world_request *world_ask(struct world *world, unsigned index)
+/* Room for one more request; NULL: no memory. */
+static struct world_request *lane_next(struct world_lane *lane)
 {
-    struct world_lane *lane = &world->lanes[index];
     void *memory = lane->requests;
     bool has_room = grow(&memory, &lane->capacity, lane->count, sizeof *lane->requests);
     lane->requests = memory;
-    if (!has_room)
+    return has_room ? &lane->requests[lane->count] : NULL;
+}
+
+const struct world_request *world_ask_again(struct world *world, unsigned index)
+{
+    struct world_lane *lane = &world->lanes[index];
+    struct world_request *request = lane->again_count > 0 ? lane_next(lane) : NULL;
+    if (!request)
         return NULL;
-    struct world_request *request = &lane->requests[lane->count];
+    *request = lane->again[0];
+    memmove(lane->again, lane->again + 1, --lane->again_count * sizeof *lane->again);
+    (void)world_apply(&lane->ahead, request);
+    lane->count++;
+    lane->in_flight++;
+    return request;
+}
+
+const struct world_request *world_ask(struct world *world, unsigned index)
+{
+    struct world_lane *lane = &world->lanes[index];
+    struct world_request *request = lane_next(lane);
+    if (!request)
+        return NULL;
     *request = (struct world_request){.token = world->next_token++, .state = WORLD_SENT};
     request->group = (uint8_t)world_below(world, WORLD_LANE_GROUPS);
     request->item = (uint8_t)world_below(world, WORLD_ITEMS);
@@ -297,6 +320,9 @@ static void lane_blame(const struct world *world, unsigned number, const struct 
         (void)world_apply(&most, &lane->requests[index]);
 
     uint64_t before = findings->total;
+    uint64_t done = 0; /* asked again although they were carried out: nobody else can know that */
+    for (size_t index = 0; index < lane->count; index++)
+        done += lane->requests[index].is_done;
     for (unsigned group = 0; group < WORLD_LANE_GROUPS; group++) {
         const struct seen_group *is = &seen[group];
         unsigned shown = number * WORLD_LANE_GROUPS + group;
@@ -304,7 +330,8 @@ static void lane_blame(const struct world *world, unsigned number, const struct 
             world_found(findings, VERDICT_LOST, "g%02u is at seq %llu, acknowledged up to %llu",
                         shown, (unsigned long long)is->seq, (unsigned long long)least.seqs[group]);
         if (world->has_seq && is->seq > most.seqs[group])
-            world_found(findings, VERDICT_GAP, "g%02u is at seq %llu, %llu writes were sent", shown,
+            world_found(findings, done > 0 ? VERDICT_TWICE : VERDICT_GAP,
+                        "g%02u is at seq %llu, %llu writes were sent", shown,
                         (unsigned long long)is->seq, (unsigned long long)most.seqs[group]);
         for (unsigned item = 0; item < WORLD_ITEMS; item++) {
             uint64_t word = is->words[item];
@@ -334,8 +361,9 @@ static void lane_blame(const struct world *world, unsigned number, const struct 
     }
     if (findings->total == before)
         world_found(findings, VERDICT_ORDER,
-                    "lane %u: %zu acknowledged, %zu sent, and no prefix gives what is there",
-                    number, must, lane->count);
+                    "lane %u: %zu acknowledged, %zu sent, %llu of them asked again, and no prefix "
+                    "gives what is there",
+                    number, must, lane->count, (unsigned long long)done);
 }
 
 static void group_check_events(const struct world *world, unsigned lane, unsigned group,
@@ -392,6 +420,19 @@ static bool lane_accept(struct world_lane *lane, size_t prefix, bool refused_too
         struct world_event event = world_apply(&lane->state, &lane->requests[index]);
         if (event.kind != 0)
             is_kept = history_add(&lane->history[lane->requests[index].group], &event) && is_kept;
+    }
+    lane->again_count = 0;
+    for (size_t index = 0; index < lane->count; index++) {
+        if (lane->requests[index].state != WORLD_SENT)
+            continue;
+        void *memory = lane->again;
+        is_kept =
+            grow(&memory, &lane->again_capacity, lane->again_count, sizeof *lane->again) && is_kept;
+        lane->again = memory;
+        if (!is_kept)
+            break;
+        lane->again[lane->again_count] = lane->requests[index];
+        lane->again[lane->again_count++].is_done |= index < prefix;
     }
     lane->ahead = lane->state;
     lane->count = lane->answered = lane->in_flight = 0;

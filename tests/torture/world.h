@@ -11,6 +11,9 @@
  * What was refused with an error and had something acknowledged after it must not be there; refused
  * requests behind the last acknowledged one may have been applied or not, all from the first on or none.
  *
+ * A gateway asks again for what was not answered, in its order and with the same ids, when the broker
+ * is back: what was applied before the crash is not applied once more (world_ask_again()).
+ *
  * A group's seq is the number of its applied writes, its epoch stays, every value is whole and is one
  * that was sent, and its events are its writes in order. A server without seq and events (redis) is
  * held to the rest.
@@ -49,6 +52,7 @@ struct world_request {
     uint8_t kind, state;
     uint8_t group; /* of the lane */
     uint8_t item;
+    bool is_done; /* asked again, and applied before: changes nothing any more */
 };
 
 struct world_event {
@@ -74,7 +78,9 @@ struct world_lane {
         ahead; /* the same and all that was sent since, for those who choose requests */
     struct world_request *requests; /* since the last check, in order */
     size_t count, capacity, in_flight;
-    size_t answered;                    /* all before have their answer */
+    size_t answered;             /* all before have their answer */
+    struct world_request *again; /* not answered at the last crash */
+    size_t again_count, again_capacity;
     uint64_t epochs[WORLD_LANE_GROUPS]; /* 0: not known yet */
     struct world_history history[WORLD_LANE_GROUPS];
 };
@@ -118,6 +124,7 @@ struct seen {
     X(INVENTED, "invented", "something that was never asked for, or was refused, is there")        \
     X(ORDER, "order", "what is there is no prefix of what was asked")                              \
     X(GAP, "gap", "seq is not the number of applied writes, or events leave one out")              \
+    X(TWICE, "twice", "a request that was asked again was carried out once more")                  \
     X(EPOCH, "epoch", "a group's epoch changed")                                                   \
     X(SHOWN, "shown", "what a reader was shown is not there")                                      \
     X(UNREADABLE, "unreadable", "the server could not be asked what it has")                       \
@@ -151,6 +158,8 @@ uint64_t world_below(struct world *world, uint64_t bound);
 
 /* The next request of a lane; NULL: no memory. */
 const struct world_request *world_ask(struct world *world, unsigned lane);
+/* The next of those that were not answered at the last crash; NULL: no more (or no memory). */
+const struct world_request *world_ask_again(struct world *world, unsigned lane);
 /* The answer to a request; 0: to the oldest without one. False: there is no such request. */
 bool world_answer(struct world *world, unsigned lane, uint64_t token, bool is_acknowledged);
 
