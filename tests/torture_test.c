@@ -281,6 +281,42 @@ Test(torture, refused_writes_at_the_end_may_be_there)
     cr_expect(world_check(&world, &seen, &findings), "%s", findings.sentences[0]);
 }
 
+/* What was applied and not answered is asked again, and must change nothing; the rest is applied now. */
+Test(torture, what_is_asked_again_is_applied_once)
+{
+    ask(0, 40);
+    acknowledge(0, 10);
+    serve(0, 25);
+    cr_assert(world_check(&world, &seen, &findings), "%s", findings.sentences[0]);
+    struct world_state before = world.lanes[0].state;
+    unsigned again = 0;
+    while (world_ask_again(&world, 0))
+        again++;
+    cr_assert_eq(again, 30);
+    for (unsigned index = 0; index < 30; index++)
+        cr_expect_eq(world.lanes[0].requests[index].is_done, index < 15);
+    acknowledge(0, 15);
+    /* Those fifteen have changed nothing. */
+    for (unsigned group = 0; group < WORLD_LANE_GROUPS; group++)
+        seen.groups[group].event_count = 0;
+    cr_expect(world_check(&world, &seen, &findings), "%s", findings.sentences[0]);
+    cr_expect_eq(memcmp(&before, &world.lanes[0].state, sizeof before), 0);
+}
+
+Test(torture, what_is_carried_out_once_more_is_noticed)
+{
+    ask(0, 40);
+    acknowledge(0, 10);
+    serve(0, 40);
+    cr_assert(world_check(&world, &seen, &findings), "%s", findings.sentences[0]);
+    while (world_ask_again(&world, 0))
+        continue;
+    seen.groups[0].seq++;
+    seen.groups[0].event_count = 0;
+    cr_assert_not(world_check(&world, &seen, &findings));
+    cr_assert_gt(findings.counts[VERDICT_TWICE], 0);
+}
+
 Test(torture, a_stranger_is_noticed)
 {
     seen.strangers = 1;

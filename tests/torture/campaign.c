@@ -14,6 +14,7 @@ enum {
     ROUND_REQUESTS_MAX = 600, /* of one round and lane */
     READS_WHILE_FAILING = 3,
     DAMAGES_OF_ONE_DIRECTORY = 400,
+    BAD_SERIES_MAX = 100, /* of one phase: more would say nothing new */
 };
 
 static const char *const phase_words[] = {"moments", "points", "errors", "flips", "cuts", "tails"};
@@ -356,6 +357,7 @@ static void count_note(struct campaign *campaign, const char *note, struct campa
                 tally->errors_struck += action == FAULT_ACTION_EIO ||
                                         action == FAULT_ACTION_ENOSPC ||
                                         action == FAULT_ACTION_SHORT || action == FAULT_ACTION_HALF;
+                tally->cuts += action == FAULT_ACTION_CUT;
                 tally->tears += action == FAULT_ACTION_TORN || action == FAULT_ACTION_HALF;
             }
 }
@@ -370,14 +372,16 @@ static void choose_fault(struct campaign *campaign, enum campaign_phase phase, c
         FAULT_POINT_OPEN,    FAULT_POINT_RENAME,  FAULT_POINT_REMOVE,   FAULT_POINT_DIRECTORY,
         FAULT_POINT_READING};
     static const enum fault_action kill_actions[] = {FAULT_ACTION_BEFORE, FAULT_ACTION_AFTER,
-                                                     FAULT_ACTION_TORN, FAULT_ACTION_TORN};
+                                                     FAULT_ACTION_TORN, FAULT_ACTION_CUT};
     static const enum fault_point error_points[] = {
         FAULT_POINT_WRITE,    FAULT_POINT_WRITE, FAULT_POINT_SYNC,   FAULT_POINT_PREPARE,
         FAULT_POINT_SNAPSHOT, FAULT_POINT_OPEN,  FAULT_POINT_RENAME, FAULT_POINT_DIRECTORY};
     static const enum fault_action error_actions[] = {FAULT_ACTION_EIO, FAULT_ACTION_ENOSPC,
                                                       FAULT_ACTION_SHORT, FAULT_ACTION_HALF};
     if (campaign->disk_lies) {
-        (void)snprintf(fault, 96, "write@%llu=lie", (unsigned long long)(1 + below(campaign, 16)));
+        static const char *const lies[] = {"write@%llu=lie", "directory@1=lie+,write@%llu=cut"};
+        const char *lie = lies[campaign->is_synced ? below(campaign, 2) : 0];
+        (void)snprintf(fault, 96, lie, (unsigned long long)(1 + below(campaign, 16)));
         return;
     }
     bool is_kill = phase == PHASE_POINTS;
@@ -387,6 +391,8 @@ static void choose_fault(struct campaign *campaign, enum campaign_phase phase, c
     enum fault_action action =
         is_kill ? kill_actions[below(campaign, 4)] : error_actions[below(campaign, 4)];
     bool is_frequent = point == FAULT_POINT_WRITE || point == FAULT_POINT_SYNC;
+    if (action == FAULT_ACTION_CUT && !campaign->is_synced)
+        action = FAULT_ACTION_TORN;
     uint64_t number = 1 + below(campaign, 1ull << below(campaign, is_frequent ? 8 : 5));
     bool is_lasting = !is_kill && action != FAULT_ACTION_SHORT && below(campaign, 3) != 0;
     (void)snprintf(fault, 96, "%s@%llu=%s%s,seed=%llu", fault_point_word(point),
@@ -516,7 +522,7 @@ bool campaign_crash(struct campaign *campaign, enum campaign_phase phase, uint64
     campaign->goal_rounds = rounds;
     campaign->doing = phase_words[phase];
     while (tally->rounds < rounds && (seconds <= 0 || campaign_clock() - started < seconds) &&
-           campaign->sentence_count < CAMPAIGN_SENTENCES_MAX) {
+           tally->bad_series < BAD_SERIES_MAX) {
         if (!begin_series(campaign))
             return false;
         bool is_good = true;
@@ -528,8 +534,10 @@ bool campaign_crash(struct campaign *campaign, enum campaign_phase phase, uint64
         }
         if (is_good)
             is_good = end_series(campaign, phase);
-        if (!is_good)
+        if (!is_good) {
+            tally->bad_series++;
             keep_directory(campaign);
+        }
     }
     tally->seconds += campaign_clock() - started;
     progress(campaign, tally, true);

@@ -20,7 +20,7 @@ enum { SERIES_ROUNDS_MAX = 40, CAMPAIGN_SENTENCES_MAX = 24 };
 
 enum campaign_phase {
     PHASE_MOMENTS, /* SIGKILL at random moments */
-    PHASE_POINTS,  /* SIGKILL, torn writes at named calls */
+    PHASE_POINTS,  /* SIGKILL, torn writes, power cuts at named calls */
     PHASE_ERRORS,  /* EIO, ENOSPC, short and half writes */
     PHASE_FLIPS,
     PHASE_CUTS, /* truncations */
@@ -40,9 +40,9 @@ enum damage_outcome {
 };
 
 struct campaign_tally {
-    uint64_t rounds, checks;
-    uint64_t kills, tears;  /* ends by SIGKILL; of them with a torn write */
-    uint64_t errors_struck; /* rounds in which an error was given to the server */
+    uint64_t rounds, checks, bad_series;
+    uint64_t kills, tears, cuts; /* ends by SIGKILL; of them with a torn write, by a power cut */
+    uint64_t errors_struck;      /* rounds in which an error was given to the server */
     uint64_t writes_refused, reads_while_failing;
     uint64_t requests, acknowledged, asked_again;
     uint64_t starts_refused; /* for an error given at the start, with words */
@@ -57,6 +57,7 @@ struct campaign {
     struct seen seen;
     uint64_t seed, random, series;
     bool is_faulty;  /* the subject takes fault plans */
+    bool is_synced;  /* this series survives power cuts */
     bool asks_again; /* as gateways do */
     bool disk_lies;  /* its disk tells of writes it has not done: the campaign must fail */
     /* Further arguments for a series, chosen by its number; may be NULL. */

@@ -115,7 +115,7 @@ void fault_strike(void)
         (void)pause();
 }
 
-static uint64_t plan_random(struct fault_plan *plan)
+uint64_t fault_random(struct fault_plan *plan)
 {
     (void)pthread_mutex_lock(&plan->lock);
     uint64_t number = world_random(&plan->random);
@@ -137,12 +137,12 @@ void fault_tear(struct fault_plan *plan, int fd, const void *data, size_t bytes,
     size_t sectors = (bytes + SECTOR_BYTES - 1) / SECTOR_BYTES;
     if (plain < 0 || sectors == 0)
         return;
-    uint64_t random = plan_random(plan);
+    uint64_t random = fault_random(plan);
     bool is_front = random % 2 == 0; /* a front part, or any */
-    size_t front = (size_t)(plan_random(plan) % sectors);
-    size_t spared = (size_t)(plan_random(plan) % sectors);
+    size_t front = (size_t)(fault_random(plan) % sectors);
+    size_t spared = (size_t)(fault_random(plan) % sectors);
     for (size_t sector = 0; sector < sectors; sector++) {
-        bool is_written = is_front ? sector < front : plan_random(plan) % 2 == 0;
+        bool is_written = is_front ? sector < front : fault_random(plan) % 2 == 0;
         if (!is_written || sector == spared)
             continue;
         size_t first = sector * SECTOR_BYTES;
@@ -158,6 +158,6 @@ size_t fault_short_bytes(struct fault_plan *plan, size_t bytes, size_t unit)
 {
     if (bytes <= 1)
         return bytes;
-    size_t part = (size_t)(plan_random(plan) % (bytes - 1)) + 1;
+    size_t part = (size_t)(fault_random(plan) % (bytes - 1)) + 1;
     return part > unit ? part / unit * unit : part;
 }

@@ -11,6 +11,8 @@
  *         open, rename, remove, directory (making names permanent)
  *         reading         reads and lists
  * Actions: before, after  SIGKILL before, after the call
+ *         cut             the power goes before the call: what was not synced is gone, in part (power.h),
+ *                         and a write that was on its way is torn
  *         torn            a random part of the sectors of a write, then SIGKILL; else as before
  *         short           a part of the write, told as such; else nothing
  *         eio, enospc     not done, and told so
@@ -45,6 +47,7 @@
     X(BEFORE, "before")                                                                            \
     X(AFTER, "after")                                                                              \
     X(TORN, "torn")                                                                                \
+    X(CUT, "cut")                                                                                  \
     X(SHORT, "short")                                                                              \
     X(EIO, "eio")                                                                                  \
     X(ENOSPC, "enospc")                                                                            \
@@ -88,6 +91,7 @@ struct fault_plan {
 bool fault_plan_init(struct fault_plan *plan, const char *text);
 /* Counts one call; what is to happen to it. A note is written when that is not NONE. */
 enum fault_action fault_plan_next(struct fault_plan *plan, enum fault_point point);
+uint64_t fault_random(struct fault_plan *plan);
 /* The end of this process. */
 void fault_strike(void) __attribute__((noreturn));
 /* Write a random part of the sectors of `data` through `fd`, at least one and not all when there are

@@ -1,8 +1,8 @@
 /* weir-broker with a disk that fails when told, for the crash campaign:
  *
- *   torture_broker [--fault PLAN] [--snapshot-bytes N] [--set KEY=VALUE]... --ready-fd N
+ *   torture_broker [--fault PLAN] [--limbo DIR] [--snapshot-bytes N] [--set KEY=VALUE]... --ready-fd N
  *
- * PLAN is fault_plan.h's. --snapshot-bytes is snapshot_log_bytes below what the setting allows, so that
+ * PLAN is fault_plan.h's, and needs a directory for removed files when the power can go (power.h). --snapshot-bytes is snapshot_log_bytes below what the setting allows, so that
  * snapshots come one after the other. */
 #include <getopt.h>
 #include <signal.h>
@@ -33,16 +33,20 @@ static int parse(struct command *command, int argc, char **argv)
 {
     static const struct option options[] = {{"fault", required_argument, NULL, 'f'},
                                             {"snapshot-bytes", required_argument, NULL, 'n'},
+                                            {"limbo", required_argument, NULL, 'l'},
                                             {"set", required_argument, NULL, 's'},
                                             {"ready-fd", required_argument, NULL, 'r'},
                                             {NULL, 0, NULL, 0}};
     struct weir_error error = {0};
-    const char *fault = NULL;
+    const char *fault = NULL, *limbo = NULL;
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (option) {
         case 'f':
             fault = optarg;
+            break;
+        case 'l':
+            limbo = optarg;
             break;
         case 'n':
             command->snapshot_bytes = strtoull(optarg, NULL, 10);
@@ -58,7 +62,7 @@ static int parse(struct command *command, int argc, char **argv)
             return EXIT_USAGE;
         }
     }
-    if (!faulty_disk_init(&command->disk, fault))
+    if (!faulty_disk_init(&command->disk, fault, limbo))
         return fail("--fault is no plan");
     return -1;
 }

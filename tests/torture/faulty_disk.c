@@ -56,6 +56,13 @@ static void disk_start(struct wal_device *device, struct wal_device_request *req
         fault_plan_next(&disk->plan, request->is_sync ? FAULT_POINT_SYNC : FAULT_POINT_WRITE);
     if (action == FAULT_ACTION_SHORT && request->is_sync)
         action = FAULT_ACTION_NONE;
+    if (action == FAULT_ACTION_CUT) {
+        if (!request->is_sync)
+            fault_tear(&disk->plan, request->fd, request->data, request->bytes, request->offset);
+        if (disk->power)
+            power_cut(disk->power);
+        fault_strike();
+    }
     if (action != FAULT_ACTION_NONE) {
         struct faulty_plan plan = plan_of(disk, action, request);
         faulty_device_plan(disk->back, &plan, 1);
@@ -94,13 +101,18 @@ static struct wal_device *disk_wrap(void *context, struct wal_device *device)
     return &disk->device;
 }
 
-bool faulty_disk_init(struct faulty_disk *disk, const char *plan)
+bool faulty_disk_init(struct faulty_disk *disk, const char *plan, const char *limbo)
 {
     *disk = (struct faulty_disk){0};
     if (!fault_plan_init(&disk->plan, plan))
         return false;
     disk->plan.note_fd = CHILD_NOTE_FD;
-    faulty_io_init(&disk->io, &wal_io_system, &disk->plan);
+    bool has_cut = false;
+    for (unsigned index = 0; index < disk->plan.part_count; index++)
+        has_cut |= disk->plan.parts[index].action == FAULT_ACTION_CUT;
+    if (limbo && has_cut && !(disk->power = power_open(&disk->plan, limbo)))
+        return false;
+    faulty_io_init(&disk->io, &wal_io_system, &disk->plan, disk->power);
     return true;
 }
 

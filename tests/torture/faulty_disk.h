@@ -10,14 +10,16 @@
 
 struct faulty_disk {
     struct fault_plan plan;
+    struct power *power; /* NULL: it stays on */
     struct faulty_io io;
     struct wal_device device;
     struct wal_device *back; /* does one thing wrong when told, and closes the real one */
     bool is_armed;
 };
 
-/* False: the text is no plan. */
-bool faulty_disk_init(struct faulty_disk *disk, const char *plan);
+/* `limbo` (NULL: the power stays on): where removed files wait, see power.h. False: the text is no plan,
+ * or there is no memory. */
+bool faulty_disk_init(struct faulty_disk *disk, const char *plan, const char *limbo);
 /* What broker_open() takes. */
 struct durability_seam faulty_disk_seam(struct faulty_disk *disk);
 

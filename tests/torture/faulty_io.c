@@ -7,7 +7,7 @@
 enum { SHORT_UNIT_BYTES = 4096 };
 
 /* What a call that is not a write does: NONE, or -errno, or this process's end. `after` runs behind. */
-static int simple_fault(enum fault_action action)
+static int simple_fault(struct faulty_io *faulty, enum fault_action action)
 {
     switch (action) {
     case FAULT_ACTION_EIO:
@@ -15,6 +15,10 @@ static int simple_fault(enum fault_action action)
         return -EIO;
     case FAULT_ACTION_ENOSPC:
         return -ENOSPC;
+    case FAULT_ACTION_CUT:
+        if (faulty->power)
+            power_cut(faulty->power);
+        fault_strike();
     case FAULT_ACTION_BEFORE:
     case FAULT_ACTION_TORN:
         fault_strike();
@@ -26,7 +30,7 @@ static int simple_fault(enum fault_action action)
 /* Run the call, with what the plan has for it. */
 #define WITH_FAULT(faulty, point, call)                                                            \
     enum fault_action action = fault_plan_next((faulty)->plan, (point));                           \
-    int result = simple_fault(action);                                                             \
+    int result = simple_fault((faulty), action);                                                   \
     if (result == 0 && action != FAULT_ACTION_LIE)                                                 \
         result = (call);                                                                           \
     if (action == FAULT_ACTION_AFTER)                                                              \
@@ -51,9 +55,11 @@ static int faulty_open(void *context, const char *path, int flags)
 {
     struct faulty_io *faulty = context;
     enum fault_action action = fault_plan_next(faulty->plan, FAULT_POINT_OPEN);
-    int fd = simple_fault(action);
+    int fd = simple_fault(faulty, action);
     if (fd != 0)
         return fd;
+    if (flags & O_CREAT)
+        (void)power_naming(faulty->power, POWER_CREATE, path, NULL);
     fd = faulty->inner->open(faulty->inner->context, path, flags);
     if (fd >= 0 && fd < FAULTY_IO_FDS_MAX)
         faulty->points[fd] = (uint8_t)point_of_name(path);
@@ -84,7 +90,7 @@ static ssize_t faulty_read(void *context, int fd, void *data, size_t bytes, uint
 {
     struct faulty_io *faulty = context;
     enum fault_action action = fault_plan_next(faulty->plan, FAULT_POINT_READING);
-    int result = simple_fault(action);
+    int result = simple_fault(faulty, action);
     if (result != 0)
         return result;
     if (action == FAULT_ACTION_SHORT)
@@ -103,7 +109,12 @@ static ssize_t faulty_write(void *context, int fd, const void *data, size_t byte
     case FAULT_ACTION_TORN:
         fault_tear(faulty->plan, fd, data, bytes, offset);
         fault_strike();
+    case FAULT_ACTION_CUT:
+        power_writing(faulty->power, fd, bytes, offset);
+        fault_tear(faulty->plan, fd, data, bytes, offset);
+        break; /* and the rest below */
     case FAULT_ACTION_HALF:
+        power_writing(faulty->power, fd, bytes, offset);
         fault_tear(faulty->plan, fd, data, bytes, offset);
         return -EIO;
     case FAULT_ACTION_SHORT:
@@ -111,12 +122,13 @@ static ssize_t faulty_write(void *context, int fd, const void *data, size_t byte
         break;
     case FAULT_ACTION_LIE:
         return (ssize_t)bytes;
-    default: {
-        int result = simple_fault(action);
-        if (result != 0)
-            return result;
+    default:
+        break;
     }
-    }
+    int result = simple_fault(faulty, action);
+    if (result != 0)
+        return result;
+    power_writing(faulty->power, fd, bytes, offset);
     ssize_t written = faulty->inner->write(faulty->inner->context, fd, data, bytes, offset);
     if (action == FAULT_ACTION_AFTER)
         fault_strike();
@@ -126,8 +138,17 @@ static ssize_t faulty_write(void *context, int fd, const void *data, size_t byte
 static int faulty_truncate(void *context, int fd, uint64_t bytes)
 {
     struct faulty_io *faulty = context;
+    power_writing(faulty->power, fd, 0, bytes);
     WITH_FAULT(faulty, point_of_fd(faulty, fd),
                faulty->inner->truncate(faulty->inner->context, fd, bytes));
+}
+
+static int sync_and_forget(struct faulty_io *faulty, int fd)
+{
+    int result = faulty->inner->sync(faulty->inner->context, fd);
+    if (result == 0)
+        power_synced(faulty->power, fd);
+    return result;
 }
 
 static int faulty_sync(void *context, int fd)
@@ -135,14 +156,21 @@ static int faulty_sync(void *context, int fd)
     struct faulty_io *faulty = context;
     enum fault_point point = point_of_fd(faulty, fd);
     WITH_FAULT(faulty, point == FAULT_POINT_WRITE ? FAULT_POINT_SYNC : point,
-               faulty->inner->sync(faulty->inner->context, fd));
+               sync_and_forget(faulty, fd));
+}
+
+static int sync_directory_and_forget(struct faulty_io *faulty, const char *path)
+{
+    int result = faulty->inner->sync_directory(faulty->inner->context, path);
+    if (result == 0)
+        power_directory_synced(faulty->power);
+    return result;
 }
 
 static int faulty_sync_directory(void *context, const char *path)
 {
     struct faulty_io *faulty = context;
-    WITH_FAULT(faulty, FAULT_POINT_DIRECTORY,
-               faulty->inner->sync_directory(faulty->inner->context, path));
+    WITH_FAULT(faulty, FAULT_POINT_DIRECTORY, sync_directory_and_forget(faulty, path));
 }
 
 static int faulty_make_directory(void *context, const char *path)
@@ -152,16 +180,29 @@ static int faulty_make_directory(void *context, const char *path)
                faulty->inner->make_directory(faulty->inner->context, path));
 }
 
+static int rename_for_now(struct faulty_io *faulty, const char *from, const char *to)
+{
+    (void)power_naming(faulty->power, POWER_RENAME, from, to);
+    return faulty->inner->rename(faulty->inner->context, from, to);
+}
+
 static int faulty_rename(void *context, const char *from, const char *to)
 {
     struct faulty_io *faulty = context;
-    WITH_FAULT(faulty, FAULT_POINT_RENAME, faulty->inner->rename(faulty->inner->context, from, to));
+    WITH_FAULT(faulty, FAULT_POINT_RENAME, rename_for_now(faulty, from, to));
+}
+
+static int remove_for_now(struct faulty_io *faulty, const char *path)
+{
+    return power_naming(faulty->power, POWER_REMOVE, path, NULL)
+               ? 0
+               : faulty->inner->remove(faulty->inner->context, path);
 }
 
 static int faulty_remove(void *context, const char *path)
 {
     struct faulty_io *faulty = context;
-    WITH_FAULT(faulty, FAULT_POINT_REMOVE, faulty->inner->remove(faulty->inner->context, path));
+    WITH_FAULT(faulty, FAULT_POINT_REMOVE, remove_for_now(faulty, path));
 }
 
 static int faulty_list(void *context, const char *path,
@@ -172,7 +213,8 @@ static int faulty_list(void *context, const char *path,
                faulty->inner->list(faulty->inner->context, path, each, each_context));
 }
 
-void faulty_io_init(struct faulty_io *faulty, const struct wal_io *inner, struct fault_plan *plan)
+void faulty_io_init(struct faulty_io *faulty, const struct wal_io *inner, struct fault_plan *plan,
+                    struct power *power)
 {
     *faulty = (struct faulty_io){
         .io = {.open = faulty_open,
@@ -191,5 +233,6 @@ void faulty_io_init(struct faulty_io *faulty, const struct wal_io *inner, struct
                .context = faulty},
         .inner = inner,
         .plan = plan,
+        .power = power,
     };
 }

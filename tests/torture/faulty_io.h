@@ -4,7 +4,7 @@
 #define WEIR_TESTS_TORTURE_FAULTY_IO_H
 
 #include "broker/wal_io.h"
-#include "tests/torture/fault_plan.h"
+#include "tests/torture/power.h"
 
 enum { FAULTY_IO_FDS_MAX = 1024 };
 
@@ -12,9 +12,11 @@ struct faulty_io {
     struct wal_io io; /* what the server is given */
     const struct wal_io *inner;
     struct fault_plan *plan;
+    struct power *power;               /* NULL: the power stays on */
     uint8_t points[FAULTY_IO_FDS_MAX]; /* by descriptor: enum fault_point of its writes */
 };
 
-void faulty_io_init(struct faulty_io *faulty, const struct wal_io *inner, struct fault_plan *plan);
+void faulty_io_init(struct faulty_io *faulty, const struct wal_io *inner, struct fault_plan *plan,
+                    struct power *power);
 
 #endif

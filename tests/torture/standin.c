@@ -657,7 +657,7 @@ int main(int argc, char **argv)
     for (unsigned index = 0; index < PEERS_MAX; index++)
         standin.peers[index].fd = -1;
     buffer_init(&standin.turn, BUFFER_BYTES_MAX);
-    faulty_io_init(&standin.disk, &disk_system, &standin.plan);
+    faulty_io_init(&standin.disk, &disk_system, &standin.plan, NULL);
     open_host(&standin);
     recover(&standin);
     listen_here(&standin);

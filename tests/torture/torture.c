@@ -198,19 +198,20 @@ static void run_subject(struct campaign *campaign, const struct options *options
 
 static void print_table(const char *name, const struct campaign *campaign)
 {
-    (void)printf("\n%-8s %-8s %8s %8s %8s %10s %8s %8s %8s %9s %8s\n", name, "phase", "rounds",
-                 "kills", "torn", "acked", "again", "errors", "refused", "reads", "seconds");
+    (void)printf("\n%-8s %-8s %8s %8s %8s %8s %10s %8s %8s %8s %9s %8s\n", name, "phase", "rounds",
+                 "kills", "torn", "cut", "acked", "again", "errors", "refused", "reads", "seconds");
     for (unsigned phase = PHASE_MOMENTS; phase <= PHASE_ERRORS; phase++) {
         const struct campaign_tally *tally = &campaign->tallies[phase];
         if (tally->rounds == 0)
             continue;
-        (void)printf(
-            "%-8s %-8s %8llu %8llu %8llu %10llu %8llu %8llu %8llu %9llu %8.1f\n", "",
-            campaign_phase_word(phase), (unsigned long long)tally->rounds,
-            (unsigned long long)tally->kills, (unsigned long long)tally->tears,
-            (unsigned long long)tally->acknowledged, (unsigned long long)tally->asked_again,
-            (unsigned long long)tally->errors_struck, (unsigned long long)tally->starts_refused,
-            (unsigned long long)tally->reads_while_failing, tally->seconds);
+        (void)printf("%-8s %-8s %8llu %8llu %8llu %8llu %10llu %8llu %8llu %8llu %9llu %8.1f\n", "",
+                     campaign_phase_word(phase), (unsigned long long)tally->rounds,
+                     (unsigned long long)tally->kills, (unsigned long long)tally->tears,
+                     (unsigned long long)tally->cuts, (unsigned long long)tally->acknowledged,
+                     (unsigned long long)tally->asked_again,
+                     (unsigned long long)tally->errors_struck,
+                     (unsigned long long)tally->starts_refused,
+                     (unsigned long long)tally->reads_while_failing, tally->seconds);
     }
     (void)printf("%-8s %-8s %8s %8s %8s %10s %8s %8s %9s %8s\n", "", "damage", "rounds", "refused",
                  "told", "unnoticed", "unnamed", "silent", "invented", "seconds");
@@ -260,11 +261,12 @@ static void print_json(const char *name, const struct campaign *campaign, bool f
         kills += tally->kills;
         tears += tally->tears;
         if (phase <= PHASE_ERRORS)
-            (void)printf(",\"%s\":{\"rounds\":%llu,\"kills\":%llu,\"torn\":%llu,\"errors\":%llu,"
+            (void)printf(",\"%s\":{\"rounds\":%llu,\"kills\":%llu,\"torn\":%llu,\"cut\":%llu,"
+                         "\"errors\":%llu,"
                          "\"acknowledged\":%llu,\"seconds\":%.1f}",
                          campaign_phase_word(phase), (unsigned long long)tally->rounds,
                          (unsigned long long)tally->kills, (unsigned long long)tally->tears,
-                         (unsigned long long)tally->errors_struck,
+                         (unsigned long long)tally->cuts, (unsigned long long)tally->errors_struck,
                          (unsigned long long)tally->acknowledged, tally->seconds);
         else
             (void)printf(",\"%s\":{\"rounds\":%llu,\"refused\":%llu,\"told\":%llu,"
@@ -306,6 +308,7 @@ static void vary_weir(struct campaign *campaign)
     static char *const snapshots[] = {"100000000", "100000", "100000", "4096"};
     static char *const ios[] = {"io=uring", "io=plain"};
     static char *const levels[] = {"durability=synced", "durability=synced", "durability=written"};
+    static char limbo_option[] = "--limbo", limbo[SUBJECT_PATH_BYTES + 16];
     static char *const fixed[] = {"ring_bytes=8MiB", "store_bytes=64MiB", "value_bytes_max=1536KiB",
                                   "log_segment_bytes=4MiB"};
     char **extra = campaign->subject.extra;
@@ -314,7 +317,12 @@ static void vary_weir(struct campaign *campaign)
     *extra++ = set;
     *extra++ = ios[world_random(&campaign->random) % 2];
     *extra++ = set;
-    *extra++ = levels[world_random(&campaign->random) % 3];
+    uint64_t level = world_random(&campaign->random) % 3;
+    campaign->is_synced = level < 2;
+    *extra++ = levels[level];
+    (void)snprintf(limbo, sizeof limbo, "%s/limbo", campaign->subject.scratch);
+    *extra++ = limbo_option;
+    *extra++ = limbo;
     for (unsigned index = 0; index < sizeof fixed / sizeof fixed[0]; index++) {
         *extra++ = set;
         *extra++ = fixed[index];
