@@ -313,6 +313,20 @@ static bool broker_output_is_lagging(void *context, struct peer_handle peer)
     return peers_is_lagging(broker->peers, peer);
 }
 
+/* ---- answers that have to leave before the log forgets them ---- */
+
+static void broker_mark_answers(void *context)
+{
+    const struct broker *broker = context;
+    peers_mark(broker->peers);
+}
+
+static bool broker_answers_have_left(void *context)
+{
+    const struct broker *broker = context;
+    return peers_have_sent_marked(broker->peers);
+}
+
 /* ---- open and close ---- */
 
 static enum weir_status broker_open_segment(struct broker *broker, struct weir_error *error)
@@ -408,6 +422,7 @@ static enum weir_status broker_open_rooms(struct broker *broker, const struct du
         .output = output,
         .counters = &broker->counters,
     };
+    const struct snapshot_answers answers = {broker_mark_answers, broker_answers_have_left, broker};
     const struct peers_handler handler = {broker_message, broker_is_ready, broker_peer_gone,
                                           broker};
     struct routes_limits limits = routes_limits_default;
@@ -437,10 +452,10 @@ static enum weir_status broker_open_rooms(struct broker *broker, const struct du
         status = broker_open_presence(broker, &output, error);
     if (status == WEIR_OK)
         status = loop_open(&broker->loop, broker->settings.io, error);
-    if (status == WEIR_OK && broker->durability)
-        status = durability_start(broker->durability, broker->loop, error);
     if (status == WEIR_OK)
         status = peers_open(&broker->peers, broker->loop, &handler, &broker->counters, error);
+    if (status == WEIR_OK && broker->durability)
+        status = durability_start(broker->durability, broker->loop, &answers, error);
     return status;
 }
 

@@ -11,7 +11,6 @@
 #include "broker/answered.h"
 #include "broker/log.h"
 #include "broker/replay.h"
-#include "broker/snapshot.h"
 #include "shm/envelope.h"
 
 enum {
@@ -244,6 +243,7 @@ static enum weir_status durability_open_wal(struct durability *durability, struc
 }
 
 static enum weir_status durability_open_snapshot(struct durability *durability,
+                                                 const struct snapshot_answers *answers,
                                                  struct weir_error *error)
 {
     const struct settings *settings = durability->settings;
@@ -255,6 +255,7 @@ static enum weir_status durability_open_snapshot(struct durability *durability,
         .store = engine_store(durability->engine),
         .commits = engine_commits(durability->engine),
         .counters = durability->counters,
+        .answers = *answers,
         .log_bytes_min = settings->snapshot_log_bytes,
         .interval_ms = settings->snapshot_interval_ms,
         .epoch_base = durability->epoch_base,
@@ -265,7 +266,7 @@ static enum weir_status durability_open_snapshot(struct durability *durability,
 }
 
 enum weir_status durability_start(struct durability *durability, struct loop *loop,
-                                  struct weir_error *error)
+                                  const struct snapshot_answers *answers, struct weir_error *error)
 {
     bool is_written_behind = durability->settings->durability == SETTINGS_DURABILITY_MEMORY;
     enum weir_status status = background_open(&durability->background, loop, "weir-files", error);
@@ -279,7 +280,7 @@ enum weir_status durability_start(struct durability *durability, struct loop *lo
     if (status == WEIR_OK)
         status = engine_set_log(durability->engine, durability->wal, is_written_behind, error);
     if (status == WEIR_OK)
-        status = durability_open_snapshot(durability, error);
+        status = durability_open_snapshot(durability, answers, error);
     if (status != WEIR_OK)
         return status;
     commits_use_device(engine_commits(durability->engine), durability->device);

@@ -15,6 +15,7 @@
 #define WEIR_BROKER_DURABILITY_H
 
 #include "broker/engine.h"
+#include "broker/snapshot.h"
 
 struct durability;
 
@@ -31,6 +32,7 @@ enum weir_status durability_open(struct durability **durability, const struct se
                                  struct broker_counters *counters,
                                  struct weir_error *error) WEIR_MUST_CHECK;
 enum weir_status durability_start(struct durability *durability, struct loop *loop,
+                                  const struct snapshot_answers *answers,
                                   struct weir_error *error) WEIR_MUST_CHECK;
 /* Behind loop_close(), before engine_close(). NULL is fine. */
 void durability_close(struct durability *durability);

@@ -36,6 +36,7 @@ struct peer {
     struct buffer output;  /* queued */
     struct buffer sending; /* in flight */
     size_t sent_bytes;
+    size_t marked_bytes; /* of what is unsent: queued before peers_mark() */
 };
 
 struct peers {
@@ -141,6 +142,7 @@ static void peer_sent(struct loop_operation *operation, int32_t result)
         return;
     }
     peer->sent_bytes += (size_t)result;
+    peer->marked_bytes -= peer->marked_bytes < (size_t)result ? peer->marked_bytes : (size_t)result;
     if (peer->sent_bytes < peer->sending.bytes)
         return;
     peer->sent_bytes = 0;
@@ -458,6 +460,22 @@ bool peers_flush(struct peers *peers)
         if (peers->peer[slot].state != PEER_FREE)
             again |= peer_flush(&peers->peer[slot]);
     return again;
+}
+
+void peers_mark(struct peers *peers)
+{
+    for (uint32_t slot = 0; slot < PEERS_MAX; slot++)
+        peers->peer[slot].marked_bytes = peer_unsent_bytes(&peers->peer[slot]);
+}
+
+bool peers_have_sent_marked(const struct peers *peers)
+{
+    for (uint32_t slot = 0; slot < PEERS_MAX; slot++) {
+        const struct peer *peer = &peers->peer[slot];
+        if (peer->state == PEER_ATTACHED && !peer->drop_reason && peer->marked_bytes > 0)
+            return false;
+    }
+    return true;
 }
 
 void peers_tick(struct peers *peers, uint64_t now_ms)

@@ -68,6 +68,10 @@ bool peers_take(struct peers *peers);
 /* Tear down what ended, start sends and receives. True when it has to be called again without
  * waiting. */
 bool peers_flush(struct peers *peers);
+/* From now on peers_have_sent_marked() says whether the sockets have taken all that is queued at this
+ * moment; peers that have gone count as served. */
+void peers_mark(struct peers *peers);
+bool peers_have_sent_marked(const struct peers *peers);
 /* About once a second: close what has not attached in time. */
 void peers_tick(struct peers *peers, uint64_t now_ms);
 

@@ -13,6 +13,7 @@ enum snapshot_state {
     SNAPSHOT_WALKING,
     SNAPSHOT_WRITING,   /* a slice, in the background; the walk goes on behind it */
     SNAPSHOT_WAITING,   /* all is written; for the log to be as far */
+    SNAPSHOT_ANSWERING, /* ... and for the answers to have left */
     SNAPSHOT_FINISHING, /* named, and what it makes superfluous removed, in the background */
 };
 
@@ -29,6 +30,7 @@ struct snapshot {
     struct weir_error error;
 
     uint64_t items, begun_ms;
+    uint64_t marked_ms;        /* when the answers were marked */
     uint64_t log_bytes_before; /* wal_log_bytes() that the last one covers */
     uint64_t log_bytes_begun;  /* ... and this one */
     uint64_t snapshot_bytes;   /* of the last one */
@@ -189,11 +191,24 @@ static void snapshot_go_on(struct snapshot *snapshot)
 }
 
 /* What it has seen and the log does not have would be an item nobody wrote. */
-static void snapshot_wait(struct snapshot *snapshot)
+static void snapshot_wait(struct snapshot *snapshot, uint64_t now_ms)
 {
-    if (commits_failure(snapshot->options.commits))
+    const struct snapshot_answers *answers = &snapshot->options.answers;
+    if (commits_failure(snapshot->options.commits)) {
         snapshot_give_up(snapshot, "the log has failed");
-    else if (commits_durable_frame(snapshot->options.commits) >= snapshot->end_seq)
+    } else if (commits_durable_frame(snapshot->options.commits) >= snapshot->end_seq) {
+        snapshot->state = SNAPSHOT_ANSWERING;
+        snapshot->marked_ms = now_ms;
+        if (answers->mark)
+            answers->mark(answers->context);
+    }
+}
+
+static void snapshot_wait_for_answers(struct snapshot *snapshot, uint64_t now_ms)
+{
+    const struct snapshot_answers *answers = &snapshot->options.answers;
+    if (!answers->have_left || answers->have_left(answers->context) ||
+        now_ms - snapshot->marked_ms >= SNAPSHOT_ANSWERS_MS)
         snapshot_start(snapshot, SNAPSHOT_FINISHING, snapshot_finish_run, snapshot_finished);
 }
 
@@ -226,7 +241,9 @@ void snapshot_turn(struct snapshot *snapshot, uint64_t now_ms)
     if (snapshot->state == SNAPSHOT_WALKING)
         snapshot_go_on(snapshot);
     if (snapshot->state == SNAPSHOT_WAITING)
-        snapshot_wait(snapshot);
+        snapshot_wait(snapshot, now_ms);
+    if (snapshot->state == SNAPSHOT_ANSWERING)
+        snapshot_wait_for_answers(snapshot, now_ms);
 }
 
 /* ---- life ---- */

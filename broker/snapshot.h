@@ -1,11 +1,15 @@
 /* broker/snapshot.h -- snapshots of the store, written beside service.
  *
  *   due --> the log turns to a new segment S --> walk the store, slice by slice, while writes go on
- *       --> file "snapshot-S" whole and synced --> all frames that it may have seen are durable
- *       --> named --> segments below S and older snapshots removed
+ *       --> all frames that it may have seen are durable, and their answers have left
+ *       --> file "snapshot-S" synced, and named --> segments below S and older snapshots removed
  *
  * The walk is not the state of one moment, but with the log from S on it is exact (store_walk_begin()).
  * A crash at any point leaves the old snapshot with all its segments, or the new one with all of its.
+ *
+ * The answers have to leave first because the log is what knows whose requests were carried out
+ * (answered.h): a gateway that was not answered asks the next broker again. One that does not read for
+ * SNAPSHOT_ANSWERS_MS has given its requests up by then (write_wait_ms is at most a minute).
  *
  * The loop thread walks and encodes one frame of the file a turn (snapshot_file.h); files are written,
  * synced and removed by the background thread.
@@ -19,7 +23,17 @@
 
 #include "broker/commits.h"
 
-enum { SNAPSHOT_RETRY_MS = 30000 };
+enum {
+    SNAPSHOT_RETRY_MS = 30000,
+    SNAPSHOT_ANSWERS_MS = 70000,
+};
+
+/* Whether answers given so far have left this process: mark() now, have_left() later. NULL: at once. */
+struct snapshot_answers {
+    void (*mark)(void *context);
+    bool (*have_left)(void *context);
+    void *context;
+};
 
 struct snapshot_options {
     const char *directory; /* outlives it */
@@ -29,6 +43,7 @@ struct snapshot_options {
     struct store *store;
     struct commits *commits;
     struct broker_counters *counters;
+    struct snapshot_answers answers;
     uint64_t log_bytes_min; /* due when the log is larger than this, and than the last snapshot */
     uint64_t interval_ms;   /* and when it is so old, and anything was written; 0: never */
     uint64_t epoch_base;

@@ -66,6 +66,7 @@ static struct wal_device *wrap_device(void *context, struct wal_device *device)
 
 static enum weir_status try_begin(struct weir_error *error)
 {
+    const struct snapshot_answers answers = {0};
     static struct wal_io io;
     io = wal_io_system;
     io.open = io_open;
@@ -93,7 +94,7 @@ static enum weir_status try_begin(struct weir_error *error)
     enum weir_status status = durability_open(&life.durability, &life.settings, life.engine, &seam,
                                               &life.counters, error);
     if (status == WEIR_OK)
-        status = durability_start(life.durability, life.loop, error);
+        status = durability_start(life.durability, life.loop, &answers, error);
     segment_publish(&life.segment);
     cr_assert_eq(ring_reader_attach(&life.ring, &life.segment), WEIR_OK);
     return status;
