@@ -270,7 +270,7 @@ class TextSubscriber extends Subscriber {
   }
 }
 
-// Writers keep 64 calls each in flight, so that there is always a write that is not in the log yet, and go on until everybody
+// Writers keep 64 calls each in flight, so that there is nearly always a write that is not in the log yet, and go on until everybody
 // else has what they asked for.
 test('a group that is never at rest can be joined and read: each sync is exact, events follow without gap', async () => {
   await start({ durability: 'synced' });
