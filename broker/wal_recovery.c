@@ -237,19 +237,16 @@ static enum weir_status open_ahead(struct recovery *recovery, size_t index)
                            recovery->directory.segments.list[index], recovery->error);
 }
 
-/* Whether the open segment begins with the frame that is missing, or with one seen. */
+/* Whether the open segment begins with the frame that is missing, or with one seen, or with parts of a
+ * frame: then it was to be written there and that failed as well. */
 static enum weir_status is_continuation(struct recovery *recovery, uint64_t missing, bool *is_one)
 {
-    struct span view;
-    struct wal_frame_header header;
-    struct wal_reader *ahead = &recovery->ahead;
-    const struct wal_place place = {ahead->header.log_id, ahead->header.number, WAL_BLOCK_BYTES};
-    *is_one = false;
+    struct wal_found found;
     enum weir_status status =
-        wal_reader_view(ahead, WAL_BLOCK_BYTES, WAL_FRAME_HEADER_BYTES, &view, recovery->error);
-    if (status == WEIR_OK && view.bytes == WAL_FRAME_HEADER_BYTES &&
-        wal_frame_header_decode(view, &place, &header) == WEIR_OK)
-        *is_one = missing > 0 && header.seq <= missing;
+        wal_reader_find(&recovery->ahead, WAL_BLOCK_BYTES, &found, recovery->error);
+    *is_one = status == WEIR_OK &&
+              (found.header == WAL_HEADER_CUT ||
+               (found.header == WAL_HEADER_GOOD && missing > 0 && found.frame.seq <= missing));
     return status;
 }
 
