@@ -835,6 +835,24 @@ Test(wal_recovery, old_number_in_a_segment_is_damage)
     assert_refused(WAL_FILE_LOG, 1, old.offset);
 }
 
+/* One write at a time, each synced: an interrupted one has nothing behind it, be it a frame of an old
+ * number or bytes that are none. */
+Test(wal_recovery, interrupted_write_with_something_behind_is_damage)
+{
+    struct wal_record record = random_change();
+    wal_build_segment(&build, 1);
+    put_frames(4);
+    struct wal_spot last = spots[3];
+    memset(at(&last) + last.bytes - 8, 0, 8);
+    save();
+    assert_recovers(records_before[3]);
+    (void)wal_build_frame_seq(&build, 2, &record, 1);
+    assert_refused(WAL_FILE_LOG, 1, last.offset);
+    restore();
+    wal_build_write(&build, WAL_FILE_LOG, 1, last.offset + last.bytes + 700, "x", 1);
+    assert_refused(WAL_FILE_LOG, 1, last.offset);
+}
+
 /* ---- damage ---- */
 
 /* A log of a snapshot and a few segments, one of them with an abandoned write. */
@@ -1321,6 +1339,18 @@ Test(wal_recovery, short_reads_and_writes_are_continued)
     }
 }
 
+/* A write that failed in two segments, with some of it in both. */
+static void put_failed_twice(void)
+{
+    struct wal_record records[FRAME_RECORDS_MAX];
+    size_t count = random_changes(records);
+    for (int i = 0; i < 2; i++) {
+        wal_build_segment(&build, build.segment + 1);
+        struct wal_spot spot = wal_build_frame_seq(&build, build.seq, records, count);
+        (void)lose(at(&spot) + spot.bytes - WAL_SECTOR_BYTES, WAL_SECTOR_BYTES);
+    }
+}
+
 /* The process dies at any call of cleaning, with a write done in part: read again, the log is the
  * same, and the second cleaning ends it. */
 Test(wal_recovery, cleaning_can_be_interrupted_anywhere)
@@ -1330,12 +1360,16 @@ Test(wal_recovery, cleaning_can_be_interrupted_anywhere)
         bool has_fired = true;
         build.unsynced = 0;
         put_all_kinds();
-        if (is_chance(2)) { /* and parts of several frames, in two segments */
+        uint64_t kind = random_below(3);
+        if (kind == 0) { /* and parts of several frames, in two segments */
             for (build.unsynced = 1; build.unsynced <= 6; build.unsynced++)
                 (void)put_frame();
             tear_sectors(at(&spots[spot_count - 3]), spots[spot_count - 3].bytes);
         }
-        tear(at(&spots[spot_count - 1]), spots[spot_count - 1].bytes);
+        if (kind == 1)
+            put_failed_twice();
+        else
+            tear(at(&spots[spot_count - 1]), spots[spot_count - 1].bytes);
         wal_build_write(&build, WAL_FILE_LOG, 4, 0, "x", 1);
         wal_build_write(&build, WAL_FILE_SNAPSHOT, 2, 0, "x", 1);
         cr_assert_not_null(wal_memory_make(&memory, "log-00000000000000000099.new"));
