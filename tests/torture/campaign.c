@@ -69,11 +69,15 @@ static void keep_sentence(struct campaign *campaign, const char *text)
 {
     if (campaign->sentence_count == CAMPAIGN_SENTENCES_MAX)
         return;
+    char fault[224] = "";
+    if (campaign->fault[0] || campaign->fault_before[0])
+        (void)snprintf(fault, sizeof fault, ", %s after %s",
+                       campaign->fault[0] ? campaign->fault : "no fault",
+                       campaign->fault_before[0] ? campaign->fault_before : "none");
     (void)snprintf(campaign->sentences[campaign->sentence_count++], sizeof campaign->sentences[0],
-                   "%s, seed %llu, series %llu, fault %s after %s: %s", campaign->doing,
-                   (unsigned long long)campaign->seed, (unsigned long long)campaign->series,
-                   campaign->fault[0] ? campaign->fault : "none",
-                   campaign->fault_before[0] ? campaign->fault_before : "none", text);
+                   "%s, seed %llu, series %llu%s: %s", campaign->doing,
+                   (unsigned long long)campaign->seed, (unsigned long long)campaign->series, fault,
+                   text);
 }
 
 static void found(struct campaign *campaign, enum world_verdict verdict, const char *text)

@@ -246,7 +246,9 @@ static void print_table(const char *name, const struct campaign *campaign)
         (void)printf(" %s %llu", world_verdict_word(verdict),
                      (unsigned long long)campaign->findings.counts[verdict]);
     (void)printf("\n");
-    for (unsigned index = 0; index < campaign->sentence_count; index++)
+    /* Of another's server a few are enough. */
+    unsigned shown = campaign->subject.kind == &subject_weir ? CAMPAIGN_SENTENCES_MAX : 3;
+    for (unsigned index = 0; index < campaign->sentence_count && index < shown; index++)
         (void)printf("%-8s %s\n", "", campaign->sentences[index]);
 }
 
