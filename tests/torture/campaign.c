@@ -526,12 +526,13 @@ bool campaign_crash(struct campaign *campaign, enum campaign_phase phase, uint64
     campaign->goal_rounds = rounds;
     campaign->doing = phase_words[phase];
     while (tally->rounds < rounds && (seconds <= 0 || campaign_clock() - started < seconds) &&
-           tally->bad_series < BAD_SERIES_MAX) {
+           tally->bad_series < BAD_SERIES_MAX && !*campaign->is_stopped) {
         if (!begin_series(campaign))
             return false;
         bool is_good = true;
         uint64_t series_rounds = 1 + below(campaign, SERIES_ROUNDS_MAX);
-        for (uint64_t round = 0; round < series_rounds && tally->rounds < rounds && is_good;
+        for (uint64_t round = 0;
+             round < series_rounds && tally->rounds < rounds && is_good && !*campaign->is_stopped;
              round++) {
             is_good = run_round(campaign, phase);
             progress(campaign, tally, false);
@@ -691,7 +692,8 @@ bool campaign_damage(struct campaign *campaign, enum campaign_phase phase, uint6
         rounds / 4 < DAMAGES_OF_ONE_DIRECTORY ? rounds / 4 + 1 : DAMAGES_OF_ONE_DIRECTORY;
     campaign->goal_rounds = rounds;
     campaign->doing = phase_words[phase];
-    while (tally->rounds < rounds && (seconds <= 0 || campaign_clock() - started < seconds)) {
+    while (tally->rounds < rounds && (seconds <= 0 || campaign_clock() - started < seconds) &&
+           !*campaign->is_stopped) {
         static struct image image;
         struct damage damage;
         char why[192];
@@ -705,7 +707,9 @@ bool campaign_damage(struct campaign *campaign, enum campaign_phase phase, uint6
                 return false;
             break;
         }
-        for (uint64_t count = 0; count < of_one_directory && tally->rounds < rounds; count++) {
+        for (uint64_t count = 0;
+             count < of_one_directory && tally->rounds < rounds && !*campaign->is_stopped;
+             count++) {
             if (!image_choose(&image, damage_of_phase(phase), &campaign->random, &damage))
                 break;
             /* A server is started now and then even where that is not needed to find out. */

@@ -10,6 +10,7 @@
 #ifndef WEIR_TESTS_TORTURE_CAMPAIGN_H
 #define WEIR_TESTS_TORTURE_CAMPAIGN_H
 
+#include <signal.h>
 #include <stdio.h>
 
 #include "tests/torture/damage.h"
@@ -77,6 +78,7 @@ struct campaign {
     double started, last_shown;
     uint64_t goal_rounds; /* of the phase that runs, for the progress line */
     const char *doing;
+    const volatile sig_atomic_t *is_stopped; /* not 0: a round is finished, then no more */
     char fault[96], fault_before[96]; /* of this round and of the one before, for sentences */
     const char *keep; /* directory for those of series that went wrong; NULL: none */
 };

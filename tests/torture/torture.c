@@ -155,6 +155,15 @@ static void program_path(char *path, size_t bytes, const char *name)
 
 /* ---- running ---- */
 
+/* The one thing a signal handler may write. */
+static volatile sig_atomic_t is_stopped;
+
+static void stop(int signal)
+{
+    (void)signal;
+    is_stopped = 1;
+}
+
 static void run_subject(struct campaign *campaign, const struct options *options, uint64_t rounds,
                         uint64_t flips, double seconds)
 {
@@ -384,6 +393,7 @@ static bool torture(const struct options *options, struct campaign *campaign, co
     if (is_open) {
         campaign->shows_progress = options->shows_progress;
         campaign->keep = options->keep;
+        campaign->is_stopped = &is_stopped;
         run_subject(campaign, options, rounds, flips, seconds);
         campaign_close(campaign);
         print_table(name, campaign);
@@ -413,6 +423,8 @@ int main(int argc, char **argv)
     if (code >= 0)
         return code;
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGINT, stop);
+    (void)signal(SIGTERM, stop);
     (void)printf("torture: seed %llu\n", (unsigned long long)options.seed);
     (void)fflush(stdout);
 
@@ -438,5 +450,7 @@ int main(int argc, char **argv)
     if (has_redis)
         print_json("redis", &redis, !has_ours);
     (void)printf("}}\n");
-    return is_good ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (is_stopped)
+        (void)fprintf(stderr, "torture: stopped before its end\n");
+    return is_good && !is_stopped ? EXIT_SUCCESS : EXIT_FAILURE;
 }
