@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 struct answered_request {
-    uint64_t origin, request;
+    uint64_t origin, request, time_ms;
     uint64_t position; /* of its answer in all bytes ever put in */
     uint32_t bytes;    /* UINT32_MAX: not known */
     uint32_t next;     /* of the same bucket, from 1; 0: none */
@@ -72,7 +72,7 @@ static uint64_t answered_place(const struct answered *answered, size_t bytes)
 }
 
 enum weir_status answered_add(struct answered *answered, uint64_t origin, uint64_t request,
-                              const struct span *parts, unsigned part_count)
+                              uint64_t time_ms, const struct span *parts, unsigned part_count)
 {
     size_t bytes = 0;
     for (unsigned index = 0; index < part_count; index++)
@@ -82,7 +82,8 @@ enum weir_status answered_add(struct answered *answered, uint64_t origin, uint64
     if (!answered_grow(answered, part_count > 0 ? bytes : 0))
         return WEIR_NO_MEMORY;
     struct answered_request *added = &answered->requests[answered->count % answered->capacity];
-    *added = (struct answered_request){.origin = origin, .request = request, .bytes = UINT32_MAX};
+    *added = (struct answered_request){
+        .origin = origin, .request = request, .time_ms = time_ms, .bytes = UINT32_MAX};
     answered->count++;
     if (part_count == 0)
         return WEIR_OK;
@@ -137,6 +138,16 @@ static const struct answered_request *answered_look(const struct answered *answe
     return NULL;
 }
 
+/* Its text may have been overwritten since. */
+static struct span answered_result(const struct answered *answered,
+                                   const struct answered_request *known)
+{
+    if (known->bytes == UINT32_MAX ||
+        answered->text_bytes - known->position > answered->text_capacity)
+        return (struct span){0};
+    return span_of(answered->text + known->position % answered->text_capacity, known->bytes);
+}
+
 bool answered_find(struct answered *answered, uint64_t origin, uint64_t request,
                    struct span *result)
 {
@@ -148,9 +159,23 @@ bool answered_find(struct answered *answered, uint64_t origin, uint64_t request,
     const struct answered_request *known = answered_look(answered, origin, request);
     if (!known)
         return false;
-    bool is_kept = known->bytes != UINT32_MAX &&
-                   answered->text_bytes - known->position <= answered->text_capacity;
-    if (is_kept)
-        *result = span_of(answered->text + known->position % answered->text_capacity, known->bytes);
+    *result = answered_result(answered, known);
+    return true;
+}
+
+bool answered_next(const struct answered *answered, uint64_t *cursor, struct answered_entry *entry)
+{
+    if (!answered)
+        return false;
+    uint64_t oldest =
+        answered->count > answered->capacity ? answered->count - answered->capacity : 0;
+    if (*cursor < oldest)
+        *cursor = oldest;
+    if (*cursor >= answered->count)
+        return false;
+    const struct answered_request *known = &answered->requests[*cursor % answered->capacity];
+    *entry = (struct answered_entry){known->origin, known->request, known->time_ms,
+                                     answered_result(answered, known)};
+    (*cursor)++;
     return true;
 }

@@ -26,12 +26,21 @@ struct answered;
 struct answered *answered_open(void);           /* NULL: no memory */
 void answered_close(struct answered *answered); /* NULL is fine */
 
-/* The request was carried out; its answer's result is `parts` joined. No parts: it is not known. */
+/* The request was carried out at `time_ms`; its answer's result is `parts` joined. No parts: it is not
+ * known. */
 enum weir_status answered_add(struct answered *answered, uint64_t origin, uint64_t request,
-                              const struct span *parts, unsigned part_count) WEIR_MUST_CHECK;
+                              uint64_t time_ms, const struct span *parts,
+                              unsigned part_count) WEIR_MUST_CHECK;
 /* False: this request has not been carried out, as far as is known. `result` data NULL: its answer is
  * not known. Valid until the next answered_add(). NULL has none. */
 bool answered_find(struct answered *answered, uint64_t origin, uint64_t request,
                    struct span *result);
+
+struct answered_entry {
+    uint64_t origin, request, time_ms;
+    struct span result; /* data NULL: not known */
+};
+/* The next of what is known, oldest first; *cursor starts at 0. False: no more. NULL has none. */
+bool answered_next(const struct answered *answered, uint64_t *cursor, struct answered_entry *entry);
 
 #endif

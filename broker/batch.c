@@ -244,6 +244,8 @@ void batch_log(struct batch *batch, const struct wal_record *record,
     batch->payload_bytes += record_bytes;
     batch->record_count++;
     batch->is_used = true;
+    if (!group)
+        return;
     struct batch_group *last =
         batch->group_count > 0 ? &batch->groups[batch->group_count - 1] : NULL;
     if (last && last->offset == group->offset)

@@ -91,7 +91,7 @@ unsigned batch_send(struct batch *batch, const struct broker_output *output, con
 bool batch_has_room(const struct batch *batch, size_t record_bytes);
 /* Make room in a batch without records. NO_MEMORY. */
 enum weir_status batch_reserve(struct batch *batch, size_t record_bytes) WEIR_MUST_CHECK;
-/* Append the record of the write that `group` tells of; there is room. */
+/* Append the record of the write that `group` tells of (NULL: of no group); there is room. */
 void batch_log(struct batch *batch, const struct wal_record *record,
                const struct batch_group *group);
 

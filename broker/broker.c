@@ -143,7 +143,7 @@ static enum weir_status broker_send_attached(struct broker *broker, struct peer_
         position = UINT64_MAX;
     const struct wire_field fields[] = {
         WIRE_NUMBER(WIRE_VERSION), WIRE_NUMBER(segment_generation(&broker->segment)),
-        WIRE_NUMBER(slot),         WIRE_NUMBER(durability_keeps(broker->durability)),
+        WIRE_NUMBER(slot),         WIRE_NUMBER(durability_keeps(broker->durability, frame)),
         WIRE_NUMBER(position),     WIRE_NUMBER(durable > 0 ? durable - 1 : 0),
     };
     const int fds[ATTACH_FDS] = {broker->segment_read_fd, event_fd, control_fd};

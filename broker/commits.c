@@ -319,6 +319,14 @@ void commits_log(struct commits *commits, const struct wal_record *record, uint6
     batch_log(commits->open, record, &group);
 }
 
+void commits_log_answer(struct commits *commits, const struct wal_record *record)
+{
+    if (!commits->options.wal)
+        return;
+    commits->open->frame_seq = commits->next_frame;
+    batch_log(commits->open, record, NULL);
+}
+
 bool commits_have_open(const struct commits *commits)
 {
     return commits->open->is_used;

@@ -57,6 +57,8 @@ uint64_t commits_frame(const struct commits *commits);
 /* An applied write to the group at `group_offset`, after commits_problem() had none, and after its
  * event was put into the ring. */
 void commits_log(struct commits *commits, const struct wal_record *record, uint64_t group_offset);
+/* A request that was carried out and changed nothing, after commits_problem() had none. */
+void commits_log_answer(struct commits *commits, const struct wal_record *record);
 /* Seal, or without log release, a batch that is full; after each request. */
 void commits_when_full(struct commits *commits);
 /* End of a turn. */

@@ -14,7 +14,8 @@
 #include "shm/envelope.h"
 
 enum {
-    FRAMES_REMEMBERED = 256 * 1024, /* of the newest, where gateways can read on */
+    ANSWERED_RESULT_BYTES = 64 * 1024, /* of an answer that a snapshot takes over */
+    FRAMES_REMEMBERED = 256 * 1024,    /* of the newest, where gateways can read on */
     PROGRESS_MS = 1000,
     /* A life's epochs grow by one with each group that is forgotten: far fewer than this. */
     EPOCH_LIFE_MARGIN_BITS = 32,
@@ -73,6 +74,11 @@ static void durability_remember_frame(struct durability *durability, uint64_t se
         (struct durability_frame){seq, engine_ring_head(durability->engine)};
 }
 
+static enum weir_status durability_no_memory(struct weir_error *error)
+{
+    return weir_fail(error, WEIR_NO_MEMORY, "no memory for the answers of replayed requests");
+}
+
 /* What the request was answered, or would have been. */
 static enum weir_status durability_remember_answer(struct durability *durability,
                                                    const struct wal_record *record,
@@ -97,7 +103,8 @@ static enum weir_status durability_remember_answer(struct durability *durability
         parts = sent;
         count = 1;
     }
-    return answered_add(durability->answered, record->origin, record->request, parts, count);
+    return answered_add(durability->answered, record->origin, record->request, record->timestamp_ms,
+                        parts, count);
 }
 
 static enum weir_status durability_changed(void *context, const struct wal_position *position,
@@ -107,7 +114,7 @@ static enum weir_status durability_changed(void *context, const struct wal_posit
 {
     struct durability *durability = context;
     if (record->origin != 0 && durability_remember_answer(durability, record, change) != WEIR_OK)
-        return weir_fail(error, WEIR_NO_MEMORY, "no memory for the answers of replayed requests");
+        return durability_no_memory(error);
     if (!change)
         return WEIR_OK;
     bool is_exact = position->seq >= durability->snapshot_end_seq;
@@ -128,6 +135,10 @@ static enum weir_status durability_take(void *context, const struct wal_position
     struct durability *durability = context;
     if (record->kind == WAL_END)
         durability->snapshot_end_seq = durability->resume_from = record->seq;
+    if (record->kind == WAL_ANSWER &&
+        answered_add(durability->answered, record->origin, record->request, record->timestamp_ms,
+                     &record->value, record->value.data ? 1 : 0) != WEIR_OK)
+        return durability_no_memory(error);
     return replay_take(&durability->replay, position, record, error);
 }
 
@@ -147,7 +158,7 @@ static void durability_report(const struct durability *durability, uint64_t begu
     struct store_figures figures;
     store_figures(engine_store(durability->engine), &figures);
     if (recovered->cut_bytes > 0)
-        log_line("event=log_cut segment=%" PRIu64 " offset=%" PRIu64 " bytes=%" PRIu64
+        log_line("event=log_cut file=log-%020" PRIu64 " offset=%" PRIu64 " bytes=%" PRIu64
                  " reason=\"a write was interrupted; nobody was told that it is kept\"",
                  recovered->cut_segment, recovered->cut_offset, recovered->cut_bytes);
     log_line("event=recovered items=%" PRIu64 " groups=%" PRIu64 " snapshot=%" PRIu64
@@ -242,6 +253,28 @@ static enum weir_status durability_open_wal(struct durability *durability, struc
     return wal_open(&durability->wal, &options, &durability->recovered, error);
 }
 
+/* Of an earlier life's requests those that a gateway may still ask again. */
+static bool durability_next_answer(void *context, uint64_t *cursor, struct wal_record *record)
+{
+    const struct durability *durability = context;
+    uint64_t now_ms = clock_ms(CLOCK_REALTIME);
+    struct answered_entry entry;
+    while (answered_next(durability->answered, cursor, &entry)) {
+        if (entry.time_ms + ANSWERED_KEEP_MS < now_ms)
+            continue;
+        *record = (struct wal_record){
+            .kind = WAL_ANSWER,
+            .timestamp_ms = entry.time_ms,
+            .origin = entry.origin,
+            .request = entry.request,
+        };
+        if (entry.result.bytes <= ANSWERED_RESULT_BYTES)
+            record->value = entry.result;
+        return true;
+    }
+    return false;
+}
+
 static enum weir_status durability_open_snapshot(struct durability *durability,
                                                  const struct snapshot_answers *answers,
                                                  struct weir_error *error)
@@ -256,6 +289,8 @@ static enum weir_status durability_open_snapshot(struct durability *durability,
         .commits = engine_commits(durability->engine),
         .counters = durability->counters,
         .answers = *answers,
+        .next_answer = durability_next_answer,
+        .next_context = durability,
         .log_bytes_min = settings->snapshot_log_bytes,
         .interval_ms = settings->snapshot_interval_ms,
         .epoch_base = durability->epoch_base,
@@ -325,16 +360,15 @@ void durability_tick(struct durability *durability, uint64_t now_ms)
 
 /* ---- gateways that come back ---- */
 
-bool durability_keeps(const struct durability *durability)
+bool durability_keeps(const struct durability *durability, uint64_t frame)
 {
-    return durability && durability->settings->durability != SETTINGS_DURABILITY_MEMORY;
+    return durability && durability->settings->durability != SETTINGS_DURABILITY_MEMORY &&
+           frame < durability->recovered.next_seq;
 }
 
 bool durability_resume(const struct durability *durability, uint64_t frame, uint64_t *position)
 {
-    /* A frame the log does not have: it is another log, or a part of it is gone. */
-    if (frame == 0 || frame + 1 < durability->resume_from ||
-        frame >= durability->recovered.next_seq)
+    if (frame == 0 || frame + 1 < durability->resume_from)
         return false;
     *position = durability->resume_end;
     uint64_t count = durability->frame_count;

@@ -42,11 +42,12 @@ void durability_turn(struct durability *durability, uint64_t now_ms);
 /* About once a second. */
 void durability_tick(struct durability *durability, uint64_t now_ms);
 
-/* True: everything that was answered or shown is kept, so gateways may ask again and read on. False
- * for NULL. */
-bool durability_keeps(const struct durability *durability);
-/* Where a gateway reads on that has read up to log frame `frame` (0: none) of an earlier life:
- * false when the ring does not have all that came after. */
+/* True: everything that was answered or shown to a gateway that has read up to log frame `frame` (0: none)
+ * of an earlier life is kept, so it may ask again and read on. Not so when the log does not have that
+ * frame: it is another log, or a part of it was given up. False for NULL. */
+bool durability_keeps(const struct durability *durability, uint64_t frame);
+/* Where a gateway reads on that has read up to `frame`, and for whom everything is kept: false when
+ * the ring does not have all that came after. */
 bool durability_resume(const struct durability *durability, uint64_t frame, uint64_t *position);
 /* True: an earlier life has carried out this request; `result` data NULL: with what result is not
  * known. False for NULL. */

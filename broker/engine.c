@@ -380,6 +380,20 @@ static void engine_log(struct engine *engine, const struct engine_request *reque
     commits_log(engine->commits, &record, group->offset);
 }
 
+/* A delete that found nothing: when it is asked again it must not find what came later. */
+static void engine_log_answer(struct engine *engine, const struct engine_request *request,
+                              const struct adapter_write *write)
+{
+    const struct wal_record record = {
+        .kind = WAL_ANSWER,
+        .timestamp_ms = write->now_ms,
+        .origin = request->origin,
+        .request = request->id,
+        .value = SPAN_LITERAL("{\"old_value\":null}"),
+    };
+    commits_log_answer(engine->commits, &record);
+}
+
 static void engine_apply(struct engine *engine, const struct engine_request *request,
                          const struct adapter_write *write, const struct adapter_outcome *outcome)
 {
@@ -482,6 +496,8 @@ static void engine_written(void *context, uint64_t number, const struct adapter_
         return;
     if (outcome->status == WEIR_OK)
         engine_apply(engine, &request, write, outcome);
+    else if (outcome->status == WEIR_EMPTY && request.id != 0)
+        engine_log_answer(engine, &request, write);
     if (outcome->status == WEIR_OK ||
         (outcome->status == WEIR_EMPTY && write->kind == ADAPTER_DELETE))
         engine_reply_written(engine, &request, write, outcome);

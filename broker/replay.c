@@ -93,6 +93,7 @@ enum weir_status replay_take(void *context, const struct wal_position *position,
     case WAL_ITEM:
         return replay_restore(replay, position, record, error);
     case WAL_END:
+    case WAL_ANSWER: /* nothing of the store's */
         return WEIR_OK;
     }
     return replay_fail(WEIR_INVALID, position, record, error);

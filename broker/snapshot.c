@@ -1,5 +1,7 @@
 #include "broker/snapshot.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -23,6 +25,7 @@ struct snapshot {
     uint64_t number; /* of the one being made */
     uint64_t first_seq, end_seq;
     bool is_walked;
+    uint64_t answer_cursor; /* behind the walk */
     /* The background's while the job is in flight. */
     struct background_job job;
     struct snapshot_file *file;
@@ -78,11 +81,33 @@ static int snapshot_sweep_name(void *context, const char *name)
     return 0;
 }
 
+/* The log from the snapshot's segment on, up to the prepared one: at level WRITTEN the kernel may have
+ * kept it so far, and a snapshot is whole only with it. */
+static enum weir_status snapshot_sync_log(struct snapshot *snapshot)
+{
+    const struct wal_io *io = snapshot->options.io;
+    for (uint64_t number = snapshot->number;; number++) { /* ends where no segment is */
+        char path[WAL_PATH_BYTES];
+        wal_path(path, snapshot->options.directory, WAL_FILE_LOG, number);
+        int fd = io->open(io->context, path, O_RDWR);
+        if (fd == -ENOENT)
+            return WEIR_OK;
+        int result = fd < 0 ? fd : io->sync(io->context, fd);
+        if (fd >= 0)
+            (void)io->close(io->context, fd);
+        if (result < 0)
+            return weir_fail_errno(&snapshot->error, -result, "cannot sync %.160s", path);
+    }
+}
+
 static void snapshot_finish_run(struct background_job *job)
 {
     struct snapshot *snapshot = job->owner;
     const struct wal_io *io = snapshot->options.io;
-    snapshot->status = snapshot_file_finish(snapshot->file, snapshot->end_seq, &snapshot->error);
+    snapshot->status = snapshot_sync_log(snapshot);
+    if (snapshot->status == WEIR_OK)
+        snapshot->status =
+            snapshot_file_finish(snapshot->file, snapshot->end_seq, &snapshot->error);
     if (snapshot->status == WEIR_OK)
         (void)io->list(io->context, snapshot->options.directory, snapshot_sweep_name, snapshot);
 }
@@ -162,17 +187,29 @@ static void snapshot_finished(struct background_job *job)
     snapshot_start(snapshot, SNAPSHOT_FINISHING, snapshot_discard_run, snapshot_discarded);
 }
 
+/* The store's groups and items, then what an earlier life's log knew. False: no more. */
+static bool snapshot_next(struct snapshot *snapshot, struct wal_record *record)
+{
+    const struct snapshot_options *options = &snapshot->options;
+    struct store_walk_entry entry;
+    if (!snapshot->is_walked && store_walk_next(options->store, &entry) == WEIR_OK) {
+        snapshot->items += entry.is_group ? 0 : 1;
+        *record = snapshot_file_record(&entry);
+        return true;
+    }
+    snapshot->is_walked = true;
+    return options->next_answer(options->next_context, &snapshot->answer_cursor, record);
+}
+
 /* Put a slice into the file's frame. EMPTY: that was all. */
 static enum weir_status snapshot_walk(struct snapshot *snapshot)
 {
     enum weir_status status = WEIR_OK;
     while (status == WEIR_OK && !snapshot_file_is_full(snapshot->file)) {
-        struct store_walk_entry entry;
-        if (store_walk_next(snapshot->options.store, &entry) == WEIR_EMPTY)
+        struct wal_record record;
+        if (!snapshot_next(snapshot, &record))
             return WEIR_EMPTY;
-        const struct wal_record record = snapshot_file_record(&entry);
         status = snapshot_file_put(snapshot->file, &record, &snapshot->error);
-        snapshot->items += entry.is_group ? 0 : 1;
     }
     return status;
 }
@@ -231,6 +268,8 @@ static void snapshot_begin(struct snapshot *snapshot, uint64_t now_ms)
     snapshot->log_bytes_begun = wal_log_bytes(snapshot->options.wal);
     snapshot->begun_ms = now_ms;
     snapshot->items = 0;
+    snapshot->is_walked = false;
+    snapshot->answer_cursor = 0;
     snapshot_start(snapshot, SNAPSHOT_OPENING, snapshot_open_run, snapshot_opened);
 }
 

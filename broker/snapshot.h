@@ -44,6 +44,10 @@ struct snapshot_options {
     struct commits *commits;
     struct broker_counters *counters;
     struct snapshot_answers answers;
+    /* Requests of earlier lives that may be asked again, one WAL_ANSWER each; *cursor starts at 0. False:
+     * no more. */
+    bool (*next_answer)(void *context, uint64_t *cursor, struct wal_record *record);
+    void *next_context;
     uint64_t log_bytes_min; /* due when the log is larger than this, and than the last snapshot */
     uint64_t interval_ms;   /* and when it is so old, and anything was written; 0: never */
     uint64_t epoch_base;

@@ -286,6 +286,8 @@ static bool has_parts_of_kind(const struct wal_record *record)
         return has_item && has_value && !has_names;
     case WAL_END:
         return !has_item && !has_value && !has_names;
+    case WAL_ANSWER:
+        return !has_item && !has_names;
     }
     return false;
 }
@@ -371,7 +373,7 @@ enum weir_status wal_record_decode(struct span payload, size_t *cursor, struct w
     unsigned flags = (unsigned char)at[AT_FLAGS];
     if (bytes < WAL_RECORD_HEADER_BYTES || bytes > left || bytes % RECORD_ALIGN_BYTES != 0)
         return WEIR_CORRUPT;
-    if (kind < WAL_SET || kind > WAL_END || event > ENVELOPE_UNAUTHORIZED || step > STEP_MAX ||
+    if (kind < WAL_SET || kind > WAL_ANSWER || event > ENVELOPE_UNAUTHORIZED || step > STEP_MAX ||
         flags > FLAGS_ALL || get_u32(at + AT_RECORD_RESERVED) != 0)
         return WEIR_CORRUPT;
     bool is_item = kind == WAL_ITEM;
@@ -397,7 +399,7 @@ enum weir_status wal_record_decode(struct span payload, size_t *cursor, struct w
 
 bool wal_record_fits(enum wal_record_kind kind, enum wal_file_kind file)
 {
-    return file == WAL_FILE_SNAPSHOT ? kind >= WAL_GROUP : kind < WAL_GROUP;
+    return kind == WAL_ANSWER || (file == WAL_FILE_SNAPSHOT ? kind >= WAL_GROUP : kind < WAL_GROUP);
 }
 
 const char *wal_record_kind_name(enum wal_record_kind kind)
@@ -415,6 +417,8 @@ const char *wal_record_kind_name(enum wal_record_kind kind)
         return "item";
     case WAL_END:
         return "end";
+    case WAL_ANSWER:
+        return "answer";
     }
     return "?";
 }

@@ -118,6 +118,10 @@ enum wal_record_kind {
     WAL_ITEM,  /* item and value; stream and group are those of the last WAL_GROUP */
     WAL_END,   /* the last record of a snapshot; seq: first frame that was written after it was
                   complete, value: none */
+    /* Both. */
+    WAL_ANSWER, /* a request was carried out and no other record here says so: a delete that found
+                   nothing; in snapshots, those of the log they replace. Origin, request, timestamp;
+                   value: the result, as far as it is known */
 };
 
 struct wal_record {
@@ -125,7 +129,7 @@ struct wal_record {
     uint32_t event; /* enum envelope_event, or 0 */
     uint32_t step;
     uint64_t epoch, seq, timestamp_ms;
-    uint64_t origin, request; /* WAL_SET, WAL_DELETE, WAL_EVENT */
+    uint64_t origin, request; /* WAL_SET, WAL_DELETE, WAL_EVENT, WAL_ANSWER */
     bool is_answer_partial;
     uint64_t created_seq, modified_seq; /* WAL_ITEM */
     struct span stream, group;

@@ -63,11 +63,14 @@ static enum weir_status dump_append_numbers(struct buffer *line, const struct wa
     if (record->kind == WAL_ITEM)
         return buffer_printf(line, ",\"created\":%" PRIu64 ",\"modified\":%" PRIu64,
                              record->created_seq, record->modified_seq);
-    enum weir_status status =
-        buffer_printf(line, ",\"epoch\":%" PRIu64 ",\"seq\":%" PRIu64 ",\"timestamp\":%" PRIu64,
-                      record->epoch, record->seq, record->timestamp_ms);
+    enum weir_status status = WEIR_OK;
+    if (record->kind != WAL_ANSWER)
+        status = buffer_printf(line, ",\"epoch\":%" PRIu64 ",\"seq\":%" PRIu64, record->epoch,
+                               record->seq);
+    if (status == WEIR_OK)
+        status = buffer_printf(line, ",\"timestamp\":%" PRIu64, record->timestamp_ms);
     /* The origin is a random number of 64 bits, which a JSON number may not hold. */
-    if (status == WEIR_OK && record->kind < WAL_GROUP && record->origin != 0)
+    if (status == WEIR_OK && record->origin != 0)
         status = buffer_printf(line, ",\"origin\":\"%016" PRIx64 "\",\"request\":%" PRIu64,
                                record->origin, record->request);
     return status;
@@ -79,11 +82,12 @@ static enum weir_status dump_append_record(struct buffer *line, const struct wal
     enum weir_status status = dump_append_kind(line, record);
     if (status == WEIR_OK && record->kind == WAL_END)
         return buffer_printf(line, ",\"next\":%" PRIu64, record->seq);
-    if (status == WEIR_OK)
+    bool has_names = record->kind != WAL_ANSWER;
+    if (status == WEIR_OK && has_names)
         status = dump_append_name(line, "stream", stream);
-    if (status == WEIR_OK)
+    if (status == WEIR_OK && has_names)
         status = dump_append_name(line, "group", group);
-    if (status == WEIR_OK && record->kind != WAL_GROUP)
+    if (status == WEIR_OK && has_names && record->kind != WAL_GROUP)
         status = dump_append_name(line, "item", record->item);
     if (status == WEIR_OK)
         status = dump_append_numbers(line, record);
@@ -114,8 +118,9 @@ static enum weir_status dump_take(void *context, const struct wal_position *posi
     /* A snapshot's frames have numbers of their own. */
     bool is_wanted = options->from_frame == 0 ||
                      (position->kind == WAL_FILE_LOG && position->seq >= options->from_frame);
-    is_wanted = is_wanted &&
-                (!is_filtered || (record->kind != WAL_END && log_wants(options, stream, group)));
+    is_wanted =
+        is_wanted && (!is_filtered || (record->kind != WAL_END && record->kind != WAL_ANSWER &&
+                                       log_wants(options, stream, group)));
     if (status == WEIR_OK && !is_wanted)
         return WEIR_OK;
     buffer_clear(&dump->line);

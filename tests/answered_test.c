@@ -23,7 +23,8 @@ TestSuite(answered, .init = open_answered, .fini = close_answered, .timeout = 60
 static void add(uint64_t origin, uint64_t request, const char *result)
 {
     const struct span parts[] = {span_text("<"), span_text(result ? result : ""), span_text(">")};
-    cr_assert_eq(answered_add(answered, origin, request, parts, result ? 3 : 0), WEIR_OK);
+    cr_assert_eq(answered_add(answered, origin, request, 10 * request, parts, result ? 3 : 0),
+                 WEIR_OK);
 }
 
 static void expect(uint64_t origin, uint64_t request, const char *result)
@@ -103,4 +104,27 @@ Test(answered, old_answers_are_forgotten_before_their_requests)
         cr_assert_eq(found.data[1], 'a' + request % 26);
     }
     free(text);
+}
+
+/* All that is known can be gone over, oldest first. */
+Test(answered, what_is_known_is_listed_in_order)
+{
+    struct answered_entry entry;
+    uint64_t cursor = 0;
+    cr_assert_not(answered_next(answered, &cursor, &entry));
+    for (uint64_t request = 1; request <= 5; request++)
+        add(7, request, request == 3 ? NULL : "x");
+    for (uint64_t request = 1; request <= 5; request++) {
+        cr_assert(answered_next(answered, &cursor, &entry));
+        cr_assert_eq(entry.origin, 7);
+        cr_assert_eq(entry.request, request);
+        cr_assert_eq(entry.time_ms, 10 * request);
+        cr_assert_eq(entry.result.data == NULL, request == 3);
+    }
+    cr_assert_not(answered_next(answered, &cursor, &entry));
+    for (uint64_t request = 6; request <= ANSWERED_MAX + 10; request++)
+        add(7, request, NULL);
+    cursor = 0;
+    cr_assert(answered_next(answered, &cursor, &entry));
+    cr_assert_eq(entry.request, 11);
 }

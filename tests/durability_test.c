@@ -328,7 +328,7 @@ Test(durability_behind, answers_do_not_wait_for_the_log)
     cr_assert_eq(recorder.count, 1);
     cr_assert_eq(events(), 1);
     settle();
-    cr_assert_not(durability_keeps(life.durability));
+    cr_assert_not(durability_keeps(life.durability, 0));
     again();
     expect_result(ask(WIRE_OP_GET, "g", "a", NULL), "1");
 }
@@ -409,7 +409,8 @@ Test(durability, the_ring_goes_on_where_a_gateway_had_read_to)
     cr_assert(durability_resume(life.durability, frame, &position));
     cr_assert_eq(position, ring_published(&life.ring), "nothing is new");
     cr_assert_not(durability_resume(life.durability, 0, &position));
-    cr_assert_not(durability_resume(life.durability, frame + 1, &position), "another log's");
+    cr_assert(durability_keeps(life.durability, frame));
+    cr_assert_not(durability_keeps(life.durability, frame + 1), "another log's");
     buffer_fini(&out);
 }
 
@@ -435,6 +436,11 @@ Test(durability, requests_of_an_earlier_life_are_known)
     cr_assert_not(durability_answered(life.durability, origin, 45, &result), "reads are not kept");
     cr_assert_not(durability_answered(life.durability, origin, 48, &result));
     cr_assert_not(durability_answered(life.durability, origin + 1, 42, &result));
+    put(49, WIRE_OP_DELETE, "g", "none", NULL);
+    (void)wait_answer(49);
+    again();
+    cr_assert(durability_answered(life.durability, origin, 49, &result), "it found nothing, once");
+    cr_assert(span_equal(result, span_text("{\"old_value\":null}")));
 }
 
 /* Method: sets with growing values at random items, each life dropped at a random moment with frames in

@@ -58,7 +58,7 @@ static struct span random_part(size_t bytes_max)
 static struct wal_record random_record(void)
 {
     struct wal_record record = {
-        .kind = (enum wal_record_kind)(WAL_SET + random_below(6)),
+        .kind = (enum wal_record_kind)(WAL_SET + random_below(7)),
         .epoch = random_next(),
         .seq = random_next(),
         .timestamp_ms = random_next(),
@@ -68,6 +68,9 @@ static struct wal_record random_record(void)
     if (is_change) {
         record.event = (uint32_t)random_below(ENVELOPE_UNAUTHORIZED + 1);
         record.step = (uint32_t)random_below(3);
+        record.is_answer_partial = random_below(2) == 0;
+    }
+    if (is_change || record.kind == WAL_ANSWER) {
         record.origin = random_next();
         record.request = random_next();
     }
@@ -83,7 +86,8 @@ static struct wal_record random_record(void)
     }
     if (record.kind == WAL_EVENT && random_below(2) == 0)
         record.event_type = random_part(name_max);
-    if (record.kind == WAL_SET || record.kind == WAL_ITEM || record.kind == WAL_EVENT)
+    if (record.kind == WAL_SET || record.kind == WAL_ITEM || record.kind == WAL_EVENT ||
+        (record.kind == WAL_ANSWER && random_below(2) == 0))
         record.value = random_part(random_below(4) == 0 ? 5000 : 100);
     return record;
 }
@@ -358,7 +362,7 @@ Test(wal_format, impossible_record_is_refused)
         {"bytes that are no multiple of 8", 0, 95, 4},
         {"fewer bytes than the parts take", 0, 64, 4},
         {"kind 0", 4, 0, 1},
-        {"a kind that is none", 4, WAL_END + 1, 1},
+        {"a kind that is none", 4, WAL_ANSWER + 1, 1},
         {"an event that is none", 5, 200, 1},
         {"a step of 3", 6, 3, 1},
         {"a flag that is none", 7, 31, 1},
@@ -422,4 +426,6 @@ Test(wal_format, kinds_have_names_and_files)
     for (int kind = WAL_SET; kind <= WAL_END; kind++)
         cr_assert_neq(wal_record_fits((enum wal_record_kind)kind, WAL_FILE_LOG),
                       wal_record_fits((enum wal_record_kind)kind, WAL_FILE_SNAPSHOT));
+    cr_assert(wal_record_fits(WAL_ANSWER, WAL_FILE_LOG));
+    cr_assert(wal_record_fits(WAL_ANSWER, WAL_FILE_SNAPSHOT));
 }
