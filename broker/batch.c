@@ -246,6 +246,7 @@ void batch_log(struct batch *batch, const struct wal_record *record,
     batch->is_used = true;
     if (!group)
         return;
+    weir_assert(batch->groups);
     struct batch_group *last =
         batch->group_count > 0 ? &batch->groups[batch->group_count - 1] : NULL;
     if (last && last->offset == group->offset)

@@ -100,8 +100,9 @@ void commits_close(struct commits *commits)
 
 void commits_use_device(struct commits *commits, struct wal_device *device)
 {
-    struct iovec frames[WAL_DEVICE_BUFFERS_MAX];
-    unsigned count = 0;
+    struct iovec frames[WAL_DEVICE_BUFFERS_MAX] = {
+        {commits->open->frame, commits->open->frame_capacity}};
+    unsigned count = 1;
     for (const struct batch *batch = commits->spare; batch && count < WAL_DEVICE_BUFFERS_MAX;
          batch = batch->next)
         frames[count++] = (struct iovec){batch->frame, batch->frame_capacity};

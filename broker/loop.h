@@ -66,7 +66,7 @@ void loop_send(struct loop *loop, struct loop_operation *operation, int fd, cons
 /* Files on a disk. Only io_uring can write them without blocking; where loop_writes_files() is
  * false, none of the following may be called (wal_device.h has a thread for that). */
 bool loop_writes_files(const struct loop *loop);
-/* `is_synced`: as with RWF_DSYNC (pwritev2(2)). EAGAIN and EINTR are the caller's to try again. */
+/* `is_synced`: the bytes are on the disk when it completes. EAGAIN and EINTR are the caller's to try again. */
 void loop_write(struct loop *loop, struct loop_operation *operation, int fd, const char *data,
                 size_t bytes, uint64_t offset, bool is_synced);
 void loop_sync(struct loop *loop, struct loop_operation *operation, int fd);

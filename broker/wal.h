@@ -8,7 +8,7 @@
  * (engine.h).
  *
  * Levels:   WRITTEN: the kernel has it; fdatasync(2) follows every `sync_interval_ms` in the
- *           background. SYNCED: each frame is written with O_DIRECT and RWF_DSYNC into a segment that
+ *           background. SYNCED: each frame is written with O_DIRECT and synced, into a segment that
  *           was filled with zeros before, so that no write changes the file's metadata; where the
  *           file system refuses O_DIRECT, pwrite(2) and fdatasync(2).
  * Space:    the next segment is prepared (reserved, zeroed, synced, named) before the current one is

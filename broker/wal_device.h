@@ -1,7 +1,7 @@
 /* broker/wal_device.h -- how the log's writer reaches the disk while the broker serves: "write these
  * bytes there, and sync them" as one operation that blocks nobody.
  *
- *   wal_device_write() ─┬─ io_uring: LOOP_WRITE with RWF_DSYNC (loop.h)
+ *   wal_device_write() ─┬─ io_uring: a synced LOOP_WRITE (loop.h)
  *                       └─ plain:    pwritev2(2) in a thread of the device's own (background.h)
  *   done() from loop_run() ◀──┘
  *
@@ -79,7 +79,7 @@ void wal_device_use_buffers(struct wal_device *device, const struct iovec *buffe
  * made known is closed, name another or none, for descriptors' numbers are used again. */
 void wal_device_use_file(struct wal_device *device, int fd);
 
-/* is_synced: done() comes when the bytes are on the disk (RWF_DSYNC), metadata needed to read them
+/* is_synced: done() comes when the bytes are on the disk, metadata needed to read them
  * included. */
 void wal_device_write(struct wal_device *device, struct wal_device_request *request, int fd,
                       const char *data, size_t bytes, uint64_t offset, bool is_synced);
