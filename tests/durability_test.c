@@ -6,7 +6,6 @@
  * disk is the real one behind faulty_device.h and a table of system calls that can be told to fail.
  */
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -452,7 +451,7 @@ static void lives_are_dropped(uint64_t seed, unsigned lives)
     static uint8_t item_of[REQUESTS_MAX];
     unsigned short state[3] = {(unsigned short)seed, (unsigned short)(seed >> 16), 0x330E};
     uint64_t answered[ITEMS] = {0}, asked[ITEMS] = {0}, next = 0;
-    cr_log_info("seed %llu", (unsigned long long)seed);
+    (void)fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
     for (unsigned number = 0; number < lives; number++) {
         unsigned writes = (unsigned)(nrand48(state) % 200);
         for (unsigned count = 0; count < writes; count++) {

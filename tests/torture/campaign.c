@@ -323,7 +323,7 @@ static void last_line(const struct child *child, char line[256])
     while (bytes > 0 && text[bytes - 1] == '\n')
         text[--bytes] = 0;
     const char *last = strrchr(text, '\n');
-    (void)snprintf(line, 256, "%s", last ? last + 1 : text);
+    (void)snprintf(line, 256, "%.255s", last ? last + 1 : text);
 }
 
 /* It did not come up although nothing is wrong with its disk. */

@@ -82,6 +82,7 @@ static bool cr_has_failed;
     CR_CHECK(memcmp(a, b, bytes) == 0, true, #a " is " #b, __VA_ARGS__)
 #define cr_assert_fail(...) CR_CHECK(false, true, "reached", __VA_ARGS__)
 #define cr_expect(a, ...) CR_CHECK(a, false, #a, __VA_ARGS__)
+#define cr_expect_not(a, ...) CR_CHECK(!(a), false, "not " #a, __VA_ARGS__)
 #define cr_expect_eq(a, b, ...) CR_CHECK((a) == (b), false, #a " == " #b, __VA_ARGS__)
 #define cr_expect_neq(a, b, ...) CR_CHECK((a) != (b), false, #a " != " #b, __VA_ARGS__)
 #define cr_expect_gt(a, b, ...) CR_CHECK((a) > (b), false, #a " > " #b, __VA_ARGS__)
