@@ -33,7 +33,7 @@ enum {
         1000000, /* a millisecond or so: on a busy machine both sides must be there at once */
     EDGE_RING_BYTES = 64 * 1024,
     EDGE_SLOT_BYTES = 4096,
-    EDGE_HEADER_BYTES = 104,
+    EDGE_HEADER_BYTES = sizeof(struct ring_slot), /* a record has all of its slot */
 };
 
 struct side {
