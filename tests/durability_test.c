@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "adapters/kv.h"
@@ -152,7 +153,7 @@ static void setup(enum settings_io io, enum settings_durability durability)
     life.settings.log_segment_bytes = 4 * 1024 * 1024;
     life.settings.snapshot_log_bytes = 1ull << 40;
     life.settings.snapshot_interval_ms = 0;
-    life.now_ms = 1700000000000;
+    life.now_ms = (uint64_t)time(NULL) * 1000;
     life.generation = 1700000000000000;
     refuse_making = 0;
     begin();
@@ -541,6 +542,24 @@ Test(durability, snapshots_replace_the_log_behind_them)
     struct store_figures figures;
     engine_figures(life.engine, &figures);
     cr_assert_eq(figures.items, 99);
+}
+
+/* However little was written, in the end it is in a snapshot; and not again when nothing was. */
+Test(durability, a_snapshot_comes_when_the_last_one_is_old)
+{
+    life.settings.snapshot_interval_ms = 600000;
+    again();
+    (void)ask(WIRE_OP_SET, "g", "a", "1");
+    settle();
+    cr_assert_eq(life.counters.snapshots, 0);
+    for (unsigned age = 0; age < 3; age++) {
+        life.now_ms += 600000;
+        for (unsigned turns = 0; turns < 200; turns++)
+            turn();
+    }
+    cr_assert_eq(life.counters.snapshots, 1);
+    again();
+    expect_result(ask(WIRE_OP_GET, "g", "a", NULL), "1");
 }
 
 Test(durability, lives_with_snapshots_all_the_time)
