@@ -45,7 +45,7 @@ static char directory[64];
 /* ---- the disk ---- */
 
 /* Files that are made from now on fail with this errno. */
-static int refuse_making;
+static _Atomic int refuse_making; /* read in the background */
 
 static int io_open(void *context, const char *path, int flags)
 {
