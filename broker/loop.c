@@ -133,16 +133,6 @@ void loop_write(struct loop *loop, struct loop_operation *operation, int fd, con
     loop_start(loop, operation);
 }
 
-void loop_sync(struct loop *loop, struct loop_operation *operation, int fd)
-{
-    weir_assert(loop_writes_files(loop));
-    operation->kind = LOOP_SYNC;
-    operation->fd = fd;
-    operation->data = NULL;
-    operation->bytes = 0;
-    loop_start(loop, operation);
-}
-
 bool loop_register_buffers(struct loop *loop, const struct iovec *buffers, unsigned count)
 {
     weir_assert(loop_writes_files(loop));

@@ -29,7 +29,6 @@ enum loop_operation_kind {
     LOOP_RECEIVE,  /* recv(2) of at most `bytes` */
     LOOP_SEND,     /* send(2), possibly short */
     LOOP_WRITE,    /* pwrite(2) of at most `bytes`, synced on demand; see loop_writes_files() */
-    LOOP_SYNC,     /* fdatasync(2) */
 };
 
 struct loop_operation {
@@ -53,7 +52,7 @@ struct loop;
  * told once on stderr. */
 enum weir_status loop_open(struct loop **loop, enum settings_io io,
                            struct weir_error *error) WEIR_MUST_CHECK;
-/* Operations still in flight are abandoned: their callbacks do not run. */
+/* Operations still in flight are abandoned: their callbacks do not run. Writes are waited for. */
 void loop_close(struct loop *loop);
 const char *loop_engine_name(const struct loop *loop); /* "uring" or "plain" */
 
@@ -69,7 +68,6 @@ bool loop_writes_files(const struct loop *loop);
 /* `is_synced`: the bytes are on the disk when it completes. EAGAIN and EINTR are the caller's to try again. */
 void loop_write(struct loop *loop, struct loop_operation *operation, int fd, const char *data,
                 size_t bytes, uint64_t offset, bool is_synced);
-void loop_sync(struct loop *loop, struct loop_operation *operation, int fd);
 /* Hints that spare the kernel work per write (together about 0.95 of the CPU of a synced 4 KiB write
  * and 0.9 of one of 32 KiB, measured with O_DIRECT on ext4): memory whose pages stay pinned (once, before any
  * write; it stays mapped as long as the loop is open), and a file that need not be looked up. That

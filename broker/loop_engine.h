@@ -16,7 +16,7 @@ struct loop_engine {
     void (*start)(void *state, struct loop_operation *operation);
     enum weir_status (*wait)(void *state, struct loop *loop, int timeout_ms,
                              struct weir_error *error);
-    /* Of an engine that takes LOOP_WRITE and LOOP_SYNC, else NULL: loop.h's functions of the same
+    /* Of an engine that takes LOOP_WRITE, else NULL: loop.h's functions of the same
      * names. */
     bool (*register_buffers)(void *state, const struct iovec *buffers, unsigned count);
     bool (*register_file)(void *state, int fd);

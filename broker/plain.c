@@ -57,8 +57,7 @@ static bool plain_try(struct loop_operation *operation, short revents, int32_t *
         moved = send(operation->fd, operation->data, operation->bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
         break;
     case LOOP_WRITE:
-    case LOOP_SYNC:
-        break; /* loop.c does not start these here */
+        break; /* loop.c does not start one here */
     }
     int sys_errno = errno;
     if (moved < 0 && (sys_errno == EAGAIN || sys_errno == EWOULDBLOCK || sys_errno == EINTR))

@@ -25,6 +25,7 @@ struct uring {
     int file;            /* the one in slot FILE_SLOT, or -1 */
     bool has_file_table; /* of one slot */
     bool can_skip;       /* completions of what has succeeded: 5.17 */
+    unsigned writes;     /* in flight */
 };
 
 enum { FILE_SLOT = 0, URING_ENTRIES = 2 * LOOP_OPERATIONS_MAX };
@@ -66,13 +67,6 @@ static enum weir_status uring_open(void **state, struct weir_error *error)
     }
     *state = uring;
     return WEIR_OK;
-}
-
-static void uring_close(void *state)
-{
-    struct uring *uring = state;
-    io_uring_queue_exit(&uring->ring);
-    free(uring);
 }
 
 /* ---- files ---- */
@@ -190,33 +184,33 @@ static void uring_start(void *state, struct loop_operation *operation)
         io_uring_prep_send(sqe, operation->fd, operation->data, operation->bytes, MSG_NOSIGNAL);
         break;
     case LOOP_WRITE:
+        uring->writes++;
         uring_prepare_write(uring, sqe, operation);
         uring_use_file(uring, sqe);
         if (operation->is_synced)
             sqe = uring_link_sync(uring, sqe, operation);
         break;
-    case LOOP_SYNC:
-        io_uring_prep_fsync(sqe, operation->fd, IORING_FSYNC_DATASYNC);
-        uring_use_file(uring, sqe);
-        break;
     }
     io_uring_sqe_set_data(sqe, operation);
 }
 
-static void uring_complete(const struct uring *uring, struct loop *loop,
-                           const struct io_uring_cqe *cqe)
+/* The operation that ends with this completion, and its result; NULL: none does yet. */
+static struct loop_operation *uring_take(struct uring *uring, const struct io_uring_cqe *cqe,
+                                         int32_t *result)
 {
     uintptr_t data = (uintptr_t)io_uring_cqe_get_data64(cqe);
     struct loop_operation *operation = (struct loop_operation *)(data & ~WRITE_BIT);
-    bool is_synced_write = operation->kind == LOOP_WRITE && operation->is_synced;
-    if ((data & WRITE_BIT) != 0 && !uring->can_skip)
+    bool is_write = operation->kind == LOOP_WRITE;
+    bool is_sync = is_write && operation->is_synced && (data & WRITE_BIT) == 0;
+    *result = cqe->res;
+    if ((data & WRITE_BIT) != 0 && !uring->can_skip) {
         operation->result = cqe->res; /* the sync's completion follows */
-    else if ((data & WRITE_BIT) != 0)
-        loop_complete(loop, operation, cqe->res);
-    else if (is_synced_write && (cqe->res >= 0 || cqe->res == -ECANCELED))
-        loop_complete(loop, operation, operation->result);
-    else
-        loop_complete(loop, operation, cqe->res);
+        return NULL;
+    }
+    if (is_sync && (cqe->res >= 0 || cqe->res == -ECANCELED))
+        *result = operation->result;
+    uring->writes -= is_write ? 1 : 0;
+    return operation;
 }
 
 static enum weir_status uring_wait(void *state, struct loop *loop, int timeout_ms,
@@ -238,11 +232,34 @@ static enum weir_status uring_wait(void *state, struct loop *loop, int timeout_m
     unsigned count = 0;
     io_uring_for_each_cqe(ring, head, cqe) /* at most two per operation in flight */
     {
-        uring_complete(uring, loop, cqe);
+        int32_t operation_result = 0;
+        struct loop_operation *operation = uring_take(uring, cqe, &operation_result);
+        if (operation)
+            loop_complete(loop, operation, operation_result);
         count++;
     }
     io_uring_cq_advance(ring, count);
     return WEIR_OK;
+}
+
+/* What sockets do is abandoned. A write is not: its memory is freed after this, and what comes there
+ * next would go into the file. */
+static void uring_close(void *state)
+{
+    struct uring *uring = state;
+    struct io_uring_cqe *cqe = NULL;
+    (void)io_uring_submit(&uring->ring);
+    while (uring->writes > 0) { /* each turn takes one completion, or is interrupted */
+        int32_t result = io_uring_wait_cqe(&uring->ring, &cqe);
+        if (result == -EINTR)
+            continue;
+        if (result < 0)
+            break;
+        (void)uring_take(uring, cqe, &result);
+        io_uring_cqe_seen(&uring->ring, cqe);
+    }
+    io_uring_queue_exit(&uring->ring);
+    free(uring);
 }
 
 const struct loop_engine loop_engine_uring = {

@@ -40,11 +40,8 @@ static void uring_device_begin(struct wal_device_request *request)
 {
     struct loop *loop = ((struct uring_device *)request->device)->loop;
     request->operation = (struct loop_operation){.done = uring_device_done, .owner = request};
-    if (request->is_sync)
-        loop_sync(loop, &request->operation, request->fd);
-    else
-        loop_write(loop, &request->operation, request->fd, request->data, request->bytes,
-                   request->offset, request->is_synced);
+    loop_write(loop, &request->operation, request->fd, request->data, request->bytes,
+               request->offset, request->is_synced);
 }
 
 static void uring_device_start(struct wal_device *device, struct wal_device_request *request)
@@ -94,11 +91,6 @@ struct plain_device {
     struct background *background;
 };
 
-static int32_t sync_file(int fd)
-{
-    return fdatasync(fd) == 0 ? 0 : -errno;
-}
-
 static int32_t write_file(const struct wal_device_request *request)
 {
     /* One write moves at most 1 GiB, so that a result always fits. */
@@ -114,15 +106,14 @@ static int32_t write_file(const struct wal_device_request *request)
     moved = pwrite(request->fd, part.iov_base, part.iov_len, offset);
     if (moved < 0)
         return -errno;
-    int32_t result = sync_file(request->fd);
-    return result < 0 ? result : (int32_t)moved;
+    return fdatasync(request->fd) < 0 ? -errno : (int32_t)moved;
 }
 
 static void plain_device_run(struct background_job *job)
 {
     struct wal_device_request *request = job->owner;
     do {
-        request->result = request->is_sync ? sync_file(request->fd) : write_file(request);
+        request->result = write_file(request);
     } while ((request->result == -EAGAIN || request->result == -EINTR) &&
              ++request->tries < TRIES_MAX);
 }
@@ -209,30 +200,15 @@ void wal_device_use_file(struct wal_device *device, int fd)
     device->use_file(device, fd);
 }
 
-static void wal_device_start(struct wal_device *device, struct wal_device_request *request)
-{
-    weir_assert(!request->in_flight);
-    request->in_flight = true;
-    device->start(device, request);
-}
-
 void wal_device_write(struct wal_device *device, struct wal_device_request *request, int fd,
                       const char *data, size_t bytes, uint64_t offset, bool is_synced)
 {
-    request->is_sync = false;
+    weir_assert(!request->in_flight);
+    request->in_flight = true;
     request->fd = fd;
     request->data = data;
     request->bytes = bytes;
     request->offset = offset;
     request->is_synced = is_synced;
-    wal_device_start(device, request);
-}
-
-void wal_device_sync(struct wal_device *device, struct wal_device_request *request, int fd)
-{
-    request->is_sync = true;
-    request->fd = fd;
-    request->data = NULL;
-    request->bytes = 0;
-    wal_device_start(device, request);
+    device->start(device, request);
 }

@@ -14,8 +14,8 @@
  *           its done(). done() comes from the loop, never from inside a call, and may start requests.
  * Bounds:   WAL_DEVICE_REQUESTS_MAX in flight; one more is our own bug. The order in which several
  *           in flight are carried out is not defined.
- * Errors:   done()'s result is bytes written (possibly short: the caller continues), 0 for a sync, or
- *           a negated errno. Nothing is tried again except what the kernel did not begin (EAGAIN,
+ * Errors:   done()'s result is bytes written (possibly short: the caller continues), or a negated
+ *           errno. Nothing is tried again except what the kernel did not begin (EAGAIN,
  *           EINTR). After an error nothing is known of the range's contents.
  * Alignment: a file opened with O_DIRECT wants address, offset and bytes in multiples of its block
  *           (4 KiB is always enough); else -EINVAL.
@@ -49,14 +49,13 @@ struct wal_device_request {
     int fd;
     int32_t result;
     uint32_t tries;
-    bool is_sync;   /* else a write */
-    bool is_synced; /* of a write */
+    bool is_synced;
     bool in_flight; /* readable by the owner: done() has not been called yet */
 };
 
 /* What a device can do; called through the functions below. */
 struct wal_device {
-    /* `request` has fd, data, bytes, offset and the kind; completes through request->done(). */
+    /* `request` has all that wal_device_write() was given; completes through request->done(). */
     void (*start)(struct wal_device *device, struct wal_device_request *request);
     void (*use_buffers)(struct wal_device *device, const struct iovec *buffers, unsigned count);
     void (*use_file)(struct wal_device *device, int fd);
@@ -67,8 +66,8 @@ struct wal_device {
 enum weir_status wal_device_open(struct wal_device **device, struct loop *loop,
                                  struct weir_error *error) WEIR_MUST_CHECK;
 /* The owner runs the loop until its requests are done, then closes. A plain device finishes what is
- * left (done() from here); with io_uring it is abandoned, its done() does not come, and what reaches
- * the disk is not defined. As background_close(): the loop is not waited on again. NULL is fine. */
+ * left (done() from here); with io_uring the loop waits for it when it is closed, and its done() does not
+ * come. As background_close(): the loop is not waited on again. NULL is fine. */
 void wal_device_close(struct wal_device *device);
 
 /* Memory that writes will come from, made known once so that the kernel need not pin its pages for
@@ -83,7 +82,5 @@ void wal_device_use_file(struct wal_device *device, int fd);
  * included. */
 void wal_device_write(struct wal_device *device, struct wal_device_request *request, int fd,
                       const char *data, size_t bytes, uint64_t offset, bool is_synced);
-/* fdatasync(2). */
-void wal_device_sync(struct wal_device *device, struct wal_device_request *request, int fd);
 
 #endif

@@ -140,13 +140,12 @@ static struct faulty_slot *take_slot(struct faulty_device *faulty,
     return slot;
 }
 
-static const struct faulty_plan *find_plan(const struct faulty_device *faulty, bool is_sync,
-                                           uint64_t number)
+static const struct faulty_plan *find_plan(const struct faulty_device *faulty, uint64_t number)
 {
     for (unsigned index = 0; index < faulty->plan_count; index++) {
         const struct faulty_plan *plan = &faulty->plans[index];
         uint64_t count = plan->count ? plan->count : 1;
-        if (plan->is_sync == is_sync && number >= plan->at && number - plan->at < count)
+        if (number >= plan->at && number - plan->at < count)
             return plan;
     }
     return NULL;
@@ -155,11 +154,8 @@ static const struct faulty_plan *find_plan(const struct faulty_device *faulty, b
 static void pass_on(struct faulty_slot *slot, const struct wal_device_request *request)
 {
     struct wal_device *inner = slot->device->inner;
-    if (request->is_sync)
-        wal_device_sync(inner, &slot->inner, request->fd);
-    else
-        wal_device_write(inner, &slot->inner, request->fd, request->data, request->bytes,
-                         request->offset, request->is_synced);
+    wal_device_write(inner, &slot->inner, request->fd, request->data, request->bytes,
+                     request->offset, request->is_synced);
 }
 
 /* done() has to come from the loop: a write of nothing brings the result. */
@@ -204,8 +200,8 @@ static void faulty_start(struct wal_device *device, struct wal_device_request *r
 {
     struct faulty_device *faulty = (struct faulty_device *)device;
     struct faulty_slot *slot = take_slot(faulty, request);
-    uint64_t number = request->is_sync ? faulty->figures.syncs++ : faulty->figures.writes++;
-    const struct faulty_plan *plan = find_plan(faulty, request->is_sync, number);
+    uint64_t number = faulty->figures.writes++;
+    const struct faulty_plan *plan = find_plan(faulty, number);
     request->device = device;
     if (plan)
         misbehave(faulty, slot, plan, request);
@@ -246,20 +242,12 @@ struct wal_device *faulty_device_open(struct wal_device *inner, uint64_t seed)
     return &opened->device;
 }
 
-static bool plan_is_possible(const struct faulty_plan *plan)
-{
-    return !plan->is_sync || (plan->kind != FAULTY_TORN && plan->kind != FAULTY_SHORT &&
-                              plan->kind != FAULTY_KILL_TORN);
-}
-
 void faulty_device_plan(struct wal_device *device, const struct faulty_plan *plans, unsigned count)
 {
     struct faulty_device *faulty = (struct faulty_device *)device;
     weir_assert(count <= FAULTY_PLANS_MAX);
-    for (unsigned index = 0; index < count; index++) {
-        weir_assert(plan_is_possible(&plans[index]));
+    for (unsigned index = 0; index < count; index++)
         faulty->plans[index] = plans[index];
-    }
     faulty->plan_count = count;
     faulty->figures = (struct faulty_figures){0};
 }
@@ -267,70 +255,4 @@ void faulty_device_plan(struct wal_device *device, const struct faulty_plan *pla
 struct faulty_figures faulty_device_figures(const struct wal_device *device)
 {
     return ((const struct faulty_device *)device)->figures;
-}
-
-/* ---- plans as text ---- */
-
-static bool read_kind(const char *name, struct faulty_plan *plan)
-{
-    static const char *const names[] = {
-        [FAULTY_ERROR] = "error",         [FAULTY_TORN] = "torn",
-        [FAULTY_SHORT] = "short",         [FAULTY_KILL_BEFORE] = "kill_before",
-        [FAULTY_KILL_TORN] = "kill_torn", [FAULTY_KILL_AFTER] = "kill_after",
-    };
-    plan->is_sync = strncmp(name, "sync_", 5) == 0;
-    if (plan->is_sync)
-        name += 5;
-    for (unsigned kind = FAULTY_ERROR; kind <= FAULTY_KILL_AFTER; kind++) {
-        if (strcmp(name, names[kind]) != 0)
-            continue;
-        plan->kind = (enum faulty_kind)kind;
-        return plan_is_possible(plan);
-    }
-    return false;
-}
-
-static const char *read_number(const char *text, uint64_t *number)
-{
-    char *end = NULL;
-    if (*text < '0' || *text > '9')
-        return NULL;
-    errno = 0;
-    *number = strtoull(text, &end, 10);
-    return errno == 0 ? end : NULL;
-}
-
-/* What follows the part, or NULL. */
-static const char *read_part(const char *text, struct faulty_plan *plan)
-{
-    char name[24];
-    size_t bytes = strcspn(text, "@");
-    *plan = (struct faulty_plan){0};
-    if (text[bytes] != '@' || bytes >= sizeof name)
-        return NULL;
-    memcpy(name, text, bytes);
-    name[bytes] = 0;
-    if (!read_kind(name, plan))
-        return NULL;
-    text = read_number(text + bytes + 1, &plan->at);
-    if (text && *text == '+')
-        text = read_number(text + 1, &plan->count);
-    if (text && *text == ':')
-        text = read_number(text + 1, &plan->argument);
-    return text;
-}
-
-int faulty_plan_read(const char *text, struct faulty_plan *plans, unsigned plans_max)
-{
-    unsigned count = 0;
-    while (*text) { /* a part each, at most plans_max */
-        if (count == plans_max)
-            return -1;
-        text = read_part(text, &plans[count++]);
-        if (!text || (*text && *text != ',') || (*text == ',' && !text[1]))
-            return -1;
-        if (*text == ',')
-            text++;
-    }
-    return (int)count;
 }

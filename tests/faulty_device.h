@@ -1,9 +1,9 @@
 /* tests/faulty_device.h -- a disk that fails on demand: a wal_device before another one, which does
- * as it is told at the writes and syncs a plan names, and nothing else.
+ * as it is told at the writes a plan names, and nothing else.
  *
  *   wal.c ──▶ faulty device ──▶ the real one (uring or plain)
  *
- * All is deterministic: which request (by its number, writes and syncs counted apart), what happens,
+ * All is deterministic: which write (by its number), what happens,
  * and, from the seed, which sectors of a torn write reach the file. A disk writes whole sectors, in
  * any order; after power loss or an error any subset of them may be there.
  *
@@ -27,16 +27,15 @@ enum faulty_kind {
 };
 
 struct faulty_plan {
-    enum faulty_kind kind; /* of a sync: ERROR, KILL_BEFORE, KILL_AFTER */
-    bool is_sync;          /* counts syncs, else writes */
-    uint64_t at;           /* the first is 0 */
-    uint64_t count;        /* so many in a row; 0: one; UINT64_MAX: for good */
+    enum faulty_kind kind;
+    uint64_t at;    /* the first is 0 */
+    uint64_t count; /* so many in a row; 0: one; UINT64_MAX: for good */
     uint64_t argument;
 };
 
 struct faulty_figures {
-    uint64_t writes, syncs; /* requests since the plan was given */
-    uint64_t faults;        /* of them failed, torn or cut */
+    uint64_t writes; /* since the plan was given */
+    uint64_t faults; /* of them failed, torn or cut */
 };
 
 /* NULL: no memory. Closing it closes `inner` as well. */
@@ -44,11 +43,5 @@ struct wal_device *faulty_device_open(struct wal_device *inner, uint64_t seed);
 /* Counting begins anew. Of two that name the same request the first counts. */
 void faulty_device_plan(struct wal_device *device, const struct faulty_plan *plans, unsigned count);
 struct faulty_figures faulty_device_figures(const struct wal_device *device);
-
-/* Reads plans as one text, for a process to be told by its environment: parts separated by commas,
- * each KIND@AT, KIND@AT+COUNT, KIND@AT:ARGUMENT or KIND@AT+COUNT:ARGUMENT, where KIND is error, torn,
- * short, kill_before, kill_torn or kill_after, with `sync_` before it when a sync is meant. "torn@3:5"
- * tears the fourth write and tells EIO. Returns how many, or -1 when it cannot be read. */
-int faulty_plan_read(const char *text, struct faulty_plan *plans, unsigned plans_max);
 
 #endif

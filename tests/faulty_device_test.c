@@ -108,13 +108,6 @@ static int32_t write_all(void)
     return own.done ? INT32_MIN : finish(&own);
 }
 
-static int32_t sync_all(void)
-{
-    struct tracked_request own = {.request = {.done = request_done, .owner = &own}};
-    wal_device_sync(device, &own.request, fd);
-    return own.done ? INT32_MIN : finish(&own);
-}
-
 static void read_file(void)
 {
     int plain = open(path, O_RDONLY | O_CLOEXEC);
@@ -154,14 +147,13 @@ Test(faulty_device, only_the_requests_named_fail)
     static const struct faulty_plan plans[] = {
         {.kind = FAULTY_ERROR, .at = 1, .count = 2, .argument = EIO},
         {.kind = FAULTY_SHORT, .at = 4, .argument = 1000},
-        {.kind = FAULTY_ERROR, .is_sync = true, .at = 1, .count = UINT64_MAX, .argument = ENOSPC},
     };
     for (unsigned engine = 0; engine < 2; engine++) {
         cr_assert(open_device(engines[engine], 1));
         cr_assert_eq(write_all(), FILE_BYTES);
         cr_assert_eq(count_sectors(), SECTORS);
         clear_file();
-        faulty_device_plan(device, plans, 3);
+        faulty_device_plan(device, plans, 2);
         cr_assert_eq(write_all(), FILE_BYTES);
         clear_file();
         cr_assert_eq(write_all(), -EIO);
@@ -175,13 +167,9 @@ Test(faulty_device, only_the_requests_named_fail)
             cr_assert_eq(found[at], at < 1000);
         cr_assert_eq(write_all(), FILE_BYTES);
         cr_assert_eq(count_sectors(), SECTORS);
-        cr_assert_eq(sync_all(), 0);
-        cr_assert_eq(sync_all(), -ENOSPC);
-        cr_assert_eq(sync_all(), -ENOSPC);
         struct faulty_figures figures = faulty_device_figures(device);
         cr_assert_eq(figures.writes, 6);
-        cr_assert_eq(figures.syncs, 3);
-        cr_assert_eq(figures.faults, 5);
+        cr_assert_eq(figures.faults, 3);
         close_device();
         clear_file();
     }
@@ -245,7 +233,6 @@ static int write_in_child(enum settings_io io, const struct faulty_plan *plan)
             _exit(1);
         faulty_device_plan(device, plan, 1);
         (void)write_all();
-        (void)sync_all();
         _exit(2);
     }
     int status = 0;
@@ -264,8 +251,6 @@ Test(faulty_device, the_process_ends_where_the_plan_says)
         {{.kind = FAULTY_KILL_BEFORE}, 0, 0},
         {{.kind = FAULTY_KILL_AFTER}, SECTORS, SECTORS},
         {{.kind = FAULTY_KILL_TORN}, 0, SECTORS - 1},
-        {{.kind = FAULTY_KILL_BEFORE, .is_sync = true}, SECTORS, SECTORS},
-        {{.kind = FAULTY_KILL_AFTER, .is_sync = true}, SECTORS, SECTORS},
     };
     for (unsigned engine = 0; engine < 2; engine++)
         for (unsigned index = 0; index < sizeof cases / sizeof *cases; index++) {
@@ -297,35 +282,4 @@ Test(faulty_device, several_in_flight_keep_their_results)
     for (unsigned index = 0; index < WAL_DEVICE_REQUESTS_MAX; index++)
         cr_assert_eq(finish(&own[index]), results[index]);
     close_device();
-}
-
-Test(faulty_device, plans_are_read_from_a_text)
-{
-    struct faulty_plan plans[3];
-    cr_assert_eq(faulty_plan_read("", plans, 3), 0);
-    cr_assert_eq(
-        faulty_plan_read("torn@3:5,sync_kill_after@7,short@18446744073709551615+2:9", plans, 3), 3);
-    cr_assert_eq(plans[0].kind, FAULTY_TORN);
-    cr_assert_not(plans[0].is_sync);
-    cr_assert_eq(plans[0].at, 3);
-    cr_assert_eq(plans[0].count, 0);
-    cr_assert_eq(plans[0].argument, 5);
-    cr_assert_eq(plans[1].kind, FAULTY_KILL_AFTER);
-    cr_assert(plans[1].is_sync);
-    cr_assert_eq(plans[1].at, 7);
-    cr_assert_eq(plans[2].kind, FAULTY_SHORT);
-    cr_assert_eq(plans[2].at, UINT64_MAX);
-    cr_assert_eq(plans[2].count, 2);
-    cr_assert_eq(plans[2].argument, 9);
-    static const char *const wrong[] = {
-        "torn",        "torn@",
-        "torn@x",      "torn@1,",
-        ",torn@1",     "none@1",
-        "sync_torn@1", "torn@1:",
-        "torn@1 ",     "torn@-1",
-        "torn@1+",     "torn@18446744073709551616",
-        "torn@1:2+3",  "error@1,error@2,error@3,error@4",
-    };
-    for (unsigned index = 0; index < sizeof wrong / sizeof *wrong; index++)
-        cr_assert_eq(faulty_plan_read(wrong[index], plans, 3), -1, "%s", wrong[index]);
 }

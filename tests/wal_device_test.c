@@ -102,15 +102,6 @@ static int32_t write_now(int fd, const char *data, size_t bytes, uint64_t offset
     return own.result;
 }
 
-static int32_t sync_now(int fd)
-{
-    struct tracked_request own = tracked();
-    own.request.owner = &own;
-    wal_device_sync(device, &own.request, fd);
-    run_until_done(&own, 1);
-    return own.result;
-}
-
 static void expect_contents(const char *wanted, size_t bytes, uint64_t offset)
 {
     char *found = malloc(bytes);
@@ -133,7 +124,7 @@ static int open_direct(int flags)
     return fd;
 }
 
-/* What is written is in the file, at its offset, synced or not, and a sync of it succeeds. */
+/* What is written is in the file, at its offset, synced or not. */
 Test(wal_device, what_is_written_can_be_read_back)
 {
     for (unsigned engine = 0; engine < 2; engine++) {
@@ -141,7 +132,6 @@ Test(wal_device, what_is_written_can_be_read_back)
         int fd = open_direct(O_RDWR | O_CREAT | O_TRUNC);
         cr_assert_eq(write_now(fd, memory, BLOCK, 0, true), BLOCK);
         cr_assert_eq(write_now(fd, memory + BLOCK, 3 * BLOCK, BLOCK, false), 3 * BLOCK);
-        cr_assert_eq(sync_now(fd), 0);
         expect_contents(memory, 4 * BLOCK, 0);
         (void)close(fd);
 
@@ -169,7 +159,6 @@ Test(wal_device, hints_do_not_change_what_is_written)
         cr_assert_eq(write_now(fd, memory + 2 * BLOCK, 2 * BLOCK, 2 * BLOCK, true), 2 * BLOCK);
         cr_assert_eq(write_now(fd, memory + 4 * BLOCK, 3 * BLOCK, 4 * BLOCK, true), 3 * BLOCK);
         cr_assert_eq(write_now(fd, memory + 7 * BLOCK, 3 * BLOCK, 7 * BLOCK, true), 3 * BLOCK);
-        cr_assert_eq(sync_now(fd), 0);
         expect_contents(memory, 10 * BLOCK, 0);
         wal_device_use_file(device, -1);
         (void)close(fd);
@@ -252,21 +241,17 @@ Test(wal_device, several_in_flight_complete_each)
             for (unsigned index = 0; index < WAL_DEVICE_REQUESTS_MAX; index++) {
                 own[index] = tracked();
                 own[index].request.owner = &own[index];
-                if (index == 2)
-                    wal_device_sync(device, &own[index].request, fd);
-                else
-                    wal_device_write(device, &own[index].request, fd,
-                                     memory + (size_t)(round % 4 + index) * BLOCK,
-                                     BLOCK * (index + 1), (uint64_t)index * 8 * BLOCK, index != 1);
+                wal_device_write(device, &own[index].request, fd,
+                                 memory + (size_t)(round % 4 + index) * BLOCK, BLOCK * (index + 1),
+                                 (uint64_t)index * 8 * BLOCK, index != 1);
             }
             for (unsigned index = 0; index < WAL_DEVICE_REQUESTS_MAX; index++) {
                 run_until_done(&own[index], 1);
-                cr_assert_eq(own[index].result, index == 2 ? 0 : (int32_t)(BLOCK * (index + 1)));
+                cr_assert_eq(own[index].result, (int32_t)(BLOCK * (index + 1)));
             }
             for (unsigned index = 0; index < WAL_DEVICE_REQUESTS_MAX; index++)
-                if (index != 2)
-                    expect_contents(memory + (size_t)(round % 4 + index) * BLOCK,
-                                    (size_t)BLOCK * (index + 1), (uint64_t)index * 8 * BLOCK);
+                expect_contents(memory + (size_t)(round % 4 + index) * BLOCK,
+                                (size_t)BLOCK * (index + 1), (uint64_t)index * 8 * BLOCK);
         }
         (void)close(fd);
         close_device();
@@ -304,7 +289,6 @@ Test(wal_device, failures_are_told_by_their_errno)
         cr_assert_eq(write_now(read_only, memory, BLOCK, 0, true), -EBADF);
         cr_assert_eq(write_now(full, memory, BLOCK, 0, false), -ENOSPC);
         cr_assert_eq(write_now(full, memory, BLOCK, 0, true), -ENOSPC);
-        cr_assert_eq(sync_now(full), -EINVAL);
         if (fcntl(fd, F_GETFL) & O_DIRECT) {
             cr_assert_eq(write_now(fd, memory, 100, 0, true), -EINVAL);
             cr_assert_eq(write_now(fd, memory + 1, BLOCK, 0, true), -EINVAL);

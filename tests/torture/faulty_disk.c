@@ -13,11 +13,11 @@ static struct faulty_disk *disk_of(struct wal_device *device)
     return (struct faulty_disk *)((char *)device - offsetof(struct faulty_disk, device));
 }
 
-/* What the device behind is to do with this request. A sync has no parts. */
+/* What the device behind is to do with this request. */
 static struct faulty_plan plan_of(struct faulty_disk *disk, enum fault_action action,
                                   const struct wal_device_request *request)
 {
-    struct faulty_plan plan = {.is_sync = request->is_sync, .kind = FAULTY_ERROR};
+    struct faulty_plan plan = {.kind = FAULTY_ERROR};
     switch (action) {
     case FAULT_ACTION_BEFORE:
         plan.kind = FAULTY_KILL_BEFORE;
@@ -26,21 +26,21 @@ static struct faulty_plan plan_of(struct faulty_disk *disk, enum fault_action ac
         plan.kind = FAULTY_KILL_AFTER;
         break;
     case FAULT_ACTION_TORN:
-        plan.kind = request->is_sync ? FAULTY_KILL_BEFORE : FAULTY_KILL_TORN;
+        plan.kind = FAULTY_KILL_TORN;
         break;
     case FAULT_ACTION_SHORT:
         plan.kind = FAULTY_SHORT;
         plan.argument = fault_short_bytes(&disk->plan, request->bytes, SHORT_UNIT_BYTES);
         break;
     case FAULT_ACTION_HALF:
-        plan.kind = request->is_sync ? FAULTY_ERROR : FAULTY_TORN;
+        plan.kind = FAULTY_TORN;
         plan.argument = EIO;
         break;
     case FAULT_ACTION_ENOSPC:
         plan.argument = ENOSPC;
         break;
     case FAULT_ACTION_LIE: /* the errno is told with its sign turned: as bytes written */
-        plan.argument = (uint64_t)(-(int64_t)(request->is_sync ? 0 : request->bytes));
+        plan.argument = (uint64_t)(-(int64_t)request->bytes);
         break;
     default:
         plan.argument = EIO;
@@ -52,13 +52,9 @@ static struct faulty_plan plan_of(struct faulty_disk *disk, enum fault_action ac
 static void disk_start(struct wal_device *device, struct wal_device_request *request)
 {
     struct faulty_disk *disk = disk_of(device);
-    enum fault_action action =
-        fault_plan_next(&disk->plan, request->is_sync ? FAULT_POINT_SYNC : FAULT_POINT_WRITE);
-    if (action == FAULT_ACTION_SHORT && request->is_sync)
-        action = FAULT_ACTION_NONE;
+    enum fault_action action = fault_plan_next(&disk->plan, FAULT_POINT_WRITE);
     if (action == FAULT_ACTION_CUT) {
-        if (!request->is_sync)
-            fault_tear(&disk->plan, request->fd, request->data, request->bytes, request->offset);
+        fault_tear(&disk->plan, request->fd, request->data, request->bytes, request->offset);
         if (disk->power)
             power_cut(disk->power);
         fault_strike();
