@@ -215,6 +215,7 @@ unsigned batch_send(struct batch *batch, const struct broker_output *output, con
         lost += is_sent ? 0 : 1;
     }
     batch->reply_count = 0;
+    batch_reset_bytes(batch);
     return lost;
 }
 

@@ -116,6 +116,16 @@ struct batch *commits_batch(const struct commits *commits)
 
 /* ---- release ---- */
 
+static void commits_publish(struct commits *commits, uint64_t ring_end)
+{
+    const struct commits_options *options = &commits->options;
+    if (ring_end == commits->published_end)
+        return;
+    ring_publish_to(options->ring, ring_end);
+    commits->published_end = ring_end;
+    options->counters->wakes += readers_wake(options->readers);
+}
+
 static void commits_release(struct commits *commits, struct batch *batch, const char *failure)
 {
     const struct commits_options *options = &commits->options;
@@ -128,13 +138,17 @@ static void commits_release(struct commits *commits, struct batch *batch, const 
              index++)
             store_group_committed(options->store, batch->groups[index].offset,
                                   batch->groups[index].seq, batch->groups[index].position);
-        if (batch->ring_end != commits->published_end) {
-            ring_publish_to(options->ring, batch->ring_end);
-            commits->published_end = batch->ring_end;
-            options->counters->wakes += readers_wake(options->readers);
-        }
+        commits_publish(commits, batch->ring_end);
     }
     options->counters->replies_lost += batch_send(batch, &options->output, failure);
+}
+
+/* Nobody waits for the log: the open batch keeps its records, and all else goes. */
+static void commits_show_open(struct commits *commits)
+{
+    const struct commits_options *options = &commits->options;
+    commits_publish(commits, ring_head(options->ring));
+    options->counters->replies_lost += batch_send(commits->open, &options->output, NULL);
 }
 
 /* ---- writing ---- */
@@ -248,6 +262,8 @@ void commits_turn(struct commits *commits, uint64_t now_ms)
         (void)commits_seal(commits);
     else if (commits->open->is_used)
         store_turn_end(commits->options.store);
+    if (commits->options.is_written_behind && !commits->has_failed)
+        commits_show_open(commits);
 }
 
 /* ---- room ---- */

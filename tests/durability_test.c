@@ -327,10 +327,14 @@ Test(durability_behind, answers_do_not_wait_for_the_log)
     commits_turn(engine_commits(life.engine), life.now_ms);
     cr_assert_eq(recorder.count, 1);
     cr_assert_eq(events(), 1);
+    put(2, WIRE_OP_SET, "g", "b", "2"); /* while the frame of the first is being written */
+    commits_turn(engine_commits(life.engine), life.now_ms);
+    cr_assert_eq(recorder.count, 2);
+    cr_assert_eq(events(), 1);
     settle();
     cr_assert_not(durability_keeps(life.durability, 0));
     again();
-    expect_result(ask(WIRE_OP_GET, "g", "a", NULL), "1");
+    expect_result(ask(WIRE_OP_LIST, "g", NULL, NULL), "[1,2]");
 }
 
 /* ---- another life ---- */
