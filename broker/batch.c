@@ -4,15 +4,12 @@
 
 /* ---- life ---- */
 
-static bool batch_open_frame(struct batch *batch, size_t frame_bytes)
+static void batch_use_first_frame(struct batch *batch)
 {
-    char *frame = aligned_alloc(WAL_BLOCK_BYTES, frame_bytes);
-    if (!frame)
-        return false;
-    free(batch->frame);
-    batch->frame = frame;
-    batch->frame_capacity = frame_bytes;
-    return true;
+    if (batch->frame != batch->first_frame)
+        free(batch->frame);
+    batch->frame = batch->first_frame;
+    batch->frame_capacity = batch->first_frame ? BATCH_FRAME_BYTES : 0;
 }
 
 struct batch *batch_open(bool is_logged)
@@ -25,7 +22,9 @@ struct batch *batch_open(bool is_logged)
     bool is_whole = batch->replies != NULL;
     if (is_logged) {
         batch->groups = calloc(BATCH_WRITES_MAX, sizeof *batch->groups);
-        is_whole = batch->groups && batch_open_frame(batch, BATCH_FRAME_BYTES) && is_whole;
+        batch->first_frame = aligned_alloc(WAL_BLOCK_BYTES, BATCH_FRAME_BYTES);
+        is_whole = batch->groups && batch->first_frame && is_whole;
+        batch_use_first_frame(batch);
     }
     if (!is_whole) {
         batch_close(batch);
@@ -41,7 +40,8 @@ void batch_close(struct batch *batch)
     buffer_fini(&batch->bytes);
     free(batch->replies);
     free(batch->groups);
-    free(batch->frame);
+    batch_use_first_frame(batch);
+    free(batch->first_frame);
     free(batch);
 }
 
@@ -67,9 +67,7 @@ void batch_reset(struct batch *batch)
     batch->is_released = false;
     batch->is_doubtful = false;
     batch_reset_bytes(batch);
-    /* Without memory for a small one the large one stays. */
-    if (batch->frame_capacity > BATCH_FRAME_BYTES)
-        (void)batch_open_frame(batch, BATCH_FRAME_BYTES);
+    batch_use_first_frame(batch);
 }
 
 bool batch_is_full(const struct batch *batch)
@@ -233,7 +231,13 @@ enum weir_status batch_reserve(struct batch *batch, size_t record_bytes)
     weir_assert(batch->record_count == 0);
     if (frame_bytes <= batch->frame_capacity)
         return WEIR_OK;
-    return batch_open_frame(batch, frame_bytes) ? WEIR_OK : WEIR_NO_MEMORY;
+    char *frame = aligned_alloc(WAL_BLOCK_BYTES, frame_bytes);
+    if (!frame)
+        return WEIR_NO_MEMORY;
+    batch_use_first_frame(batch);
+    batch->frame = frame;
+    batch->frame_capacity = frame_bytes;
+    return WEIR_OK;
 }
 
 void batch_log(struct batch *batch, const struct wal_record *record,

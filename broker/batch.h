@@ -6,7 +6,8 @@
  *
  * Process and thread: the broker's loop thread.
  * Memory:   all owned, reused; frame, answers and groups have their size from the start. A record
- *           larger than the frame gets a larger frame, which is given back with the batch.
+ *           larger than the frame gets a frame of its own until the batch is reset; the first one stays
+ *           where it is until batch_close(), for the kernel may have been told of it (wal_device.h).
  * Errors:   an answer there is no memory for becomes an error that needs none.
  */
 #ifndef WEIR_BROKER_BATCH_H
@@ -50,9 +51,11 @@ struct batch {
     unsigned group_count;
     char *frame; /* aligned to blocks; records from WAL_FRAME_HEADER_BYTES on */
     size_t frame_capacity, payload_bytes;
+    char *first_frame; /* of BATCH_FRAME_BYTES; `frame`, unless a record needs a larger one */
     uint32_t record_count;
     uint64_t frame_seq; /* 0: no records */
     uint64_t ring_end;  /* of what it has put into the ring */
+    bool is_kept;       /* one of the pool's: not closed before it */
     bool is_used;       /* the store was changed or read */
     bool is_released;   /* answered already: its level does not wait for the log */
     bool is_doubtful;   /* the log failed while it waited: what it did and saw may not be kept */

@@ -8,7 +8,6 @@ struct commits {
     struct batch *sealed, **sealed_end; /* oldest first; the first may be being written */
     struct batch *spare;
     unsigned spare_count;
-    unsigned sealed_count;
     size_t sealed_bytes;     /* frames sealed and not durable */
     uint64_t next_frame;     /* of the next batch with records */
     uint64_t durable_frame;  /* all below are durable */
@@ -28,7 +27,7 @@ static bool commits_wait_for_log(const struct commits *commits)
 
 static void commits_give_back(struct commits *commits, struct batch *batch)
 {
-    if (commits->spare_count >= BATCHES_KEPT) {
+    if (!batch->is_kept) {
         batch_close(batch);
         return;
     }
@@ -72,6 +71,7 @@ enum weir_status commits_open(struct commits **commits, const struct commits_opt
             commits_close(opened);
             return weir_fail(error, WEIR_NO_MEMORY, "no memory for commits");
         }
+        batch->is_kept = true;
         commits_give_back(opened, batch);
     }
     opened->open = commits_take_batch(opened);
@@ -100,12 +100,11 @@ void commits_close(struct commits *commits)
 
 void commits_use_device(struct commits *commits, struct wal_device *device)
 {
-    struct iovec frames[WAL_DEVICE_BUFFERS_MAX] = {
-        {commits->open->frame, commits->open->frame_capacity}};
+    struct iovec frames[WAL_DEVICE_BUFFERS_MAX] = {{commits->open->first_frame, BATCH_FRAME_BYTES}};
     unsigned count = 1;
     for (const struct batch *batch = commits->spare; batch && count < WAL_DEVICE_BUFFERS_MAX;
          batch = batch->next)
-        frames[count++] = (struct iovec){batch->frame, batch->frame_capacity};
+        frames[count++] = (struct iovec){batch->first_frame, BATCH_FRAME_BYTES};
     wal_device_use_buffers(device, frames, count);
 }
 
@@ -171,7 +170,6 @@ static void commits_pop(struct commits *commits)
     commits->sealed = batch->next;
     if (!commits->sealed)
         commits->sealed_end = &commits->sealed;
-    commits->sealed_count--;
     if (batch->record_count > 0)
         commits->sealed_bytes -= wal_frame_bytes(batch->payload_bytes);
     commits_give_back(commits, batch);
@@ -239,7 +237,6 @@ static bool commits_seal(struct commits *commits)
     }
     *commits->sealed_end = batch;
     commits->sealed_end = &batch->next;
-    commits->sealed_count++;
     commits->open = next;
     if (commits->options.is_written_behind)
         commits_release(commits, batch, NULL);

@@ -8,6 +8,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -71,7 +72,7 @@ static enum weir_status try_begin(struct weir_error *error)
     io = wal_io_system;
     io.open = io_open;
     const struct durability_seam seam = {.io = &io, .wrap_device = wrap_device};
-    const struct segment_options options = {.ring_bytes = 4 * 1024 * 1024,
+    const struct segment_options options = {.ring_bytes = 16 * 1024 * 1024,
                                             .store_bytes = 64 * 1024 * 1024,
                                             .generation = ++life.generation};
     const struct engine_options engine_options = {
@@ -514,6 +515,39 @@ Test(durability_plain, what_was_answered_outlives_any_drop)
 Test(durability_written, what_was_answered_outlives_any_drop)
 {
     lives_are_dropped((uint64_t)getpid(), 40);
+}
+
+/* A record that is larger than a frame's memory gets memory of its own; what is written after it, from
+ * the memory that the kernel was told of, is what was to be written. */
+Test(durability, large_records_leave_the_frames_behind_them_whole)
+{
+    enum { BYTES = 2 * 1024 * 1024, ROUNDS = 6, SMALL = 24 };
+    life.settings.value_bytes_max = 3 * 1024 * 1024;
+    life.settings.log_segment_bytes = 8 * 1024 * 1024;
+    (void)mallopt(M_MMAP_THRESHOLD, 512 * 1024); /* frames given back are unmapped */
+    again();
+    char *value = malloc(BYTES + 1);
+    char item[16], text[16];
+    for (unsigned number = 0; number < ROUNDS; number++) {
+        memset(value, (int)('a' + number), BYTES);
+        value[0] = value[BYTES - 1] = '"';
+        value[BYTES] = 0;
+        cr_assert_str_eq(recorded_text(ask(WIRE_OP_SET, "g", "large", value), 0), "(nil)");
+        recorder_clear(&recorder);
+        for (unsigned small = 0; small < SMALL; small++) {
+            snprintf(item, sizeof item, "i%u", small);
+            snprintf(text, sizeof text, "%u", number * SMALL + small);
+            (void)ask(WIRE_OP_SET, "g", item, text);
+        }
+    }
+    again();
+    cr_assert_str_eq(recorded_text(ask(WIRE_OP_GET, "g", "large", NULL), 2), value);
+    for (unsigned small = 0; small < SMALL; small++) {
+        snprintf(item, sizeof item, "i%u", small);
+        snprintf(text, sizeof text, "%u", (ROUNDS - 1) * SMALL + small);
+        expect_result(ask(WIRE_OP_GET, "g", item, NULL), text);
+    }
+    free(value);
 }
 
 /* ---- snapshots ---- */
