@@ -12,6 +12,7 @@
 #include "tests/wal_build.h"
 #include "tests/wal_faults.h"
 #include "tests/wal_memory.h"
+#include "tests/wal_random.h"
 
 enum {
     LOG_ID = 0x5eed,
@@ -62,32 +63,6 @@ enum { ROUNDS_SHARE = 1 };
 static size_t rounds(size_t count)
 {
     return count / ROUNDS_SHARE;
-}
-
-static uint64_t random_state;
-
-static void seed_random(void)
-{
-    struct timespec now;
-    cr_assert_eq(clock_gettime(CLOCK_MONOTONIC, &now), 0);
-    const char *given = getenv("WEIR_TEST_SEED");
-    random_state = given != NULL ? strtoull(given, NULL, 0)
-                                 : (uint64_t)now.tv_sec * 1000000007u + (uint64_t)now.tv_nsec;
-    (void)fprintf(stderr, "seed 0x%llx\n", (unsigned long long)random_state);
-}
-
-static uint64_t random_next(void)
-{
-    random_state += 0x9e3779b97f4a7c15u;
-    uint64_t mixed = random_state;
-    mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9u;
-    mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111ebu;
-    return mixed ^ mixed >> 31;
-}
-
-static uint64_t random_below(uint64_t end)
-{
-    return random_next() % end;
 }
 
 static bool is_chance(uint64_t one_in)
