@@ -62,6 +62,7 @@ enum settings_durability {
 };
 enum settings_auth_failure { SETTINGS_AUTH_DENY, SETTINGS_AUTH_ALLOW };
 enum settings_join_gate { SETTINGS_GATE_CLOSED, SETTINGS_GATE_OPEN };
+enum settings_slow { SETTINGS_SLOW_LATEST, SETTINGS_SLOW_LOSSLESS, SETTINGS_SLOW_DISCONNECT };
 
 /* name, kind, default, minimum, maximum, unit, sentence. Kinds: TEXT, NUMBER, BYTES, CHOICE, BOOL.
  * In place of a unit a CHOICE has its words, in the order of its enum, whose first is 0. */
@@ -104,6 +105,17 @@ enum settings_join_gate { SETTINGS_GATE_CLOSED, SETTINGS_GATE_OPEN };
       "auto, uring or plain system calls")                                                         \
     X(flush_interval_ms, NUMBER, 5, 0, 20, "ms",                                                   \
       "longest time events wait to share a send under load; 0: never")                             \
+    X(slow_subscribers, CHOICE, SETTINGS_SLOW_LATEST, 0, 0, "latest, lossless, disconnect",        \
+      "what a subscriber further behind than lag_events gets: latest: the newest event of each "   \
+      "item; lossless: every event the ring still has; disconnect: close 1013; what the ring has " \
+      "dropped is a fresh sync")                                                                   \
+    X(lag_events, NUMBER, 1024, 0, 16384, "",                                                      \
+      "events a subscriber may be behind and still get every one, whatever slow_subscribers says") \
+    X(drain_ms, NUMBER, 5000, 0, 600000, "ms",                                                     \
+      "a gateway that is to stop closes its sockets spread over this time")                        \
+    X(retry_ms, NUMBER, 500, 0, 60000, "ms",                                                       \
+      "least time sockets closed by the server are told to wait; more, at random, when they are "  \
+      "many")                                                                                      \
     X(write_wait_ms, NUMBER, 5000, 0, 60000, "ms",                                                 \
       "how long writes and calls wait for a broker that is away, and writes for one that is "      \
       "silent")                                                                                    \
@@ -199,6 +211,8 @@ struct settings {
     uint64_t save_interval_ms, log_segment_bytes, snapshot_log_bytes, snapshot_interval_ms;
     enum settings_io io;
     uint64_t flush_interval_ms, write_wait_ms, write_wait_bytes_max;
+    enum settings_slow slow_subscribers;
+    uint64_t lag_events, drain_ms, retry_ms;
     uint64_t handshake_timeout_ms, ping_interval_ms, idle_timeout_ms;
     uint64_t connections_max, subscriptions_max, session_calls_max, session_calls_bytes_max;
     char origins[SETTINGS_TEXT_BYTES];

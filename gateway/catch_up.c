@@ -65,8 +65,9 @@ static enum weir_status catch_up_give_up(struct catch_up *catch_up, struct subsc
  * looks older when its record was dropped and the store shows a next life that is not there yet. */
 static bool link_is_ahead(const struct subscriber_link *link, const struct store_group *group)
 {
-    return link->is_resumed && (group->epoch < link->epoch ||
-                                (group->epoch == link->epoch && group->seq < link->sent_seq));
+    return link->resumed != LINK_NOT_RESUMED &&
+           (group->epoch < link->epoch ||
+            (group->epoch == link->epoch && group->seq < link->sent_seq));
 }
 
 /* Fill `positions` from `newest` back to the event after the cursor; only those up to `seq_limit`
@@ -211,7 +212,7 @@ enum weir_status catch_up_link(struct catch_up *catch_up, struct subscriber_link
     uint32_t count, left = 0;
     status = catch_up_walk(catch_up, link, group.newest_position, seq_limit, &count);
     if (status == WEIR_OK) {
-        link->is_resumed = 0; /* the ring leads to where it stands */
+        link->resumed = LINK_NOT_RESUMED; /* the ring leads to where it stands */
         status = catch_up_deliver(catch_up, link, count, &left);
     }
     if (status == WEIR_EMPTY)
@@ -219,6 +220,26 @@ enum weir_status catch_up_link(struct catch_up *catch_up, struct subscriber_link
     if (status == WEIR_OK && left > 0)
         return WEIR_PENDING;
     return status;
+}
+
+enum weir_status catch_up_reaches(struct catch_up *catch_up, const struct topic *topic,
+                                  struct cursor cursor)
+{
+    if (catch_up->mapping == NULL)
+        return WEIR_PENDING;
+    struct store_group group;
+    enum weir_status status =
+        store_read_group(catch_up->mapping->store, topic_stream(topic), topic_group(topic), &group);
+    if (status != WEIR_OK && status != WEIR_EMPTY)
+        return WEIR_PENDING;
+    if (group.epoch != cursor.epoch || group.seq < cursor.seq)
+        return WEIR_EMPTY;
+    if (group.seq == cursor.seq)
+        return WEIR_OK;
+    const struct subscriber_link link = {
+        .topic = (struct topic *)topic, .epoch = cursor.epoch, .sent_seq = cursor.seq};
+    uint32_t count;
+    return catch_up_walk(catch_up, &link, group.newest_position, UINT64_MAX, &count);
 }
 
 bool catch_up_run(struct catch_up *catch_up)

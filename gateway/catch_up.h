@@ -36,6 +36,10 @@ void catch_up_set_mapping(struct catch_up *catch_up, struct mapping *mapping);
 /* One link, up to event `seq_limit` of its epoch (UINT64_MAX: the newest). */
 enum weir_status catch_up_link(struct catch_up *catch_up, struct subscriber_link *link,
                                uint64_t seq_limit) WEIR_MUST_CHECK;
+/* Could a link go on from `cursor`: does the ring lead from there to the topic's newest event? OK;
+ * EMPTY: no, a sync is needed; PENDING: the ring does not show it yet, ask again. */
+enum weir_status catch_up_reaches(struct catch_up *catch_up, const struct topic *topic,
+                                  struct cursor cursor) WEIR_MUST_CHECK;
 /* Serve the behind queue within a turn's budget. True: there is more that can be done at once. */
 bool catch_up_run(struct catch_up *catch_up);
 /* A socket goes away, perhaps from inside a send. */

@@ -74,7 +74,18 @@
     X(LEAVES_LOST, counter, "leaves of subscriptions not told: too many wait for the broker")      \
     X(CALLS_RESENT, counter, "stream calls asked again when the broker died before its answer")    \
     X(LINK_RESUMED, counter,                                                                       \
-      "times attached to a broker with the log of the one before: subscriptions went on")
+      "times attached to a broker with the log of the one before: subscriptions went on")          \
+    X(RESUMES, counter, "subscriptions that went on from the position their client brought")       \
+    X(RESUMES_EXPIRED, counter,                                                                    \
+      "such positions the ring does not lead from any more, answered with a fresh sync")           \
+    X(CONFLATIONS, counter, "times a subscriber far behind got the newest event of each item")     \
+    X(EVENTS_CONFLATED, counter,                                                                   \
+      "events left out of these because a newer one of the item follows")                          \
+    X(SUBSCRIBERS_TOO_SLOW, counter, "sockets closed with 1013 because they fell too far behind")  \
+    X(GROUP_READS, counter, "looks at a group in the store to catch up, once for all who need it") \
+    X(EVENT_STREAMS, gauge, "subscribers over server-sent events, among the stream connections")   \
+    X(CONNECTIONS_DRAINED, counter, "sockets closed with 1012 because the gateway was to stop")    \
+    X(HANDSHAKES_DEFERRED, counter, "turns that left handshakes for the next one")
 
 enum counter {
 #define COUNTER_ENUM(name, type, sentence) COUNTER_##name,

@@ -145,7 +145,8 @@ void joins_refuse(struct joins *joins, void *connection, const struct subscripti
     joins->cached_topic = NULL;
     /* A socket that does not even take this is told by a close. */
     if (failed || joins_encode(joins, &envelope) != WEIR_OK ||
-        joins->outlet.send_text(joins->outlet.context, connection, joins->json) != WEIR_OK)
+        joins->outlet.send_text(joins->outlet.context, connection, joins->json,
+                                (struct cursor){0}) != WEIR_OK)
         joins->outlet.close(joins->outlet.context, connection, CLOSE_TRY_AGAIN, "too many joins");
     free((void *)(uintptr_t)stream.data);
     free((void *)(uintptr_t)group.data);
@@ -301,7 +302,8 @@ static void joins_send_read(struct joins *joins, struct subscription *subscripti
 {
     void *connection = subscription->link->subscriber->connection;
     enum weir_status status =
-        joins->outlet.send_text(joins->outlet.context, connection, joins->json);
+        joins->outlet.send_text(joins->outlet.context, connection, joins->json,
+                                (struct cursor){snapshot->epoch, snapshot->seq});
     if (status == WEIR_CLOSED)
         return; /* the subscription goes with its socket, or has gone already */
     subscriptions_release(joins->subscriptions, subscription);
@@ -484,7 +486,8 @@ static enum weir_status joins_send(struct joins *joins, struct subscription *sub
         return WEIR_OK; /* the subscription goes with its socket, or has gone already */
     if (status != WEIR_OK)
         return status;
-    status = joins->outlet.send_text(joins->outlet.context, connection, joins->json);
+    status = joins->outlet.send_text(joins->outlet.context, connection, joins->json,
+                                     (struct cursor){joins->cached.epoch, joins->cached.seq});
     if (status == WEIR_CLOSED)
         return WEIR_OK;
     if (status != WEIR_OK)

@@ -11,7 +11,7 @@
 
 #include <sys/uio.h>
 
-#include "shm/span.h"
+#include "gateway/subscriptions.h"
 
 typedef void outlet_done(void *context, void *entry, enum weir_status status);
 
@@ -21,8 +21,10 @@ struct outlet {
                 void *entry);
     /* Send what was gathered; `done` once per entry. */
     void (*flush)(void *context, outlet_done *done, void *done_context);
-    /* One message, JSON without a frame header. FULL: nothing was taken. */
-    enum weir_status (*send_text)(void *context, void *connection, struct span json);
+    /* One message, JSON without a frame header. `at`: where the subscriber stands after it; epoch 0:
+     * it says nothing about that. FULL: nothing was taken. */
+    enum weir_status (*send_text)(void *context, void *connection, struct span json,
+                                  struct cursor at);
     size_t (*backlog_bytes)(void *context, void *connection);
     void (*close)(void *context, void *connection, unsigned code, const char *reason);
     void *context;

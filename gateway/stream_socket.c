@@ -340,9 +340,11 @@ static void on_flush(void *context, outlet_done *done, void *done_context)
     ws_batch_flush(context, on_batch_done, &flush);
 }
 
-static enum weir_status on_send_text(void *context, void *connection, struct span json)
+static enum weir_status on_send_text(void *context, void *connection, struct span json,
+                                     struct cursor at)
 {
     (void)context;
+    (void)at;
     return ws_send_text(connection, json);
 }
 

@@ -320,12 +320,20 @@ void subscriptions_set_live(struct subscriptions *subscriptions, struct subscrib
     subscriptions_unqueue_behind(subscriptions, link);
     link->mode = DELIVERY_LIVE;
     link->is_blocked = 0;
-    link->is_resumed = 0;
+    link->resumed = LINK_NOT_RESUMED;
 }
 
 const char *subscriptions_loss_reason(const struct subscriber_link *link)
 {
-    return link->is_resumed ? "restarted" : "lagged";
+    switch ((enum link_resumed)link->resumed) {
+    case LINK_RESUMED_BY_BROKER:
+        return "restarted";
+    case LINK_RESUMED_BY_CLIENT:
+        return "expired";
+    case LINK_NOT_RESUMED:
+        break;
+    }
+    return "lagged";
 }
 
 void subscriptions_block(struct subscriptions *subscriptions, struct subscriber_link *link)
@@ -352,7 +360,7 @@ void subscriptions_resync(struct subscriptions *subscriptions, struct subscriber
 {
     subscriptions_unqueue_behind(subscriptions, link);
     link->mode = DELIVERY_IDLE;
-    link->is_resumed = 0;
+    link->resumed = LINK_NOT_RESUMED;
     link->whole_count = link->item_count = 0;
     struct subscription *subscription = link->subscriptions;
     for (; subscription != NULL; subscription = subscription->next) {
@@ -576,7 +584,8 @@ static void subscriptions_resume_link(struct subscriptions *subscriptions,
         subscriptions_release(subscriptions, subscription);
         subscriptions_push_sync(subscriptions, subscription);
     }
-    link->is_resumed = link->mode != DELIVERY_IDLE;
+    if (link->mode != DELIVERY_IDLE)
+        link->resumed = LINK_RESUMED_BY_BROKER;
     subscriptions_set_behind(subscriptions, link);
 }
 

@@ -36,6 +36,21 @@
 struct subscriber_link;
 struct subscription;
 
+/* A place in a group's order: everything up to event `seq` of `epoch`. */
+struct cursor {
+    uint64_t epoch, seq;
+};
+
+/* What a subscriber gets that has fallen behind further than its lag limit (catch_up.h). */
+enum slow_policy {
+    SLOW_LATEST,     /* the newest event of each item, marked; else a fresh sync */
+    SLOW_LOSSLESS,   /* every event the ring still has, however many; else a fresh sync */
+    SLOW_DISCONNECT, /* close with 1013 */
+};
+
+/* How events are put for a subscriber. */
+enum subscriber_format { FORMAT_WEBSOCKET, FORMAT_EVENT_STREAM };
+
 struct topic {
     uint64_t hash; /* store_group_hash() with the current segment's seed */
     struct topic *bucket_next;
@@ -54,6 +69,7 @@ struct subscriber {
     void *connection;
     struct subscriber_link *links;
     uint32_t subscription_count;
+    uint8_t format;      /* enum subscriber_format */
     struct span context; /* auth's, JSON; data NULL: none; the socket's own */
 };
 
@@ -72,9 +88,13 @@ struct subscriber_link {
     uint8_t is_queued;                /* in the behind queue */
     uint8_t is_blocked;               /* behind, and the socket's writable notice is to come */
     uint8_t is_held : 1;              /* stands still: the sync of one of them is on its way */
-    uint8_t
-        is_resumed : 1; /* behind, and its cursor is not yet compared with the new broker's group */
+    uint8_t resumed : 2;              /* enum link_resumed */
+    uint8_t policy : 2;               /* enum slow_policy, of the subscription that made the link */
 };
+
+/* Behind, and the cursor is not yet compared with the group: it is of the last broker's, or what a
+ * client has brought. */
+enum link_resumed { LINK_NOT_RESUMED, LINK_RESUMED_BY_BROKER, LINK_RESUMED_BY_CLIENT };
 
 #define SUBSCRIPTION_WHOLE UINT32_MAX /* in place of an item's length: the whole group */
 
@@ -126,6 +146,10 @@ struct subscription_wish {
     struct span stream;
     struct span group;
     struct span item; /* data == NULL: the whole group */
+    enum slow_policy policy;
+    /* Where the client has been before: it goes on from there if it can (joins.h). */
+    bool has_cursor;
+    struct cursor cursor;
 };
 
 enum weir_status subscriptions_init(struct subscriptions *subscriptions, uint64_t subscriptions_max,

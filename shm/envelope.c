@@ -31,6 +31,7 @@ static const struct event_form event_forms[] = {
     [ENVELOPE_DELETE] = {EVENT_HEAD("delete\",\"data\":"), TEXT_SPAN("}")},
     [ENVELOPE_EVENT] = {EVENT_HEAD("event\",\"event\":{\"type\":\""), TEXT_SPAN("}}")},
     [ENVELOPE_UNAUTHORIZED] = {EVENT_HEAD("unauthorized\""), TEXT_SPAN("}")},
+    [ENVELOPE_RESUMED] = {EVENT_HEAD("resumed\""), TEXT_SPAN("}")},
 };
 
 #define TEXT_TIMESTAMP "{\"type\":\"stream\",\"timestamp\":"
@@ -169,10 +170,11 @@ static inline char *put_decimal(char *out, uint64_t value, unsigned bytes)
 
 struct envelope_layout envelope_encode(char *out, const struct envelope *envelope)
 {
-    weir_assert(envelope->event >= ENVELOPE_SYNC && envelope->event <= ENVELOPE_UNAUTHORIZED);
+    weir_assert(envelope->event >= ENVELOPE_SYNC && envelope->event <= ENVELOPE_RESUMED);
     const struct event_form *form = &event_forms[envelope->event];
     const bool is_sent_event = envelope->event == ENVELOPE_EVENT;
-    const bool has_data = envelope->event != ENVELOPE_UNAUTHORIZED;
+    const bool has_data =
+        envelope->event != ENVELOPE_UNAUTHORIZED && envelope->event != ENVELOPE_RESUMED;
     const bool has_id = envelope->id_escaped.data != NULL;
     const struct span null_text = SPAN_LITERAL("null");
     const struct span data = envelope->data.bytes > 0 ? envelope->data : null_text;

@@ -8,7 +8,11 @@
  *   event:  sync, create, update, delete   {"type":"create","data":D}
  *           event (stream::send)           {"type":"event","event":{"type":"T","data":D}}
  *           unauthorized                   {"type":"unauthorized"}
+ *           resumed                        {"type":"resumed"}
  *   A sync with a reason has "reason":"R" between "event" and "seq".
+ *   An event that stands for several has "conflated":{"since":C,"more":B} there: it is the newest of its
+ *   item behind seq C, older ones are left out, and (more) others of that kind follow, without which
+ *   the subscriber does not have what seq N means: until then it stands at C.
  *
  * Process and thread: any; pure functions into caller's memory, no allocation.
  * Memory:   `out` holds envelope_bytes_max(); the returned layout says where the parts are.
@@ -25,6 +29,7 @@ enum envelope_event {
     ENVELOPE_DELETE,
     ENVELOPE_EVENT,        /* stream::send: event_type and data */
     ENVELOPE_UNAUTHORIZED, /* no data */
+    ENVELOPE_RESUMED,      /* no data: a client goes on from the seq and epoch it has brought */
 };
 
 struct envelope {

@@ -33,7 +33,7 @@
 #include "shm/broker_counters.h"
 #include "shm/segment.h"
 
-enum { CONTROL_PAGE_BYTES = 4096, CONTROL_COUNTERS = 64 };
+enum { CONTROL_PAGE_BYTES = 4096, CONTROL_COUNTERS = 96 };
 
 /* ---- broker ---- */
 struct readers;

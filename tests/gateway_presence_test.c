@@ -301,8 +301,9 @@ Test(gateway_presence, those_who_are_there_already_are_announced_in_pieces)
     for (unsigned index = 0; index < COUNT; index++) {
         char group[16];
         (void)snprintf(group, sizeof group, "g%u", index % 700);
-        const struct subscription_wish wish = {
-            SPAN_LITERAL("c1"), SPAN_LITERAL("chat"), span_text(group), {0}};
+        const struct subscription_wish wish = {.subscription_id = SPAN_LITERAL("c1"),
+                                               .stream = SPAN_LITERAL("chat"),
+                                               .group = span_text(group)};
         cr_assert_eq(subscriptions_add(&world.subscriptions, &many[index], &wish), WEIR_OK);
     }
     activate_all();

@@ -370,8 +370,10 @@ static void fake_flush(void *context, outlet_done *done, void *done_context)
     send_count = 0;
 }
 
-static enum weir_status fake_send_text(void *context, void *connection, struct span json)
+static enum weir_status fake_send_text(void *context, void *connection, struct span json,
+                                       struct cursor at)
 {
+    (void)at;
     struct fake_socket *socket = connection;
     (void)context;
     if (!is_calm && random_below(100) < socket->busy_percent / 2)
