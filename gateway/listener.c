@@ -45,12 +45,9 @@ static void accept_pause(struct listener *listener, int accept_errno)
     uv_timer_start(&listener->pause, on_pause_over, LISTENER_PAUSE_MS, 0);
 }
 
-static void on_readable(uv_poll_t *poll, int status, int events)
+static void listener_accept(struct listener *listener, unsigned most)
 {
-    struct listener *listener = poll->data;
-    (void)status;
-    (void)events;
-    for (unsigned count = 0; count < LISTENER_ACCEPTS_PER_TURN && listener->fd >= 0; count++) {
+    for (unsigned count = 0; count < most && listener->fd >= 0; count++) {
         int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
             int accept_errno = errno;
@@ -66,6 +63,18 @@ static void on_readable(uv_poll_t *poll, int status, int events)
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
         listener->on_accept(listener->context, fd);
     }
+}
+
+static void on_readable(uv_poll_t *poll, int status, int events)
+{
+    (void)status;
+    (void)events;
+    listener_accept(poll->data, LISTENER_ACCEPTS_PER_TURN);
+}
+
+void listener_take_waiting(struct listener *listener)
+{
+    listener_accept(listener, LISTENER_BACKLOG);
 }
 
 static int socket_listen(const struct addrinfo *address, bool reuse_port)

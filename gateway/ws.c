@@ -442,6 +442,31 @@ bool ws_has_uring(const struct ws_server *server)
     return sender_has_uring(server->sender);
 }
 
+void ws_server_end_http(struct ws_server *server)
+{
+    server->ends_http = true;
+}
+
+unsigned ws_connection_count(const struct ws_server *server)
+{
+    return server->connection_count;
+}
+
+void ws_visit(struct ws_server *server,
+              bool (*visit)(void *context, struct ws_connection *connection, enum ws_role role),
+              void *context)
+{
+    struct ws_link *link = server->established.next;
+    while (link != &server->established) {
+        struct ws_link *next = link->next; /* only the one at hand may leave the queue */
+        struct ws_connection *connection = WS_CONNECTION_OF(link, queue);
+        if (connection->state == WS_STATE_OPEN &&
+            !visit(context, connection, (enum ws_role)connection->role))
+            return;
+        link = next;
+    }
+}
+
 /* ---- closing the server ---- */
 
 static void queue_close(struct ws_link *queue, unsigned code)

@@ -32,6 +32,7 @@
 #include <sys/uio.h>
 #include <uv.h>
 
+#include "gateway/retry.h"
 #include "shm/limits.h"
 #include "shm/span.h"
 
@@ -58,6 +59,7 @@ struct ws_request {
     struct span protocols; /* Sec-WebSocket-Protocol as offered, may be empty */
     const char *peer;      /* "ip:port", IPv6 in brackets */
     unsigned http_status;  /* set by on_upgrade when it returns WS_ROLE_NONE: 4xx, 503 */
+    uint64_t retry_ms;     /* set by on_upgrade with 503: when to come back; 0: not said */
     /* Set by on_upgrade: the offered name to answer, usually a part of `protocols`; data NULL: none.
      * "Authorization" is answered without it whenever it was offered; a token never is (PROTOCOL
      * 6.8). */
@@ -105,6 +107,7 @@ struct ws_options {
     unsigned idle_timeout_ms;  /* without any inbound frame; 0: none */
     unsigned connections_max;  /* further ones are refused with 503 */
     bool use_uring;            /* send batches through io_uring where the kernel allows it */
+    struct retry *retry;       /* for those who are to come back; NULL: they are not told when */
 };
 
 struct ws_server;
@@ -130,6 +133,15 @@ void ws_server_close(struct ws_server *server, enum ws_status_code code, unsigne
 void ws_server_adopt(struct ws_server *server, int fd, enum ws_port port, bool tls);
 /* True when batches go out through io_uring. */
 bool ws_has_uring(const struct ws_server *server);
+/* From now on each HTTP answer ends its connection. */
+void ws_server_end_http(struct ws_server *server);
+/* Connections of any kind, those that are about to end included. */
+unsigned ws_connection_count(const struct ws_server *server);
+/* Show open WebSockets, telemetry included, to `visit`, which may close the one it is shown, until it
+ * returns false. Those that were looked at for Pings longest ago come first. */
+void ws_visit(struct ws_server *server,
+              bool (*visit)(void *context, struct ws_connection *connection, enum ws_role role),
+              void *context);
 
 /* Decide about a handshake that on_upgrade has answered with WS_ROLE_HELD, once, and not from inside
  * it. Meanwhile nothing is read; there is no time limit but the caller's. accept: on_open follows
@@ -174,7 +186,8 @@ void ws_batch_flush(struct ws_server *server, ws_batch_done *done, void *context
  * gathered after it is sent at the latest before the loop next waits. */
 void ws_flush(struct ws_server *server);
 
-/* Close handshake with `code`; on_close follows, not from inside this call. */
+/* Close handshake with `code`; on_close follows, not from inside this call. 1012 and 1013 ask the
+ * peer to come back: their reason ends with when (retry.h). */
 void ws_close(struct ws_connection *connection, enum ws_status_code code, const char *reason);
 /* Application close codes 4000-4999 likewise. */
 void ws_close_code(struct ws_connection *connection, unsigned code, const char *reason);

@@ -335,6 +335,13 @@ void ws_close_code(struct ws_connection *connection, unsigned code, const char *
 {
     if (connection->state != WS_STATE_OPEN)
         return;
+    struct ws_server *server = connection->server;
+    char hinted[RETRY_REASON_BYTES];
+    if ((code == WS_RESTART || code == WS_TRY_LATER) && server->options.retry != NULL) {
+        retry_reason(hinted, reason != NULL ? reason : "come back",
+                     retry_hint_ms(server->options.retry, uv_now(server->loop), 1));
+        reason = hinted;
+    }
     close_append(connection, code, reason);
     ws_connection_leave(connection, WS_STATE_CLOSING);
 }

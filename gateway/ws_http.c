@@ -49,6 +49,7 @@ static void http_answer(struct ws_connection *connection, const struct ws_http_a
 {
     char head[HEAD_ANSWER_BYTES];
     bool has_body = answer->status != 204 && answer->status != 304;
+    keeps_alive = keeps_alive && !connection->server->ends_http;
     char length[48] = "";
     if (has_body)
         (void)snprintf(length, sizeof(length), "Content-Length: %zu\r\n", answer->body.bytes);
@@ -83,10 +84,15 @@ static void http_answer(struct ws_connection *connection, const struct ws_http_a
 
 /* A refusal of what the owner was asked about: no body, after which the connection ends. RFC 9110
  * section 15.5.2 wants the challenge. */
-static void owner_refuse(struct ws_connection *connection, unsigned status)
+static void owner_refuse(struct ws_connection *connection, unsigned status, uint64_t retry_ms)
 {
+    char retry[RETRY_HEADER_BYTES];
     struct ws_http_answer answer = {
         .status = status, .extra_headers = status == 401 ? "WWW-Authenticate: Bearer\r\n" : NULL};
+    if (status == 503 && retry_ms > 0) {
+        retry_header(retry, retry_ms);
+        answer.extra_headers = retry;
+    }
     http_answer(connection, &answer, false, false);
 }
 
@@ -182,7 +188,7 @@ void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status)
     connection->state = WS_STATE_HTTP;
     connection->is_paused = false;
     handlers->on_refused(handlers->context, connection->user);
-    owner_refuse(connection, http_status);
+    owner_refuse(connection, http_status, 0);
     ws_connection_resume(connection);
 }
 
@@ -198,7 +204,7 @@ static void upgrade_handle(struct ws_connection *connection, const struct handsh
     }
     enum ws_role role = handlers->on_upgrade(handlers->context, request);
     if (role == WS_ROLE_NONE && (request->http_status == 401 || request->http_status == 503)) {
-        owner_refuse(connection, request->http_status);
+        owner_refuse(connection, request->http_status, request->retry_ms);
         return;
     }
     if (role == WS_ROLE_NONE) {

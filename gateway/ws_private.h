@@ -126,6 +126,7 @@ struct ws_server {
     unsigned check_ms; /* how often an established connection is looked at; 0: never */
     int fd_max;        /* larger descriptors have no place in lws's table */
     bool is_closing;
+    bool ends_http; /* no HTTP connection is kept alive */
     bool is_flushing;
     struct ws_batch batches[2]; /* one is filled while the other is flushed */
     unsigned batch_index;
