@@ -139,6 +139,11 @@ enum ws_role doors_upgrade(struct doors *doors, struct ws_request *request)
         request->http_status = 404;
         counters_add(doors->counters, COUNTER_UPGRADES_REFUSED, 1);
     }
+    if (role != WS_ROLE_NONE && doors->is_closed) {
+        request->http_status = 503;
+        request->retry_ms = retry_hint_ms(doors->retry, uv_hrtime() / 1000000, 1);
+        return WS_ROLE_NONE;
+    }
     if (role == WS_ROLE_NONE || role == WS_ROLE_TELEMETRY)
         return role;
     struct entrant *entrant = calloc(1, sizeof *entrant);
@@ -211,4 +216,10 @@ void doors_closed(void *context, struct ws_connection *connection)
     else
         stream_socket_closed(entrant->socket);
     free(entrant);
+}
+
+bool doors_let_go(struct ws_connection *connection)
+{
+    const struct entrant *entrant = ws_user(connection);
+    return worker_let_go(entrant->worker);
 }

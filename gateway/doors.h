@@ -31,6 +31,9 @@ struct doors {
     struct auth *auth;
     struct counters *counters;
     struct access_door *listeners[SETTINGS_LISTENERS_MAX]; /* made by doors_open() */
+    struct retry *retry;
+    bool
+        is_closed; /* the gateway is to stop: upgrades are answered with 503 and when to come back */
 };
 
 /* Make the doors of the further worker listeners. NO_MEMORY; doors_close() is due in any case. */
@@ -49,5 +52,9 @@ void doors_message(void *context, struct ws_connection *connection, struct span 
                    bool is_binary);
 void doors_writable(void *context, struct ws_connection *connection);
 void doors_closed(void *context, struct ws_connection *connection);
+
+/* A worker's socket is closed with 1012 when nothing of it is in flight (worker_channel.h). False: that
+ * was said before. */
+bool doors_let_go(struct ws_connection *connection);
 
 #endif

@@ -5,10 +5,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "gateway/caller.h"
 #include "gateway/doors.h"
+#include "gateway/drain.h"
 #include "gateway/http.h"
 #include "gateway/listener.h"
 #include "gateway/turn.h"
@@ -20,6 +22,7 @@ struct gateway {
     const struct gateway_options *options;
     uv_loop_t loop;
     struct counters counters;
+    struct retry retry;
 
     /* who comes in */
     struct ws_server *ws;
@@ -57,6 +60,9 @@ struct gateway {
 
     struct turn *turn;
     uv_signal_t signals[2];
+    struct drain *drain; /* NULL: nobody has asked for it */
+    uint64_t drain_started_ms;
+    bool is_drained;
     bool is_listening, is_ready;
     bool has_signals;
 };
@@ -77,12 +83,23 @@ static void on_http(void *context, const struct ws_request *request, struct ws_h
         .counters = &gateway->counters,
         .is_attached = link_is_attached(gateway->link),
         .is_responsive = link_is_responsive(gateway->link),
+        .is_draining = gateway->drain != NULL,
         .gateway_index = gateway->options->index,
     };
     http_answer(&view, request, answer);
 }
 
 /* ---- broker ---- */
+
+/* A line to whoever has started the gateway: one that does not read, or is gone, is not waited for. */
+static void gateway_tell(const struct gateway *gateway, const char *line)
+{
+    if (gateway->options->ready_fd < 0)
+        return;
+    ssize_t bytes = (ssize_t)strlen(line);
+    if (write(gateway->options->ready_fd, line, (size_t)bytes) != bytes && !gateway->is_drained)
+        (void)fprintf(stderr, "weir-gateway: event=not_told errno=%d\n", errno);
+}
 
 static void gateway_check_ready(struct gateway *gateway)
 {
@@ -100,12 +117,7 @@ static void gateway_check_ready(struct gateway *gateway)
                   listener_port(gateway->listeners[WS_PORT_STREAM]),
                   listener_port(gateway->listeners[WS_PORT_WORKER]),
                   ws_has_uring(gateway->ws) ? "uring" : "plain");
-    if (gateway->options->ready_fd < 0)
-        return;
-    ssize_t written = write(gateway->options->ready_fd, "ready\n", 6);
-    if (written != 6)
-        (void)fprintf(stderr, "weir-gateway: event=ready_not_told errno=%d\n", errno);
-    (void)close(gateway->options->ready_fd);
+    gateway_tell(gateway, "ready\n");
 }
 
 static bool on_attaching(void *context, uint64_t *commit)
@@ -264,6 +276,7 @@ static enum weir_status gateway_open_ws(struct gateway *gateway, struct weir_err
         .idle_timeout_ms = (unsigned)settings->idle_timeout_ms,
         .connections_max = (unsigned)settings->connections_max,
         .use_uring = settings->io != SETTINGS_IO_PLAIN,
+        .retry = &gateway->retry,
     };
     const struct ws_handlers handlers = {
         .on_upgrade = on_upgrade,
@@ -333,6 +346,7 @@ static enum weir_status gateway_open_doors(struct gateway *gateway, struct weir_
         .channels = gateway->channels,
         .auth = gateway->auth,
         .counters = &gateway->counters,
+        .retry = &gateway->retry,
     };
     if (doors_open(&gateway->doors, settings, gateway->server_calls) != WEIR_OK)
         return no_memory(error);
@@ -470,9 +484,72 @@ static enum weir_status gateway_start(struct gateway *gateway, struct weir_error
 
 /* ---- stop ---- */
 
+static void on_left(void *context, uint64_t left)
+{
+    char line[32];
+    (void)snprintf(line, sizeof line, "left %llu\n", (unsigned long long)left);
+    gateway_tell(context, line);
+}
+
+static void on_drained(void *context)
+{
+    struct gateway *gateway = context;
+    gateway->is_drained = true;
+    (void)fprintf(
+        stderr,
+        "weir-gateway: event=drained gateway=%llu connections=%llu closed=%llu drained_ms=%llu\n",
+        (unsigned long long)gateway->options->index,
+        (unsigned long long)drain_begun_with(gateway->drain),
+        (unsigned long long)gateway->counters.values[COUNTER_CONNECTIONS_DRAINED],
+        (unsigned long long)(uv_hrtime() / 1000000 - gateway->drain_started_ms));
+    uv_stop(&gateway->loop);
+}
+
+static void gateway_close_listeners(struct gateway *gateway)
+{
+    for (unsigned i = 0; i < PORTS; i++) {
+        if (gateway->listeners[i] != NULL)
+            listener_take_waiting(gateway->listeners[i]);
+        listener_stop(gateway->listeners[i]);
+        gateway->listeners[i] = NULL;
+    }
+}
+
+/* False: it cannot be, so that the gateway has to stop at once. */
+static bool gateway_drain(struct gateway *gateway)
+{
+    const struct drain_options options = {
+        .ws = gateway->ws,
+        .local = gateway->local,
+        .counters = &gateway->counters,
+        .window_ms = gateway->options->settings->drain_ms,
+        .let_go = doors_let_go,
+        .on_left = on_left,
+        .on_drained = on_drained,
+        .context = gateway,
+    };
+    gateway_close_listeners(gateway);
+    local_stop_accepting(gateway->local);
+    gateway->doors.is_closed = true;
+    gateway->drain_started_ms = uv_hrtime() / 1000000;
+    gateway->drain = drain_start(&gateway->loop, &options);
+    if (gateway->drain == NULL)
+        return false;
+    (void)fprintf(stderr,
+                  "weir-gateway: event=draining gateway=%llu connections=%llu window_ms=%llu\n",
+                  (unsigned long long)gateway->options->index,
+                  (unsigned long long)drain_begun_with(gateway->drain),
+                  (unsigned long long)options.window_ms);
+    return true;
+}
+
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct gateway *gateway = handle->data;
+    bool drains = number == SIGTERM && gateway->drain == NULL && gateway->is_listening &&
+                  gateway->options->settings->drain_ms > 0;
+    if (drains && gateway_drain(gateway))
+        return;
     (void)fprintf(stderr, "weir-gateway: event=stopping gateway=%llu signal=%d\n",
                   (unsigned long long)gateway->options->index, number);
     uv_stop(&gateway->loop);
@@ -494,7 +571,9 @@ static void gateway_stop(struct gateway *gateway)
     for (unsigned i = 0; i < PORTS; i++)
         listener_stop(gateway->listeners[i]);
     if (gateway->ws != NULL)
-        ws_server_close(gateway->ws, WS_GOING_AWAY, CLOSE_GRACE_MS);
+        ws_server_close(gateway->ws, gateway->is_drained ? WS_RESTART : WS_GOING_AWAY,
+                        CLOSE_GRACE_MS);
+    drain_stop(gateway->drain);
     local_close(gateway->local);
     turn_stop(gateway->turn);
     if (gateway->link != NULL)
@@ -522,12 +601,19 @@ static void gateway_stop(struct gateway *gateway)
     mapping_close(gateway->mapping);
 }
 
+static uint64_t seed_make(void)
+{
+    uint64_t seed;
+    return getrandom(&seed, sizeof seed, GRND_NONBLOCK) == sizeof seed ? seed : uv_hrtime();
+}
+
 enum weir_status gateway_run(const struct gateway_options *options, struct weir_error *error)
 {
     struct gateway *gateway = calloc(1, sizeof *gateway);
     if (gateway == NULL)
         return weir_fail(error, WEIR_NO_MEMORY, "no memory to start a gateway");
     gateway->options = options;
+    retry_init(&gateway->retry, options->settings->retry_ms, seed_make());
     (void)signal(SIGPIPE, SIG_IGN);
     if (uv_loop_init(&gateway->loop) != 0) {
         free(gateway);

@@ -42,11 +42,13 @@ static void http_health(const struct http_view *view, struct ws_http_answer *ans
 {
     struct buffer body;
     buffer_init(&body, BODY_BYTES_MAX);
-    bool is_ok = view->is_attached && view->is_responsive;
-    const char *broker = !view->is_attached ? "away" : is_ok ? "attached" : "silent";
+    bool is_well = view->is_attached && view->is_responsive;
+    bool is_ok = is_well && !view->is_draining;
+    const char *broker = !view->is_attached ? "away" : is_well ? "attached" : "silent";
+    const char *state = is_ok ? "ok" : view->is_draining ? "draining" : "degraded";
     enum weir_status status = buffer_printf(
-        &body, "{\"status\":\"%s\",\"broker\":\"%s\",\"gateway\":%llu,\"version\":\"%s\"}\n",
-        is_ok ? "ok" : "degraded", broker, (unsigned long long)view->gateway_index, WEIR_VERSION);
+        &body, "{\"status\":\"%s\",\"broker\":\"%s\",\"gateway\":%llu,\"version\":\"%s\"}\n", state,
+        broker, (unsigned long long)view->gateway_index, WEIR_VERSION);
     if (status != WEIR_OK) {
         buffer_fini(&body);
         http_text(answer, 503, "out of memory\n");

@@ -1,7 +1,7 @@
 /* gateway/http.h -- plain HTTP: health, metrics, the console page.
  *
  *   GET /healthz   stream and admin port: 200 {"status":"ok",...}, 503 while the broker is away
- *                  or silent
+ *                  or silent, or the gateway is to stop
  *   GET /metrics   admin port: Prometheus text, counters of all gateways of the host
  *   GET /...       stream port: the page's files, compiled in
  *
@@ -19,6 +19,7 @@ struct http_view {
     const struct counters *counters;
     bool is_attached;
     bool is_responsive; /* the broker answers */
+    bool is_draining;   /* the gateway is to stop */
     uint64_t gateway_index;
 };
 

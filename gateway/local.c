@@ -48,9 +48,13 @@ struct local_connection {
     bool is_greeting;  /* the HELLO is at the front of the input, to be taken up again */
     bool has_leftover; /* whole frames may wait in the input: a pause came between */
     bool is_closing;   /* closed at the end of the turn */
+    bool is_leaving;   /* closed as soon as nothing of it is in flight */
+    bool was_answered; /* since it was last looked at */
+    uint64_t spoke_ms; /* while it is leaving */
 };
 
 static void local_consume(struct local_connection *connection);
+static bool local_accept(struct local *local);
 
 /* ---- closing ---- */
 
@@ -155,6 +159,53 @@ static void local_append(struct local_connection *connection, enum wire_type typ
         connection->is_slow = true;
 }
 
+/* ---- the gateway is to stop ---- */
+
+void local_stop_accepting(struct local *local)
+{
+    for (unsigned i = 0; i < LISTEN_BACKLOG && local_accept(local); i++) {
+    }
+    (void)uv_poll_stop(&local->listening);
+}
+
+bool local_let_go(struct local *local)
+{
+    struct local_connection *connection = local->connections;
+    while (connection != NULL && connection->is_leaving)
+        connection = connection->next;
+    if (connection == NULL)
+        return false;
+    connection->is_leaving = true;
+    connection->was_answered = false;
+    connection->spoke_ms = uv_hrtime() / 1000000;
+    return true;
+}
+
+unsigned local_connection_count(const struct local *local)
+{
+    return local->connection_count;
+}
+
+/* Nothing of it is in flight, kept back or half read. */
+static bool local_is_idle(const struct local_connection *connection)
+{
+    const struct session *session = connection->session;
+    return (session == NULL || (session->call_count == 0 && session->invocation_count == 0)) &&
+           connection->output_sent == connection->output.bytes && connection->input.bytes == 0 &&
+           !connection->is_held && !connection->is_greeting;
+}
+
+static void local_let_leave(struct local_connection *connection)
+{
+    bool may_leave =
+        connection->was_answered || uv_hrtime() / 1000000 - connection->spoke_ms >= LOCAL_QUIET_MS;
+    connection->was_answered = false;
+    if (connection->is_closing || !may_leave || !local_is_idle(connection))
+        return;
+    connection->is_closing = true;
+    counters_add(connection->local->counters, COUNTER_CONNECTIONS_DRAINED, 1);
+}
+
 void local_flush(struct local *local)
 {
     for (struct local_connection *connection = local->connections, *next; connection != NULL;
@@ -167,6 +218,8 @@ void local_flush(struct local *local)
             local_send(connection);
         }
         local_update_poll(connection);
+        if (connection->is_leaving)
+            local_let_leave(connection);
         if (connection->is_closing)
             local_end(connection);
     }
@@ -190,7 +243,9 @@ static void on_answer(void *peer, const struct session_answer *answer)
     memcpy(&id, answer->tag.data, sizeof id);
     const struct wire_field fields[] = {WIRE_SPAN(answer->result), WIRE_SPAN(answer->error_json),
                                         WIRE_SPAN(answer->traceparent), WIRE_SPAN(answer->baggage)};
-    local_append(peer, WIRE_RESULT, id, fields);
+    struct local_connection *connection = peer;
+    connection->was_answered = true;
+    local_append(connection, WIRE_RESULT, id, fields);
 }
 
 static void on_invocation(void *peer, const struct session_invocation *invocation)
@@ -655,6 +710,8 @@ static void local_receive(struct local_connection *connection)
             return;
         }
         connection->input.bytes += (size_t)got;
+        if (connection->is_leaving)
+            connection->spoke_ms = uv_hrtime() / 1000000;
         local_consume(connection);
         if (got < RECEIVE_BYTES)
             return;
@@ -720,17 +777,23 @@ static void local_adopt(struct local *local, int fd)
     local_update_poll(connection);
 }
 
+/* False: another gateway took it, or none is left; the next poll tells. */
+static bool local_accept(struct local *local)
+{
+    int fd = accept4(local->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0)
+        return false;
+    local_adopt(local, fd);
+    return true;
+}
+
 static void on_listening(uv_poll_t *poll, int status, int events)
 {
     struct local *local = poll->data;
     (void)events;
     if (status < 0)
         return;
-    for (unsigned i = 0; i < ACCEPTS_PER_CALLBACK; i++) {
-        int fd = accept4(local->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd < 0)
-            return; /* another gateway took it, or none is left; the next poll tells */
-        local_adopt(local, fd);
+    for (unsigned i = 0; i < ACCEPTS_PER_CALLBACK && local_accept(local); i++) {
     }
 }
 

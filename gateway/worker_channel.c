@@ -16,6 +16,7 @@ struct worker_channel {
     struct worker *workers;
     struct worker *slow;      /* answers kept back, or a long backlog in the socket */
     struct worker *deferring; /* messages kept back */
+    uint32_t leaving_count;   /* let go, and not closed yet */
 };
 
 struct worker {
@@ -36,6 +37,9 @@ struct worker {
     bool is_closing;
     struct session_access *access; /* NULL: everything is allowed */
     bool is_asking;                /* about its rights, or the message at hand */
+    bool is_leaving;               /* closed as soon as nothing of it is in flight */
+    bool was_answered;             /* in this turn */
+    uint64_t spoke_ms;             /* while it is leaving */
 };
 
 struct worker_channel *worker_channel_open(struct sessions *sessions, struct counters *counters)
@@ -239,6 +243,7 @@ static void on_answer(void *peer, const struct session_answer *answer)
     print_string_member(&printer, SPAN_LITERAL(",\"traceparent\":"), answer->traceparent);
     print_string_member(&printer, SPAN_LITERAL(",\"baggage\":"), answer->baggage);
     print_literal(&printer, "}");
+    worker->was_answered = true;
     worker_send_printed(worker, &printer);
 }
 
@@ -467,9 +472,53 @@ static void worker_end_session(struct worker *worker)
     worker->session = NULL;
 }
 
+/* ---- the gateway is to stop ---- */
+
+bool worker_let_go(struct worker *worker)
+{
+    if (worker->is_leaving || worker->is_closing)
+        return false;
+    worker->is_leaving = true;
+    worker->was_answered = false;
+    worker->spoke_ms = uv_hrtime() / 1000000;
+    worker->channel->leaving_count++;
+    return true;
+}
+
+/* Nothing of it is in flight or kept back. */
+static bool worker_is_idle(const struct worker *worker)
+{
+    const struct session *session = worker->session;
+    return (session == NULL || (session->call_count == 0 && session->invocation_count == 0)) &&
+           worker->held.bytes == worker->held_start && worker->deferred.bytes == 0 &&
+           !worker->is_asking && !worker->is_waiting;
+}
+
+static void worker_leave(struct worker *worker)
+{
+    counters_add(worker->channel->counters, COUNTER_CONNECTIONS_DRAINED, 1);
+    worker_drop(worker, WS_RESTART, "service restart");
+    worker_end_session(worker);
+}
+
+static void channel_let_leave(struct worker_channel *channel)
+{
+    if (channel->leaving_count == 0)
+        return;
+    uint64_t now_ms = uv_hrtime() / 1000000;
+    for (struct worker *worker = channel->workers; worker != NULL; worker = worker->next) {
+        bool may_leave = worker->was_answered || now_ms - worker->spoke_ms >= WORKER_QUIET_MS;
+        if (worker->is_leaving && !worker->is_closing && may_leave && worker_is_idle(worker))
+            worker_leave(worker);
+        worker->was_answered = false;
+    }
+}
+
 void worker_closed(struct worker *worker)
 {
     struct worker_channel *channel = worker->channel;
+    if (worker->is_leaving)
+        channel->leaving_count--;
     worker->is_closing = true;
     worker_end_session(worker);
     if (worker->is_slow) {
@@ -1129,6 +1178,8 @@ static void worker_defer(struct worker *worker, struct span message)
 void worker_message(struct worker *worker, struct span message, bool is_binary)
 {
     bool is_unknown = worker->session == NULL && worker->is_asking; /* nothing is read yet */
+    if (worker->is_leaving)
+        worker->spoke_ms = uv_hrtime() / 1000000;
     if ((worker->session == NULL && !is_unknown) || worker->is_closing || span_is_blank(message) ||
         (is_binary && is_telemetry(message)))
         return;
@@ -1181,4 +1232,5 @@ void worker_channel_turn(struct worker_channel *channel)
         *at = worker->deferring_next;
         worker_update_reading(worker);
     }
+    channel_let_leave(channel);
 }
