@@ -25,7 +25,7 @@ static _Noreturn void child_become(const struct child *child, pid_t supervisor, 
 {
     sigset_t none;
     (void)sigemptyset(&none);
-    if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != supervisor)
+    if (prctl(PR_SET_PDEATHSIG, SIGINT) != 0 || getppid() != supervisor)
         _exit(127); /* the supervisor died before the line above */
     (void)setpgid(0, 0);
     /* Out of the way first, so that neither dup2 overwrites the other's source. */
@@ -62,7 +62,8 @@ enum weir_status child_start(struct child *child, int kept_fd, struct weir_error
     }
     child->pid = pid;
     child->ready_fd = pipe_fds[0];
-    child->ready_bytes = 0;
+    child->line_bytes = 0;
+    child->is_asked = false;
     child->started_ms = child_now_ms();
     child->state = CHILD_STARTING;
     return WEIR_OK;
@@ -75,22 +76,49 @@ static void child_close_pipe(struct child *child)
     child->ready_fd = -1;
 }
 
+/* True: it is "ready". */
+static bool child_take_line(struct child *child, const char *line)
+{
+    if (strcmp(line, "ready") == 0 && child->state == CHILD_STARTING) {
+        child->state = CHILD_READY;
+        child->was_ready = true;
+        return true;
+    }
+    if (strncmp(line, "left ", 5) == 0)
+        child->left = strtoull(line + 5, NULL, 10);
+    return false;
+}
+
+static bool child_take_lines(struct child *child)
+{
+    bool is_ready = false;
+    char *end;
+    while ((end = memchr(child->line, '\n', child->line_bytes)) != NULL) {
+        *end = '\0';
+        is_ready = child_take_line(child, child->line) || is_ready;
+        child->line_bytes -= (unsigned)(end + 1 - child->line);
+        memmove(child->line, end + 1, child->line_bytes);
+    }
+    if (child->line_bytes == sizeof child->line)
+        child->line_bytes = 0; /* no line of ours is that long */
+    return is_ready;
+}
+
 bool child_take_ready(struct child *child)
 {
-    size_t room = sizeof child->ready_text - child->ready_bytes;
-    ssize_t bytes = read(child->ready_fd, child->ready_text + child->ready_bytes, room);
-    if (bytes < 0 && (errno == EAGAIN || errno == EINTR))
-        return false;
-    if (bytes > 0)
-        child->ready_bytes += (unsigned)bytes;
-    if (child->ready_bytes < 5 && bytes > 0)
-        return false;
-    child_close_pipe(child);
-    if (child->ready_bytes < 5 || memcmp(child->ready_text, "ready", 5) != 0)
-        return false; /* it ended or said nothing of use; waitpid() tells */
-    child->state = CHILD_READY;
-    child->was_ready = true;
-    return true;
+    bool is_ready = false;
+    for (;;) { /* ends: the pipe holds a bounded number of bytes */
+        size_t room = sizeof child->line - child->line_bytes;
+        ssize_t bytes = read(child->ready_fd, child->line + child->line_bytes, room);
+        if (bytes < 0 && (errno == EAGAIN || errno == EINTR))
+            return is_ready;
+        if (bytes <= 0) {
+            child_close_pipe(child); /* it has nothing more to say; waitpid() tells the rest */
+            return is_ready;
+        }
+        child->line_bytes += (unsigned)bytes;
+        is_ready = child_take_lines(child) || is_ready;
+    }
 }
 
 void child_describe_exit(int exit_status, char *out, size_t out_bytes)
@@ -118,6 +146,17 @@ bool child_reap(struct child *child, bool is_stopping)
         child->state = CHILD_GONE;
         return true;
     }
+    char how[64];
+    child_describe_exit(exit_status, how, sizeof how);
+    if (child->is_asked) {
+        child->restart_at_ms = now_ms;
+        child->backoff_ms = 0;
+        child->state = CHILD_WAITING;
+        (void)fprintf(stderr, "weir: event=drained process=%s pid=%ld cause=\"%s\"\n", child->name,
+                      (long)pid, how);
+        return true;
+    }
+    child->deaths++;
     bool was_steady = now_ms - child->started_ms >= CHILD_STEADY_MS;
     if (was_steady || child->backoff_ms == 0)
         child->backoff_ms = CHILD_BACKOFF_MS_MIN;
@@ -126,8 +165,6 @@ bool child_reap(struct child *child, bool is_stopping)
                                                                          : child->backoff_ms * 2;
     child->restart_at_ms = now_ms + child->backoff_ms;
     child->state = CHILD_WAITING;
-    char how[64];
-    child_describe_exit(exit_status, how, sizeof how);
     (void)fprintf(stderr, "weir: event=ended process=%s pid=%ld cause=\"%s\" restart_ms=%u\n",
                   child->name, (long)pid, how, child->backoff_ms);
     return true;

@@ -4,10 +4,11 @@
  *   WAITING --(restart_at)--> STARTING --("ready" on its pipe)--> READY --(it ends)--> WAITING ...
  *                                 |                                                     ^
  *                                 +-------------------(it ends)-------------------------+
- *   With the set stopping, what ends becomes GONE instead.
+ *   With the set stopping, what ends becomes GONE instead. An end that was asked for (is_asked) has no
+ *   back-off: the next life begins at once.
  *
  * A child leads its own process group, so that Ctrl-C reaches only the supervisor, which stops them
- * in order; it gets SIGTERM when the supervisor dies, however that dies (PR_SET_PDEATHSIG). Its
+ * in order; it gets SIGINT when the supervisor dies, however that dies (PR_SET_PDEATHSIG). Its
  * standard output goes to standard error.
  *
  * Process:  supervisor, main thread only (PR_SET_PDEATHSIG is tied to the starting thread).
@@ -38,14 +39,17 @@ struct child {
     char name[32];
     const char *const *argv;
     enum child_state state;
-    pid_t pid;    /* 0: none */
-    int ready_fd; /* our end of its readiness pipe, or -1 */
-    char ready_text[16];
-    unsigned ready_bytes;
+    pid_t pid;     /* 0: none */
+    int ready_fd;  /* our end of its pipe, or -1 */
+    char line[32]; /* of what it says there */
+    unsigned line_bytes;
     uint64_t started_ms;
     uint64_t restart_at_ms;
     unsigned backoff_ms; /* of the latest restart */
     bool was_ready;      /* in any of its lives */
+    bool is_asked;       /* its end was: it is none of its faults */
+    unsigned deaths;     /* that nobody asked for */
+    uint64_t left;       /* connections, as it said last while draining */
     int exit_status;     /* of its latest life, as waitpid() tells it */
 };
 
@@ -55,7 +59,7 @@ uint64_t child_now_ms(void);
 enum { CHILD_READY_FD = 3, CHILD_KEPT_FD = 4 };
 enum weir_status child_start(struct child *child, int kept_fd,
                              struct weir_error *error) WEIR_MUST_CHECK;
-/* Read its pipe; true when it has just become ready. */
+/* Read its pipe: "ready\n" once, then "left N\n". True when it has just become ready. */
 bool child_take_ready(struct child *child);
 /* If it has ended: note how, log it, and plan its restart (or, when `is_stopping`, none). True when
  *                  it had. */

@@ -13,6 +13,7 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_MISUSED = 2 };
 
 /* argv[0] is the subcommand's name; argv[argc] is NULL. */
 int serve_run(int argc, char **argv);
+int drain_run(int argc, char **argv);
 int trigger_run(int argc, char **argv);
 int tail_run(int argc, char **argv);
 int log_run(int argc, char **argv);

@@ -8,6 +8,9 @@ static const char help_all[] =
     "weir -- a real-time stream server\n"
     "\n"
     "  weir serve [--config FILE] [--gateways N] [--set KEY=VALUE]...   run broker and gateways\n"
+    "  weir drain [--gateway N]                                         restart gateways one after "
+    "the "
+    "other, nothing lost\n"
     "  weir trigger FUNCTION [KEY=VALUE... | JSON]                      call a function\n"
     "  weir tail STREAM GROUP [ITEM]                                    watch a group or an item "
     "live\n"
@@ -41,6 +44,30 @@ static const char help_serve[] =
     "  weir serve\n"
     "  weir serve --gateways 2 --set stream_port=8080\n"
     "  weir serve --config config.yaml --set run_dir=/run/weir\n";
+
+static const char help_drain[] =
+    "weir drain [--gateway N] [--run-dir DIR | --config FILE]\n"
+    "\n"
+    "Restarts the gateways of a running `weir serve`, one after the other: each sends its clients "
+    "away "
+    "over drain_ms\n"
+    "(close 1012, with when to come back) while the others serve, ends, is started again, and is "
+    "waited for before the\n"
+    "next one's turn. Clients that resume lose nothing. The programs are started from where they "
+    "are "
+    "on disk, so this is\n"
+    "also how a new version gets in (docs/operations.md). Interrupted, it ends with the gateway at "
+    "hand.\n"
+    "\n"
+    "  --gateway N      only this one, from 0 on\n"
+    "  --run-dir DIR    the server's run_dir\n"
+    "  --config FILE    take run_dir from the server's configuration\n"
+    "\n"
+    "Exit status: 0 all are back; 1 one had to be killed, or did not come back.\n"
+    "\n"
+    "Examples:\n"
+    "  weir drain\n"
+    "  weir drain --gateway 0 --run-dir /run/weir\n";
 
 static const char help_trigger[] =
     "weir trigger FUNCTION [KEY=VALUE... | JSON | -]\n"
@@ -124,8 +151,11 @@ static const char help_log[] =
 static const struct {
     const char *topic;
     const char *text;
-} help_topics[] = {
-    {"serve", help_serve}, {"trigger", help_trigger}, {"tail", help_tail}, {"log", help_log}};
+} help_topics[] = {{"serve", help_serve},
+                   {"drain", help_drain},
+                   {"trigger", help_trigger},
+                   {"tail", help_tail},
+                   {"log", help_log}};
 
 bool help_print(const char *topic)
 {

@@ -71,9 +71,10 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"serve", serve_run}, {"trigger", trigger_run}, {"tail", tail_run},
-    {"log", log_run},     {"help", help_run},       {"version", version_run},
-    {"--help", help_run}, {"-h", help_run},         {"--version", version_run},
+    {"serve", serve_run},       {"drain", drain_run}, {"trigger", trigger_run},
+    {"tail", tail_run},         {"log", log_run},     {"help", help_run},
+    {"version", version_run},   {"--help", help_run}, {"-h", help_run},
+    {"--version", version_run},
 };
 
 int main(int argc, char **argv)

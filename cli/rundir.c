@@ -84,10 +84,11 @@ enum weir_status rundir_lock(const char *path, int *fd, struct weir_error *error
     return WEIR_OK;
 }
 
-enum weir_status rundir_listen(const char *path, int *fd, struct weir_error *error)
+enum weir_status rundir_listen(const char *path, const char *name, int *fd,
+                               struct weir_error *error)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (rundir_join(address.sun_path, path, RUNDIR_SOCKET_NAME, error) != WEIR_OK)
+    if (rundir_join(address.sun_path, path, name, error) != WEIR_OK)
         return WEIR_INVALID;
     if (unlink(address.sun_path) != 0 && errno != ENOENT) {
         int cause = errno;
@@ -112,9 +113,9 @@ enum weir_status rundir_listen(const char *path, int *fd, struct weir_error *err
     return weir_fail_errno(error, cause, "cannot listen on %.100s", address.sun_path);
 }
 
-void rundir_unlisten(const char *path)
+void rundir_unlisten(const char *path, const char *name)
 {
-    char name[RUNDIR_PATH_BYTES];
-    if (rundir_join(name, path, RUNDIR_SOCKET_NAME, NULL) == WEIR_OK)
-        (void)unlink(name);
+    char whole[RUNDIR_PATH_BYTES];
+    if (rundir_join(whole, path, name, NULL) == WEIR_OK)
+        (void)unlink(whole);
 }

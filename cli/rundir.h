@@ -17,10 +17,11 @@
 enum weir_status rundir_open(const char *path, struct weir_error *error) WEIR_MUST_CHECK;
 /* Take <path>/serve.lock, or say whose it is. */
 enum weir_status rundir_lock(const char *path, int *fd, struct weir_error *error) WEIR_MUST_CHECK;
-/* Listen on <path>/weir.sock (0600), in place of what an earlier server has left. Call with the
- * lock held. */
-enum weir_status rundir_listen(const char *path, int *fd, struct weir_error *error) WEIR_MUST_CHECK;
+/* Listen on <path>/<name> (0600), in place of what an earlier server has left. Call with the lock
+ * held. */
+enum weir_status rundir_listen(const char *path, const char *name, int *fd,
+                               struct weir_error *error) WEIR_MUST_CHECK;
 /* Remove the socket's name. */
-void rundir_unlisten(const char *path);
+void rundir_unlisten(const char *path, const char *name);
 
 #endif

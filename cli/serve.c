@@ -4,7 +4,8 @@
  *
  * Until that line is printed, a child that ends before it was ready is the end: its own message
  * says why. Afterwards every death is answered by a restart. Ports and weir.sock are the
- * supervisor's, so clients keep their addresses throughout. */
+ * supervisor's, so clients keep their addresses throughout. Through run_dir/serve.sock it is asked to
+ * restart gateways one after the other (control.h, rolling.h). */
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -17,7 +18,9 @@
 
 #include "cli/children.h"
 #include "cli/command.h"
+#include "cli/control.h"
 #include "cli/reserve.h"
+#include "cli/rolling.h"
 #include "cli/rundir.h"
 #include "config/settings.h"
 
@@ -53,6 +56,8 @@ struct serve {
     const char *argvs[CHILDREN_MAX][SERVE_ARGV_MAX];
     struct child children[CHILDREN_MAX]; /* the broker first */
     size_t child_count;
+    struct control control;
+    struct rolling rolling;
     enum serve_phase phase;
     uint64_t kill_at_ms; /* while stopping */
     bool has_gateways_started;
@@ -198,7 +203,9 @@ static enum weir_status serve_hold(struct serve *serve, struct weir_error *error
     if (status == WEIR_OK)
         status = serve_reserve_listeners(serve, error);
     if (status == WEIR_OK)
-        status = rundir_listen(run_dir, &serve->socket_fd, error);
+        status = rundir_listen(run_dir, RUNDIR_SOCKET_NAME, &serve->socket_fd, error);
+    if (status == WEIR_OK)
+        status = control_open(&serve->control, run_dir, error);
     if (status != WEIR_OK)
         return status;
     (void)snprintf(serve->run_dir_text, sizeof serve->run_dir_text, "run_dir=%s", run_dir);
@@ -315,7 +322,9 @@ static void serve_stop(struct serve *serve)
         return;
     serve->phase = SERVE_STOPPING_GATEWAYS;
     serve->kill_at_ms = child_now_ms() + SERVE_STOP_GATEWAYS_MS;
-    serve_signal(serve, 1, serve->child_count, SIGTERM);
+    rolling_abandon(&serve->rolling);
+    /* There is no other gateway their sockets could go to: nothing to drain for. */
+    serve_signal(serve, 1, serve->child_count, SIGINT);
 }
 
 /* Move on through the phases of stopping, as far as the children's ends allow. */
@@ -422,7 +431,8 @@ static void serve_restart_due(struct serve *serve)
 
 static int serve_wait_ms(const struct serve *serve)
 {
-    uint64_t next_ms = serve->phase != SERVE_RUNNING ? serve->kill_at_ms : UINT64_MAX;
+    uint64_t next_ms =
+        serve->phase != SERVE_RUNNING ? serve->kill_at_ms : rolling_due_ms(&serve->rolling);
     for (size_t i = 0; i < serve->child_count && serve->phase == SERVE_RUNNING; i++) {
         if (serve->children[i].state == CHILD_WAITING && serve->children[i].restart_at_ms < next_ms)
             next_ms = serve->children[i].restart_at_ms;
@@ -446,12 +456,47 @@ static void serve_take_signal(struct serve *serve)
     }
 }
 
+static void serve_drain(struct serve *serve, const char *number)
+{
+    size_t first = 1, end = serve->child_count;
+    if (*number != '\0') {
+        first = 1 + (size_t)strtoul(number, NULL, 10);
+        end = first + 1;
+    }
+    if (!serve->is_announced || serve->phase != SERVE_RUNNING)
+        control_say(&serve->control, '-', "the server is not ready yet, or stops");
+    else if (end > serve->child_count)
+        control_say(&serve->control, '-', "there is no gateway %s: they are numbered 0 to %zu",
+                    number, serve->child_count - 2);
+    else {
+        rolling_start(&serve->rolling, serve->children, first, end, serve->settings.drain_ms);
+        return;
+    }
+    control_end(&serve->control);
+}
+
+static void serve_take_command(struct serve *serve)
+{
+    const char *command = control_take(&serve->control);
+    if (command == NULL)
+        return;
+    if (strcmp(command, "drain") == 0)
+        serve_drain(serve, "");
+    else if (strncmp(command, "drain ", 6) == 0)
+        serve_drain(serve, command + 6);
+    else {
+        control_say(&serve->control, '-', "this server does not know the command");
+        control_end(&serve->control);
+    }
+}
+
 static void serve_turn(struct serve *serve)
 {
-    struct pollfd polls[1 + CHILDREN_MAX];
-    size_t positions[1 + CHILDREN_MAX];
-    nfds_t count = 0;
-    polls[count++] = (struct pollfd){serve->signal_fd, POLLIN, 0};
+    struct pollfd polls[1 + CONTROL_POLLS + CHILDREN_MAX];
+    size_t positions[1 + CONTROL_POLLS + CHILDREN_MAX];
+    polls[0] = (struct pollfd){serve->signal_fd, POLLIN, 0};
+    const nfds_t children = 1 + control_poll(&serve->control, polls + 1);
+    nfds_t count = children;
     for (size_t i = 0; i < serve->child_count; i++) {
         if (serve->children[i].ready_fd < 0)
             continue;
@@ -459,15 +504,20 @@ static void serve_turn(struct serve *serve)
         polls[count++] = (struct pollfd){serve->children[i].ready_fd, POLLIN, 0};
     }
     if (poll(polls, count, serve_wait_ms(serve)) > 0) {
-        for (nfds_t i = 1; i < count; i++) {
+        for (nfds_t i = children; i < count; i++) {
             if (polls[i].revents != 0 && serve->children[positions[i]].ready_fd == polls[i].fd)
                 serve_take_ready(serve, positions[i]);
         }
         if (polls[0].revents != 0)
             serve_take_signal(serve);
+        for (nfds_t i = 1; i < children; i++) {
+            if (polls[i].revents != 0)
+                serve_take_command(serve);
+        }
     }
     serve_reap(serve);
     serve_restart_due(serve);
+    rolling_step(&serve->rolling);
     serve_advance_stop(serve);
 }
 
@@ -476,6 +526,8 @@ int serve_run(int argc, char **argv)
     static struct serve serve = {
         .lock_fd = -1, .socket_fd = -1, .signal_fd = -1, .port_fds = {-1, -1, -1}};
     struct weir_error error;
+    control_init(&serve.control);
+    rolling_init(&serve.rolling, &serve.control);
     int misuse = serve_read_arguments(&serve, argc, argv);
     if (misuse != EXIT_DONE)
         return misuse;
@@ -493,6 +545,7 @@ int serve_run(int argc, char **argv)
     serve_start_child(&serve, 0);
     while (serve.phase != SERVE_DONE)
         serve_turn(&serve);
-    rundir_unlisten(serve.settings.run_dir);
+    control_close(&serve.control, serve.settings.run_dir);
+    rundir_unlisten(serve.settings.run_dir, RUNDIR_SOCKET_NAME);
     return serve.has_failed ? EXIT_FAILED : EXIT_DONE;
 }
