@@ -32,6 +32,7 @@
 #include <sys/uio.h>
 #include <uv.h>
 
+#include "gateway/counters.h"
 #include "gateway/retry.h"
 #include "shm/limits.h"
 #include "shm/span.h"
@@ -108,6 +109,7 @@ struct ws_options {
     unsigned connections_max;  /* further ones are refused with 503 */
     bool use_uring;            /* send batches through io_uring where the kernel allows it */
     struct retry *retry;       /* for those who are to come back; NULL: they are not told when */
+    struct counters *counters; /* may be NULL */
 };
 
 struct ws_server;

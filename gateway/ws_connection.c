@@ -14,8 +14,11 @@ enum {
 
 static void mark_dirty(struct ws_connection *connection)
 {
-    if (ws_link_is_alone(&connection->dirty))
-        ws_link_append(&connection->server->dirty, &connection->dirty);
+    if (connection->is_dirty)
+        return;
+    connection->is_dirty = true;
+    ws_link_remove(&connection->turn);
+    ws_link_append(&connection->server->dirty, &connection->turn);
 }
 
 void ws_connection_kill(struct ws_connection *connection)
@@ -251,11 +254,6 @@ void *ws_user(const struct ws_connection *connection)
     return connection->user;
 }
 
-const char *ws_peer(const struct ws_connection *connection)
-{
-    return connection->peer;
-}
-
 bool ws_is_idle(const struct ws_connection *connection)
 {
     return connection->state == WS_STATE_OPEN && !connection->output && !connection->is_blocked;
@@ -361,7 +359,7 @@ void ws_connection_resume(struct ws_connection *connection)
     if (connection->state == WS_STATE_DEAD)
         return;
     connection->resumes = true;
-    connection->inbound_ms = uv_now(connection->server->loop);
+    connection->inbound_ms = ws_now_ms(connection->server);
     mark_dirty(connection);
     ws_apply_reading(connection);
 }

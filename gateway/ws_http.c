@@ -136,7 +136,7 @@ static void upgrade_finish(struct ws_connection *connection, enum ws_role role)
     }
     connection->state = WS_STATE_OPEN;
     connection->role = (uint8_t)role;
-    connection->inbound_ms = uv_now(server->loop);
+    connection->inbound_ms = ws_now_ms(server);
     connection->pinged_ms = connection->inbound_ms;
     ws_queue_move(connection, &server->established, server->check_ms);
     if (role == WS_ROLE_TELEMETRY)
@@ -160,6 +160,7 @@ static void upgrade_hold(struct ws_connection *connection, const char *accept_ke
         memcpy(held->subprotocol, subprotocol.data, subprotocol.bytes);
     held->subprotocol[subprotocol.bytes] = '\0';
     connection->held = held;
+    connection->is_held = true;
     connection->state = WS_STATE_HELD;
     connection->is_paused = true;
     ws_apply_reading(connection);
@@ -171,6 +172,7 @@ void ws_upgrade_accept(struct ws_connection *connection, enum ws_role role)
     if (connection->state != WS_STATE_HELD)
         return; /* it has died; on_refused follows */
     connection->held = NULL;
+    connection->is_held = false;
     connection->is_paused = false;
     upgrade_answer(connection, held->accept_key, span_text(held->subprotocol));
     free(held);
@@ -185,6 +187,7 @@ void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status)
         return; /* it has died; on_refused follows */
     free(connection->held);
     connection->held = NULL;
+    connection->is_held = false;
     connection->state = WS_STATE_HTTP;
     connection->is_paused = false;
     handlers->on_refused(handlers->context, connection->user);
@@ -237,13 +240,15 @@ static void get_handle(struct ws_connection *connection, const struct handshake 
 
 static void request_handle(struct ws_connection *connection, const struct handshake *handshake)
 {
+    char peer[WS_PEER_BYTES];
+    ws_peer_print(connection->fd, peer);
     struct ws_request request = {.port = (enum ws_port)connection->port,
                                  .path = handshake->path,
                                  .query = handshake->query,
                                  .origin = handshake->origin,
                                  .headers = handshake->headers,
                                  .protocols = handshake->protocols,
-                                 .peer = connection->peer,
+                                 .peer = peer,
                                  .connection = connection};
     if (handshake->method == HANDSHAKE_OTHER)
         http_refuse(connection, 405, "Allow: GET, HEAD\r\n");

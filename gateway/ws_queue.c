@@ -57,14 +57,14 @@ static void tick_start(struct ws_server *server)
 void ws_queue_move(struct ws_connection *connection, struct ws_link *queue, unsigned after_ms)
 {
     ws_link_remove(&connection->queue);
-    connection->due_ms = uv_now(connection->server->loop) + after_ms;
+    connection->due_ms = ws_now_ms(connection->server) + after_ms;
     ws_link_append(queue, &connection->queue);
     tick_start(connection->server);
 }
 
 /* ---- the tick ---- */
 
-static void established_check(struct ws_connection *connection, uint64_t now_ms)
+static void established_check(struct ws_connection *connection, uint32_t now_ms)
 {
     const struct ws_options *options = &connection->server->options;
     unsigned period = connection->server->check_ms;
@@ -83,22 +83,23 @@ static void established_check(struct ws_connection *connection, uint64_t now_ms)
     ws_queue_move(connection, &connection->server->established, period);
 }
 
-static void handshake_check(struct ws_connection *connection, uint64_t now_ms)
+static void handshake_check(struct ws_connection *connection, uint32_t now_ms)
 {
     unsigned timeout_ms = connection->server->options.handshake_timeout_ms;
     bool is_taking_answer = connection->output && now_ms - connection->inbound_ms < timeout_ms;
-    if (is_taking_answer || connection->state == WS_STATE_HELD)
+    bool is_deferred = connection->has_input; /* it has said its part, and waits for its turn */
+    if (is_taking_answer || is_deferred || connection->state == WS_STATE_HELD)
         ws_queue_move(connection, &connection->server->handshakes, timeout_ms);
     else
         ws_connection_kill(connection);
 }
 
-static struct ws_connection *queue_due(struct ws_link *queue, uint64_t now_ms)
+static struct ws_connection *queue_due(struct ws_link *queue, uint32_t now_ms)
 {
     if (ws_link_is_alone(queue))
         return NULL;
     struct ws_connection *oldest = WS_CONNECTION_OF(queue->next, queue);
-    return oldest->due_ms <= now_ms ? oldest : NULL;
+    return (int32_t)(now_ms - oldest->due_ms) >= 0 ? oldest : NULL;
 }
 
 /* The queues are ordered because each uses one and the same delay. A killed connection moves to the
@@ -106,7 +107,7 @@ static struct ws_connection *queue_due(struct ws_link *queue, uint64_t now_ms)
 static void on_tick(uv_timer_t *timer)
 {
     struct ws_server *server = timer->data;
-    uint64_t now_ms = uv_now(server->loop);
+    uint32_t now_ms = ws_now_ms(server);
     struct ws_connection *connection;
     while (server->options.handshake_timeout_ms &&
            (connection = queue_due(&server->handshakes, now_ms))) {
