@@ -206,24 +206,18 @@ static void job_prepare(struct sender *sender, unsigned slot, const struct send_
     io_uring_sqe_set_data64(sqe, slot);
 }
 
-/* Reap `expected` completions into jobs[]; false when the ring itself fails. */
-static bool round_reap(struct sender *sender, struct send_job *jobs, unsigned expected)
+/* Take what has completed; how many that were. */
+static unsigned round_reap(struct sender *sender, struct send_job *jobs)
 {
-    unsigned reaped = 0;
-    while (reaped < expected) {
-        struct io_uring_cqe *cqe;
-        if (io_uring_peek_cqe(&sender->ring, &cqe) != 0) {
-            int waited = io_uring_wait_cqe(&sender->ring, &cqe);
-            if (waited == -EINTR)
-                continue;
-            if (waited < 0)
-                return false;
-        }
+    struct io_uring_cqe *cqe;
+    unsigned head, count = 0;
+    io_uring_for_each_cqe(&sender->ring, head, cqe)
+    {
         jobs[cqe->user_data].result = cqe->res;
-        io_uring_cqe_seen(&sender->ring, cqe);
-        reaped++;
+        count++;
     }
-    return true;
+    io_uring_cq_advance(&sender->ring, count);
+    return count;
 }
 
 static void round_run(struct sender *sender, struct send_job *jobs, unsigned count,
@@ -240,7 +234,13 @@ static void round_run(struct sender *sender, struct send_job *jobs, unsigned cou
         weir_assert(taken > 0);
         submitted += (unsigned)taken;
     }
-    weir_assert(round_reap(sender, jobs, count));
+    unsigned reaped = round_reap(sender, jobs);
+    while (reaped < count) {
+        struct io_uring_cqe *cqe;
+        int waited = io_uring_wait_cqe(&sender->ring, &cqe);
+        weir_assert(waited == 0 || waited == -EINTR);
+        reaped += round_reap(sender, jobs);
+    }
 }
 
 void sender_run(struct sender *sender, struct send_job *jobs, unsigned job_count,

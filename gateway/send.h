@@ -46,7 +46,7 @@ struct send_job {
     int fd;
     unsigned iov_first; /* into the batch's iovecs */
     unsigned iov_count;
-    unsigned owner; /* the caller's */
+    unsigned owner, rest; /* the caller's */
     int result;
 };
 

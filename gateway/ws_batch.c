@@ -1,17 +1,27 @@
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 
 #include "gateway/ws_private.h"
 
+/* Entries of one connection are a chain, which goes out in one send, or in several when it has more
+ * pieces than one may have. In the common case, one piece of memory for many connections, an entry
+ * is alone in its chain and shares its iovec with the entries around it, so that a flush reads and
+ * writes little more than one entry and one job for each connection. */
 struct ws_batch_entry {
     struct ws_connection *connection; /* NULL: gone since */
     void *entry;
-    unsigned iov_first; /* one slot for what is owed, then the frames */
-    unsigned iov_count;
-    size_t bytes;
-    size_t owed_bytes;
-    enum weir_status status;
-    bool is_later; /* the connection has an earlier entry in this batch */
+    uint32_t iov_first;
+    uint32_t next; /* of the connection, counted from 1; 0: none */
+    uint16_t iov_count;
+    int16_t status; /* enum weir_status */
+    bool is_first;
+};
+static_assert(sizeof(struct ws_batch_entry) == 32, "two to a cache line");
+
+enum {
+    PIECES_MAX = IOV_MAX,
+    TLS_CHAIN_BYTES_MAX = 256 * 1024 /* taken of a chain beyond its first entry, to be encrypted */
 };
 
 /* ---- filling ---- */
@@ -31,14 +41,21 @@ static bool grow(void **array, unsigned *capacity, unsigned wanted, size_t eleme
     return true;
 }
 
-/* One slot is left free in front for what the connection owes; frames that lie side by side become
- * one piece. */
-static unsigned frames_gather(struct iovec *out, const struct iovec *frames, unsigned frame_count,
-                              size_t *bytes)
+/* Room for `count` more iovecs: an array of a few megabytes at most, without which no subscriber
+ * can be served. */
+static struct iovec *iovecs_reserve(struct ws_batch *batch, unsigned count)
 {
-    unsigned count = 0;
+    bool has_room = grow((void **)&batch->iovecs, &batch->iov_capacity, batch->iov_count + count,
+                         sizeof(*batch->iovecs));
+    weir_assert(has_room);
+    return batch->iovecs + batch->iov_count;
+}
+
+/* Frames that lie side by side become one piece. Returns how many `out` has then. */
+static unsigned frames_gather(struct iovec *out, unsigned count, const struct iovec *frames,
+                              unsigned frame_count)
+{
     for (unsigned index = 0; index < frame_count; index++) {
-        *bytes += frames[index].iov_len;
         if (count &&
             (char *)out[count - 1].iov_base + out[count - 1].iov_len == frames[index].iov_base)
             out[count - 1].iov_len += frames[index].iov_len;
@@ -48,6 +65,16 @@ static unsigned frames_gather(struct iovec *out, const struct iovec *frames, uns
     return count;
 }
 
+/* Many connections one after the other get the same piece: it is kept once. */
+static bool is_shared(const struct ws_batch *batch, const struct iovec *frames,
+                      unsigned frame_count)
+{
+    if (frame_count != 1 || batch->count == 0 || batch->entries[batch->count - 1].iov_count != 1)
+        return false;
+    const struct iovec *last = &batch->iovecs[batch->iov_count - 1];
+    return last->iov_base == frames->iov_base && last->iov_len == frames->iov_len;
+}
+
 void ws_batch_add(struct ws_server *server, struct ws_connection *connection,
                   const struct iovec *frames, unsigned frame_count, void *entry)
 {
@@ -55,30 +82,33 @@ void ws_batch_add(struct ws_server *server, struct ws_connection *connection,
     weir_assert(frame_count <= WS_BATCH_IOV_MAX);
     struct ws_batch *batch = &server->batches[server->batch_index];
     bool has_room =
-        grow((void **)&batch->entries, &batch->capacity, batch->count + 1,
-             sizeof(*batch->entries)) &&
-        grow((void **)&batch->iovecs, &batch->iov_capacity, batch->iov_count + 1 + frame_count,
-             sizeof(*batch->iovecs)) &&
-        grow((void **)&batch->jobs, &batch->job_capacity, batch->count + 1, sizeof(*batch->jobs));
-    /* Arrays of a few megabytes at most; without them no subscriber can be served. */
-    weir_assert(has_room);
-    struct ws_batch_entry *own = &batch->entries[batch->count++];
-    *own = (struct ws_batch_entry){
-        .connection = connection, .entry = entry, .iov_first = batch->iov_count};
-    own->iov_count =
-        frames_gather(batch->iovecs + own->iov_first + 1, frames, frame_count, &own->bytes);
-    batch->iov_count += 1 + own->iov_count;
-    connection->batch_entries++;
+        grow((void **)&batch->entries, &batch->capacity, batch->count + 1, sizeof(*batch->entries));
+    weir_assert(has_room); /* as iovecs_reserve() */
+    unsigned iov_first = batch->iov_count - 1;
+    unsigned iov_count = 1;
+    if (!is_shared(batch, frames, frame_count)) {
+        iov_first = batch->iov_count;
+        iov_count = frames_gather(iovecs_reserve(batch, frame_count), 0, frames, frame_count);
+        batch->iov_count += iov_count;
+    }
+    batch->entries[batch->count++] = (struct ws_batch_entry){.connection = connection,
+                                                             .entry = entry,
+                                                             .iov_first = iov_first,
+                                                             .iov_count = (uint16_t)iov_count,
+                                                             .is_first = !connection->batch_last};
+    if (connection->batch_last)
+        batch->entries[connection->batch_last - 1].next = batch->count;
+    connection->batch_last = batch->count;
 }
 
 void ws_batch_forget(struct ws_connection *connection)
 {
-    for (unsigned which = 0; which < 2 && connection->batch_entries; which++) {
-        struct ws_batch *batch = &connection->server->batches[which];
-        for (unsigned index = 0; index < batch->count; index++)
-            if (batch->entries[index].connection == connection)
-                batch->entries[index].connection = NULL;
-    }
+    struct ws_batch *batch = &connection->server->batches[connection->server->batch_index];
+    if (!connection->batch_last)
+        return;
+    for (unsigned index = 0; index < batch->count; index++)
+        if (batch->entries[index].connection == connection)
+            batch->entries[index].connection = NULL;
 }
 
 void ws_batch_fini(struct ws_batch *batch)
@@ -88,7 +118,18 @@ void ws_batch_fini(struct ws_batch *batch)
     free(batch->jobs);
 }
 
-/* ---- sending ---- */
+/* ---- a chain's end ---- */
+
+static struct ws_batch_entry *entry_at(const struct ws_batch *batch, uint32_t number)
+{
+    return number ? &batch->entries[number - 1] : NULL;
+}
+
+static void chain_decide(struct ws_batch *batch, uint32_t number, enum weir_status status)
+{
+    for (struct ws_batch_entry *entry; (entry = entry_at(batch, number)); number = entry->next)
+        entry->status = (int16_t)status;
+}
 
 static void promise_writable(struct ws_connection *connection)
 {
@@ -97,18 +138,28 @@ static void promise_writable(struct ws_connection *connection)
         ws_await_writable(connection);
 }
 
-/* Keep what of an entry's frames is behind the first `taken` bytes. */
-static enum weir_status tail_keep(struct ws_connection *connection, struct iovec *frames,
+static size_t entry_bytes(const struct ws_batch *batch, const struct ws_batch_entry *entry)
+{
+    size_t bytes = 0;
+    for (unsigned index = 0; index < entry->iov_count; index++)
+        bytes += batch->iovecs[entry->iov_first + index].iov_len;
+    return bytes;
+}
+
+/* Keep what of an entry's frames is behind the first `taken` bytes. The iovecs may be shared. */
+static enum weir_status tail_keep(struct ws_connection *connection, const struct iovec *frames,
                                   unsigned count, size_t taken)
 {
+    struct iovec rest[WS_BATCH_IOV_MAX];
     while (taken >= frames->iov_len) {
         taken -= frames->iov_len;
         frames++;
         count--;
     }
-    frames->iov_base = (char *)frames->iov_base + taken;
-    frames->iov_len -= taken;
-    if (ws_connection_append(connection, frames, count) != WEIR_OK) {
+    memcpy(rest, frames, count * sizeof(*rest));
+    rest->iov_base = (char *)rest->iov_base + taken;
+    rest->iov_len -= taken;
+    if (ws_connection_append(connection, rest, count) != WEIR_OK) {
         ws_connection_kill(connection);
         return WEIR_CLOSED;
     }
@@ -116,89 +167,158 @@ static enum weir_status tail_keep(struct ws_connection *connection, struct iovec
     return WEIR_OK;
 }
 
-static enum weir_status entry_finish(struct ws_batch *batch, struct ws_batch_entry *entry,
-                                     int result)
+/* The socket took `sent` bytes of the chain, fewer than it was given: what is whole is OK, so is
+ * what was cut and will be continued, and the rest is to come again. */
+static void chain_cut(struct ws_batch *batch, uint32_t number, size_t sent)
 {
-    struct ws_connection *connection = entry->connection;
-    connection->is_in_round = false;
-    if (result < 0 && result != -EAGAIN) {
-        ws_connection_kill(connection);
-        return WEIR_CLOSED;
+    struct ws_connection *connection = entry_at(batch, number)->connection;
+    for (struct ws_batch_entry *entry; (entry = entry_at(batch, number)); number = entry->next) {
+        size_t bytes = entry_bytes(batch, entry);
+        if (sent < bytes)
+            break;
+        sent -= bytes;
+        entry->status = WEIR_OK;
     }
-    size_t sent = result > 0 ? (size_t)result : 0;
-    size_t of_owed = sent < entry->owed_bytes ? sent : entry->owed_bytes;
-    send_buffer_consume(&connection->server->send_pool, &connection->output, of_owed);
-    size_t taken = sent - of_owed;
-    if (taken == entry->bytes)
-        return WEIR_OK;
-    if (taken == 0) {
+    if (sent > 0) {
+        struct ws_batch_entry *entry = entry_at(batch, number);
+        entry->status = (int16_t)tail_keep(connection, batch->iovecs + entry->iov_first,
+                                           entry->iov_count, sent);
+        number = entry->next;
+    }
+    if (connection->state == WS_STATE_DEAD) {
+        chain_decide(batch, number, WEIR_CLOSED);
+    } else if (number) {
+        chain_decide(batch, number, WEIR_AGAIN);
         promise_writable(connection);
-        return WEIR_AGAIN;
     }
-    return tail_keep(connection, batch->iovecs + entry->iov_first + 1, entry->iov_count, taken);
 }
 
-/* Make the job of one entry, or decide without one. */
-static bool entry_prepare(struct ws_batch *batch, struct ws_batch_entry *entry,
-                          struct send_job *job)
+/* ---- sending ---- */
+
+/* Encrypted later, in the writable callback. */
+static void chain_encrypt(struct ws_batch *batch, uint32_t number)
 {
+    struct ws_connection *connection = entry_at(batch, number)->connection;
+    struct ws_batch_entry *entry;
+    while ((entry = entry_at(batch, number)) &&
+           send_buffer_bytes(connection->output) < TLS_CHAIN_BYTES_MAX &&
+           ws_connection_append(connection, batch->iovecs + entry->iov_first, entry->iov_count) ==
+               WEIR_OK) {
+        entry->status = WEIR_OK;
+        number = entry->next;
+    }
+    chain_decide(batch, number, WEIR_AGAIN);
+    if (number)
+        connection->owes_writable = true;
+    if (!connection->is_blocked)
+        ws_await_writable(connection);
+}
+
+/* One send of what is owed and of as much of a chain as one send may have. Returns where the rest
+ * of the chain begins; 0: there is none. */
+static uint32_t chain_gather(struct ws_batch *batch, uint32_t number, struct send_job *job)
+{
+    struct span owed = send_buffer_span(entry_at(batch, number)->connection->output);
+    unsigned count = 0;
+    job->iov_first = batch->iov_count;
+    if (owed.bytes)
+        iovecs_reserve(batch, 1)[count++] =
+            (struct iovec){.iov_base = (void *)owed.data, .iov_len = owed.bytes};
+    struct ws_batch_entry *entry;
+    for (; (entry = entry_at(batch, number)) && count + entry->iov_count <= PIECES_MAX;
+         number = entry->next) {
+        struct iovec *out = iovecs_reserve(batch, count + entry->iov_count);
+        count = frames_gather(out, count, batch->iovecs + entry->iov_first, entry->iov_count);
+        entry->status = WEIR_OK;
+    }
+    job->iov_count = count;
+    batch->iov_count += count;
+    return number;
+}
+
+static size_t job_bytes(const struct ws_batch *batch, const struct send_job *job)
+{
+    size_t bytes = 0;
+    for (unsigned index = 0; index < job->iov_count; index++)
+        bytes += batch->iovecs[job->iov_first + index].iov_len;
+    return bytes;
+}
+
+/* Make a job of a chain, or decide about it without one. */
+static bool chain_prepare(struct ws_batch *batch, uint32_t number, struct send_job *job)
+{
+    struct ws_batch_entry *entry = entry_at(batch, number);
     struct ws_connection *connection = entry->connection;
-    entry->status = WEIR_CLOSED;
-    if (!connection || connection->state != WS_STATE_OPEN)
+    if (connection)
+        connection->batch_last = 0;
+    if (!connection || connection->state != WS_STATE_OPEN) {
+        chain_decide(batch, number, WEIR_CLOSED);
         return false;
+    }
     if (connection->is_blocked || (connection->is_tls && connection->output)) {
+        chain_decide(batch, number, WEIR_AGAIN);
         promise_writable(connection);
-        entry->status = WEIR_AGAIN;
         return false;
     }
-    struct iovec *slot = batch->iovecs + entry->iov_first;
     if (connection->is_tls) {
-        /* Encrypted later, in the writable callback. */
-        entry->status = ws_connection_append(connection, slot + 1, entry->iov_count) == WEIR_OK
-                            ? WEIR_OK
-                            : WEIR_AGAIN;
-        promise_writable(connection);
-        connection->owes_writable = entry->status == WEIR_AGAIN;
+        chain_encrypt(batch, number);
         return false;
     }
-    struct span owed = send_buffer_span(connection->output);
-    entry->owed_bytes = owed.bytes;
-    bool owes = owed.bytes != 0;
-    if (owes)
-        *slot = (struct iovec){.iov_base = (void *)owed.data, .iov_len = owed.bytes};
-    *job = (struct send_job){.fd = connection->fd,
-                             .iov_first = entry->iov_first + (owes ? 0 : 1),
-                             .iov_count = entry->iov_count + (owes ? 1 : 0)};
+    job->fd = connection->fd;
+    job->owner = number;
+    job->rest = 0;
+    if (entry->next || connection->output) {
+        job->rest = chain_gather(batch, number, job);
+        return true;
+    }
+    entry->status = WEIR_OK;
+    job->iov_first = entry->iov_first;
+    job->iov_count = entry->iov_count;
     return true;
 }
 
-/* First one job for each connection, all in one batch; then whatever entries a connection has
- * beyond the first. */
+/* What was prepared holds when the socket took all. Returns where the chain goes on; 0: it is
+ * decided. */
+static uint32_t job_finish(struct ws_server *server, struct ws_batch *batch,
+                           const struct send_job *job)
+{
+    const struct ws_batch_entry *entry = entry_at(batch, job->owner);
+    struct ws_connection *connection = entry->connection;
+    bool is_whole = job->result >= 0 && (size_t)job->result == job_bytes(batch, job);
+    size_t owed = send_buffer_bytes(connection->output);
+    if (is_whole) {
+        send_buffer_consume(&server->send_pool, &connection->output, owed);
+        return job->rest;
+    }
+    if (job->result < 0 && job->result != -EAGAIN) {
+        ws_connection_kill(connection);
+        chain_decide(batch, job->owner, WEIR_CLOSED);
+        return 0;
+    }
+    size_t sent = job->result > 0 ? (size_t)job->result : 0;
+    size_t of_owed = sent < owed ? sent : owed;
+    send_buffer_consume(&server->send_pool, &connection->output, of_owed);
+    chain_cut(batch, job->owner, sent - of_owed);
+    return 0;
+}
+
+/* One job for each chain, all in one go; then whatever chains go on beyond one send. */
 static void batch_send(struct ws_server *server, struct ws_batch *batch)
 {
-    unsigned job_count = 0;
-    for (unsigned index = 0; index < batch->count; index++) {
-        struct ws_batch_entry *entry = &batch->entries[index];
-        if (entry->connection && entry->connection->is_in_round) {
-            entry->is_later = true;
-            continue;
+    unsigned count = 0;
+    for (uint32_t number = 1; number <= batch->count; number++)
+        if (batch->entries[number - 1].is_first &&
+            chain_prepare(batch, number, &batch->jobs[count]))
+            count++;
+    while (count) {
+        sender_run(server->sender, batch->jobs, count, batch->iovecs);
+        unsigned left = 0;
+        for (unsigned index = 0; index < count; index++) {
+            uint32_t rest = job_finish(server, batch, &batch->jobs[index]);
+            if (rest && chain_prepare(batch, rest, &batch->jobs[left]))
+                left++;
         }
-        if (entry_prepare(batch, entry, &batch->jobs[job_count])) {
-            entry->connection->is_in_round = true;
-            batch->jobs[job_count++].owner = index;
-        }
-    }
-    sender_run(server->sender, batch->jobs, job_count, batch->iovecs);
-    for (unsigned index = 0; index < job_count; index++) {
-        struct ws_batch_entry *entry = &batch->entries[batch->jobs[index].owner];
-        entry->status = entry_finish(batch, entry, batch->jobs[index].result);
-    }
-    for (unsigned index = 0; index < batch->count; index++) {
-        struct ws_batch_entry *entry = &batch->entries[index];
-        struct send_job job;
-        if (entry->is_later && entry_prepare(batch, entry, &job))
-            entry->status = entry_finish(
-                batch, entry, send_plain(job.fd, batch->iovecs + job.iov_first, job.iov_count));
+        count = left;
     }
 }
 
@@ -208,14 +328,15 @@ void ws_batch_flush(struct ws_server *server, ws_batch_done *done, void *context
     struct ws_batch *batch = &server->batches[server->batch_index];
     if (batch->count == 0)
         return;
+    bool has_room =
+        grow((void **)&batch->jobs, &batch->job_capacity, batch->count, sizeof(*batch->jobs));
+    weir_assert(has_room); /* as iovecs_reserve() */
     server->is_flushing = true;
     server->batch_index ^= 1;
     batch_send(server, batch);
     for (unsigned index = 0; index < batch->count; index++) {
-        struct ws_batch_entry *entry = &batch->entries[index];
-        if (entry->connection)
-            entry->connection->batch_entries--;
-        done(context, entry->connection, entry->entry, entry->status);
+        const struct ws_batch_entry *entry = &batch->entries[index];
+        done(context, entry->connection, entry->entry, (enum weir_status)entry->status);
     }
     batch->count = 0;
     batch->iov_count = 0;

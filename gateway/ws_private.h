@@ -70,26 +70,15 @@ struct ws_link {
 };
 
 struct ws_connection {
-    struct ws_link queue; /* by age: server->handshakes, ->established or ->closing */
-    struct ws_link turn;  /* server->dirty, ->heads, ->readers, or alone */
+    /* What sending looks at comes first. */
     struct ws_server *server;
     void *user;
     struct send_buffer *output; /* taken and not yet in the kernel, in order */
-    struct send_buffer
-        *input; /* a part of a request head, or what was read before reading was stopped */
-    union {
-        struct ws_held *held; /* in state HELD, and until its end if it dies there: is_held */
-        struct frame_assembly *assembly;
-    };
-    struct lws *wsi; /* of TLS; NULL once libwebsockets has let go */
-    uint32_t due_ms;
-    uint32_t inbound_ms; /* last bytes read; of a plain HTTP connection also last bytes written */
-    uint32_t pinged_ms;
-    int fd; /* -1: let go of */
-    uint32_t batch_entries;
-    uint8_t state; /* enum ws_state */
-    uint8_t role;  /* enum ws_role */
-    uint8_t port;  /* enum ws_port */
+    int fd;
+    uint32_t batch_last; /* its last entry in the batch being filled, counted from 1; 0: none */
+    uint8_t state;       /* enum ws_state */
+    uint8_t role;        /* enum ws_role */
+    uint8_t port;        /* enum ws_port */
     bool is_tls : 1;
     bool is_held : 1;
     bool is_blocked : 1;    /* a writable notice is on its way; nothing may be sent before */
@@ -102,11 +91,22 @@ struct ws_connection {
     bool has_sent_end : 1;
     bool was_opened : 1; /* on_open was called, on_close must be */
     bool is_adopting : 1;
-    bool is_in_round : 1;    /* has a job in the batch being flushed */
     bool is_dirty : 1;       /* `turn` is in server->dirty */
     bool has_ended : 1;      /* plain: the peer's end or an error is there to be read */
     bool has_input : 1;      /* plain: the kernel may hold input, and will not say so again */
     bool watches_output : 1; /* plain: the epoll set tells when the socket takes bytes again */
+    struct ws_link turn;     /* server->dirty, ->heads, ->readers, or alone */
+    struct ws_link queue;    /* by age: server->handshakes, ->established or ->closing */
+    struct send_buffer
+        *input; /* a part of a request head, or what was read before reading was stopped */
+    union {
+        struct ws_held *held; /* in state HELD, and until its end if it dies there: is_held */
+        struct frame_assembly *assembly;
+    };
+    struct lws *wsi; /* of TLS; NULL once libwebsockets has let go */
+    uint32_t due_ms;
+    uint32_t inbound_ms; /* last bytes read; of a plain HTTP connection also last bytes written */
+    uint32_t pinged_ms;
 };
 
 struct ws_batch_entry;
