@@ -277,6 +277,7 @@ static enum weir_status gateway_open_ws(struct gateway *gateway, struct weir_err
         .connections_max = (unsigned)settings->connections_max,
         .use_uring = settings->io != SETTINGS_IO_PLAIN,
         .retry = &gateway->retry,
+        .counters = &gateway->counters,
     };
     const struct ws_handlers handlers = {
         .on_upgrade = on_upgrade,
@@ -422,6 +423,7 @@ static enum weir_status gateway_listen(struct gateway *gateway, enum ws_port por
         .host = host,
         .port = number,
         .reuse_port = true,
+        .accepts_per_turn = gateway->ports[port].tls ? LISTENER_ACCEPTS_PER_TURN_TLS : 0,
         .on_accept = on_accept,
         .context = &gateway->ports[port],
     };

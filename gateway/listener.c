@@ -16,6 +16,7 @@ struct listener {
     uv_timer_t pause;
     int fd;
     uint16_t port;
+    unsigned accepts_per_turn;
     unsigned open_handles;
     bool has_logged;
     uint64_t logged_ms;
@@ -59,8 +60,6 @@ static void listener_accept(struct listener *listener, unsigned most)
                 accept_pause(listener, accept_errno);
             return;
         }
-        int on = 1;
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
         listener->on_accept(listener->context, fd);
     }
 }
@@ -69,7 +68,8 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 {
     (void)status;
     (void)events;
-    listener_accept(poll->data, LISTENER_ACCEPTS_PER_TURN);
+    struct listener *listener = poll->data;
+    listener_accept(listener, listener->accepts_per_turn);
 }
 
 void listener_take_waiting(struct listener *listener)
@@ -85,6 +85,9 @@ static int socket_listen(const struct addrinfo *address, bool reuse_port)
     int on = 1;
     int off = 0;
     bool is_ready = setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0;
+    /* Accepted sockets have it from the listening one. */
+    if (is_ready)
+        is_ready = setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) == 0;
     if (is_ready && reuse_port)
         is_ready = setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == 0;
     if (is_ready && address->ai_family == AF_INET6)
@@ -146,6 +149,8 @@ enum weir_status listener_open(struct listener **listener, uv_loop_t *loop,
         return status;
     }
     own->port = socket_port(own->fd);
+    own->accepts_per_turn =
+        options->accepts_per_turn ? options->accepts_per_turn : LISTENER_ACCEPTS_PER_TURN;
     own->on_accept = options->on_accept;
     own->context = options->context;
     int code = uv_poll_init(loop, &own->poll, own->fd);

@@ -18,7 +18,10 @@
 
 enum {
     LISTENER_BACKLOG = 4096,
-    LISTENER_ACCEPTS_PER_TURN = 64,
+    LISTENER_ACCEPTS_PER_TURN = 32,
+    /* A TLS handshake is a signature, a millisecond or two, and comes when the client sends its part:
+     * so many new ones a turn keep those under way few. */
+    LISTENER_ACCEPTS_PER_TURN_TLS = 2,
     LISTENER_PAUSE_MS = 100,
 };
 
@@ -28,6 +31,7 @@ struct listener_options {
     const char *host; /* numeric IPv4 or IPv6, or a name; "::" takes both families */
     uint16_t port;    /* 0: any free one */
     bool reuse_port;
+    unsigned accepts_per_turn; /* 0: LISTENER_ACCEPTS_PER_TURN */
     /* Takes over `fd`. */
     void (*on_accept)(void *context, int fd);
     void *context;

@@ -61,15 +61,15 @@ void ws_connection_gone(struct ws_connection *connection)
 void ws_input(struct ws_connection *connection, char *data, size_t bytes)
 {
     connection->inbound_ms = ws_now_ms(connection->server);
-    bool was_http = connection->state == WS_STATE_HTTP;
     size_t owed_before = send_buffer_bytes(connection->output);
     ws_connection_take_input(connection, data, bytes);
     if (connection->state == WS_STATE_DEAD)
         return;
-    /* The owner need not know of requests and of the peer's Close; the rest waits for the end of
-     * the turn. */
+    /* The owner need not know of plain requests and of the peer's Close. The rest waits for the end
+     * of the turn: the answer to an upgrade so leaves with what the owner sends first. */
     bool owes_more = send_buffer_bytes(connection->output) > owed_before;
-    if ((was_http && owes_more) || connection->state == WS_STATE_DRAIN)
+    bool is_http = connection->state == WS_STATE_HTTP;
+    if ((is_http && owes_more) || connection->state == WS_STATE_DRAIN)
         ws_connection_flush(connection);
 }
 
@@ -183,7 +183,7 @@ static void dirty_leave(struct ws_connection *connection)
         ws_plain_apply_reading(connection);
 }
 
-/* The peer sees the end of the stream, or a reset when it has sent what nobody read. */
+/* The peer sees the end of the stream, or a reset when it has sent what nobody has read. */
 static void let_go(struct ws_connection *connection)
 {
     if (connection->is_tls) {
