@@ -112,6 +112,10 @@ struct ws_options {
     struct counters *counters; /* may be NULL */
 };
 
+/* Request heads taken in one turn, of sockets without TLS; the others wait in the kernel for the next
+ * turns, the oldest first, and their time limit with them. A handshake and its join take some 30 us. */
+enum { WS_HEADS_PER_TURN = 32 };
+
 struct ws_server;
 enum ws_status_code {
     WS_NORMAL = 1000,

@@ -39,7 +39,6 @@ struct lws_vhost;
 enum {
     WS_READ_BYTES = 64 * 1024,            /* one buffer for all connections */
     WS_PEER_BYTES = INET6_ADDRSTRLEN + 9, /* "[...]:65535" */
-    WS_HEADS_PER_TURN = 32, /* request heads; a handshake and its join take some 50 us */
     WS_CLOSE_WAIT_MS = 5000 /* for the peer's Close, or its end of the stream after an error */
 };
 

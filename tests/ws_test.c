@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -36,6 +37,7 @@ struct server {
     uv_loop_t loop;
     uv_async_t stop;
     uv_check_t check;
+    uv_prepare_t prepare;
     uv_timer_t producer;
     struct ws_server *ws;
     struct listener *listener;
@@ -45,9 +47,16 @@ struct server {
     pthread_barrier_t ready;
     struct ws_options options;
     uint16_t port;
-    atomic_uint opened, closed, refused, messages, released, upgrades, filled, held;
+    atomic_uint accepted, opened, closed, refused, messages, released, upgrades, filled, held,
+        sleeping;
     bool is_tls;
     const char *tls_certificate, *tls_key;
+    struct retry retry;
+    struct counters counters;
+    /* heads of one turn */
+    unsigned upgrades_before, upgrades_most;
+    unsigned next_number; /* of requests "?n=NUMBER" */
+    bool is_out_of_order;
     /* stress */
     int send_buffer_bytes; /* of accepted sockets; 0: as it is */
     unsigned frames_each;
@@ -102,6 +111,8 @@ static enum ws_role on_upgrade(void *context, struct ws_request *request)
 {
     struct server *own = context;
     own->upgrades++;
+    if (request->query.bytes > 2 && memcmp(request->query.data, "n=", 2) == 0)
+        own->is_out_of_order |= (unsigned)atoi(request->query.data + 2) != own->next_number++;
     if (span_equal(request->path, SPAN_LITERAL("/otel")))
         return WS_ROLE_TELEMETRY;
     if (span_equal(request->path, SPAN_LITERAL("/forbidden"))) {
@@ -194,6 +205,10 @@ static void on_message(void *context, struct ws_connection *connection, struct s
     } else if (has_prefix(message, "pause")) {
         ws_set_reading(connection, false);
         uv_timer_start(&session->timer, on_resume, 50, 0);
+    } else if (has_prefix(message, "sleep")) {
+        own->sleeping = 1; /* so that much waits for one turn */
+        while (own->sleeping)
+            usleep(1000);
     } else if (has_prefix(message, "turn")) {
         own->turning = session;
     } else if (has_prefix(message, "fill")) {
@@ -244,6 +259,7 @@ static void on_http(void *context, const struct ws_request *request, struct ws_h
 static void on_accept(void *context, int fd)
 {
     struct server *own = context;
+    own->accepted++;
     if (own->send_buffer_bytes)
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &own->send_buffer_bytes,
                    sizeof(own->send_buffer_bytes));
@@ -378,6 +394,15 @@ static void on_check(uv_check_t *check)
     ws_flush(own->ws);
 }
 
+static void on_turn(uv_prepare_t *prepare)
+{
+    struct server *own = prepare->data;
+    unsigned upgrades = own->upgrades - own->upgrades_before;
+    own->upgrades_before = own->upgrades;
+    if (upgrades > own->upgrades_most)
+        own->upgrades_most = upgrades;
+}
+
 static void on_stop(uv_async_t *async)
 {
     uv_stop(async->loop);
@@ -398,6 +423,9 @@ static void *server_run(void *context)
     uv_check_init(&own->loop, &own->check);
     own->check.data = own;
     uv_check_start(&own->check, on_check);
+    uv_prepare_init(&own->loop, &own->prepare);
+    own->prepare.data = own;
+    uv_prepare_start(&own->prepare, on_turn);
     uv_timer_init(&own->loop, &own->producer);
     own->producer.data = own;
     if (own->frames_each)
@@ -441,6 +469,9 @@ static void start(void)
 {
     server.options = (struct ws_options){
         .handshake_timeout_ms = 10000, .connections_max = 1000, .use_uring = true};
+    server.options.counters = &server.counters;
+    server.options.tls_certificate_path = server.tls_certificate;
+    server.options.tls_key_path = server.tls_key;
     server_start();
 }
 
@@ -452,9 +483,48 @@ static void stop(void)
                  server.closed);
 }
 
+/* A client whose bytes go through `openssl s_client`. */
+static bool client_connect_tls(struct client *client)
+{
+    int ends[2];
+    char address[32];
+    memset(client, 0, sizeof(*client));
+    snprintf(address, sizeof(address), "127.0.0.1:%u", server.port);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+        return false;
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(ends[1], 0);
+        dup2(ends[1], 1);
+        dup2(open("/dev/null", O_WRONLY), 2);
+        execlp("openssl", "openssl", "s_client", "-quiet", "-verify_quiet", "-connect", address,
+               (char *)NULL);
+        _exit(1);
+    }
+    close(ends[1]);
+    client->fd = ends[0];
+    return true;
+}
+
+/* As the server wants it. */
+static bool connect_client(struct client *client, int receive_buffer)
+{
+    return server.is_tls ? client_connect_tls(client)
+                         : client_connect(client, server.port, receive_buffer);
+}
+
+static bool open_path(struct client *client, const char *path, int receive_buffer)
+{
+    char head[4096];
+    return connect_client(client, receive_buffer) &&
+           client_upgrade(client, path, "Sec-WebSocket-Extensions: permessage-deflate\r\n", head,
+                          sizeof(head)) &&
+           strncmp(head, "HTTP/1.1 101", 12) == 0;
+}
+
 static void open_client(struct client *client)
 {
-    cr_assert(client_open(client, server.port, "/", 0));
+    cr_assert(open_path(client, "/", 0));
 }
 
 /* Read frames until the next text. */
@@ -494,11 +564,11 @@ static void await_count(atomic_uint *counter, unsigned count)
 /* ---- handshakes and plain HTTP ---- */
 
 /* RFC 6455 section 1.3's key gives its accept value; an offered extension is not answered. */
-Test(ws, accepts_an_upgrade_without_extensions, .init = start, .fini = stop, .timeout = 30)
+static void accepts_an_upgrade_without_extensions(void)
 {
     struct client client;
     char head[4096];
-    cr_assert(client_connect(&client, server.port, 0));
+    cr_assert(connect_client(&client, 0));
     cr_assert(client_upgrade(
         &client, "/", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n",
         head, sizeof(head)));
@@ -535,12 +605,12 @@ static void send_held(struct client *client, const char *target, const char *beh
 
 /* What the client sends meanwhile, in one piece with the head and later, is taken up after the
  * answer and not before; a Ping as well. */
-Test(ws, holds_an_upgrade_and_what_comes_behind_it, .init = start, .fini = stop, .timeout = 30)
+static void holds_an_upgrade_and_what_comes_behind_it(void)
 {
     struct client client;
     struct client_frame frame;
     char head[4096];
-    cr_assert(client_connect(&client, server.port, 0));
+    cr_assert(connect_client(&client, 0));
     send_held(&client, "/held?200:101", "first");
     await_count(&server.held, 1);
     client_send_frame(&client, 0x89, "ping", 4);
@@ -566,7 +636,7 @@ Test(ws, holds_an_upgrade_and_what_comes_behind_it, .init = start, .fini = stop,
 }
 
 /* Refused: an empty answer, and the end; what stands behind the head is not a request. */
-Test(ws, refuses_a_held_upgrade_without_a_body, .init = start, .fini = stop, .timeout = 30)
+static void refuses_a_held_upgrade_without_a_body(void)
 {
     static const struct {
         const char *target, *status;
@@ -577,7 +647,7 @@ Test(ws, refuses_a_held_upgrade_without_a_body, .init = start, .fini = stop, .ti
     for (unsigned index = 0; index < 3; index++) {
         struct client client;
         char head[4096];
-        cr_assert(client_connect(&client, server.port, 0));
+        cr_assert(connect_client(&client, 0));
         send_held(&client, cases[index].target, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
         cr_assert(client_read_head(&client, head, sizeof(head)));
         cr_assert_eq(strncmp(head, cases[index].status, strlen(cases[index].status)), 0, "%s",
@@ -596,13 +666,13 @@ Test(ws, refuses_a_held_upgrade_without_a_body, .init = start, .fini = stop, .ti
 
 /* Clients that go away while they are held, with an end or a reset, before both decisions: each
  * owner hears of it once, one way or the other. */
-Test(ws, outlives_clients_that_vanish_while_held, .init = start, .fini = stop, .timeout = 30)
+static void outlives_clients_that_vanish_while_held(void)
 {
     enum { CLIENTS = 40 };
     for (unsigned index = 0; index < CLIENTS; index++) {
         struct client client;
         struct linger hard = {.l_onoff = 1, .l_linger = 0};
-        cr_assert(client_connect(&client, server.port, 0));
+        cr_assert(connect_client(&client, 0));
         send_held(&client, index % 2 ? "/held?30:101" : "/held?30:401", index % 4 ? "more" : NULL);
         await_count(&server.held, index + 1);
         if (index % 8 >= 4)
@@ -625,7 +695,7 @@ Test(ws, forgets_held_upgrades_when_it_closes, .init = start, .timeout = 30)
 {
     struct client clients[3];
     for (unsigned index = 0; index < 3; index++) {
-        cr_assert(client_connect(&clients[index], server.port, 0));
+        cr_assert(connect_client(&clients[index], 0));
         send_held(&clients[index], "/held?60000:101", "more");
     }
     await_count(&server.held, 3);
@@ -651,7 +721,7 @@ Test(ws, holds_longer_than_a_handshake_may_take, .init = start_with_short_handsh
 {
     struct client client;
     char head[4096];
-    cr_assert(client_connect(&client, server.port, 0));
+    cr_assert(connect_client(&client, 0));
     send_held(&client, "/held?700:101", NULL);
     cr_assert(client_read_head(&client, head, sizeof(head)));
     cr_assert_eq(strncmp(head, "HTTP/1.1 101 ", 13), 0, "%s", head);
@@ -663,8 +733,7 @@ Test(ws, holds_longer_than_a_handshake_may_take, .init = start_with_short_handsh
 
 /* A token longer than any buffer of libwebsockets passes, "Authorization" comes back, the token
  * does not. */
-Test(ws, answers_the_authorization_subprotocol_and_never_the_token, .init = start, .fini = stop,
-     .timeout = 30)
+static void answers_the_authorization_subprotocol_and_never_the_token(void)
 {
     static const struct {
         const char *path, *before, *after, *answer;
@@ -685,7 +754,7 @@ Test(ws, answers_the_authorization_subprotocol_and_never_the_token, .init = star
         char head[4096], headers[6000];
         snprintf(headers, sizeof(headers), "Sec-WebSocket-Protocol: %s%s%s\r\n",
                  cases[index].before, token, cases[index].after);
-        cr_assert(client_connect(&client, server.port, 0));
+        cr_assert(connect_client(&client, 0));
         cr_assert(client_upgrade(&client, cases[index].path, headers, head, sizeof(head)));
         cr_assert_eq(strncmp(head, "HTTP/1.1 101 ", 13), 0, "case %u: %s", index, head);
         cr_assert_null(strstr(head, "tttt"));
@@ -704,7 +773,7 @@ static void expect_status(const char *request, const char *status, const char *c
 {
     struct client client;
     char head[4096];
-    cr_assert(client_connect(&client, server.port, 0));
+    cr_assert(connect_client(&client, 0));
     cr_assert(client_send(&client, request, strlen(request)));
     cr_assert(client_read_head(&client, head, sizeof(head)), "no answer to %.60s", request);
     cr_assert_eq(strncmp(head + 9, status, 3), 0, "%.80s: %s", request, head);
@@ -717,7 +786,7 @@ static void expect_status(const char *request, const char *status, const char *c
 #define KEY "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 #define VERSION "Sec-WebSocket-Version: 13\r\n"
 
-Test(ws, refuses_bad_requests_with_a_status, .init = start, .fini = stop, .timeout = 30)
+static void refuses_bad_requests_with_a_status(void)
 {
     expect_status("GET /nowhere HTTP/1.1\r\n" UPGRADE KEY VERSION "\r\n", "404",
                   "Connection: close");
@@ -742,7 +811,7 @@ Test(ws, refuses_bad_requests_with_a_status, .init = start, .fini = stop, .timeo
 }
 
 /* A head one byte too long, with and without its end. */
-Test(ws, refuses_a_request_head_beyond_its_limit, .init = start, .fini = stop, .timeout = 30)
+static void refuses_a_request_head_beyond_its_limit(void)
 {
     char *request = malloc(20000);
     int bytes = sprintf(request, "GET / HTTP/1.1\r\nX: ");
@@ -763,14 +832,14 @@ static void expect_body(struct client *client, const char *body)
 }
 
 /* Two GETs and a HEAD on one connection, the last in single bytes; then one that ends it. */
-Test(ws, serves_plain_requests_and_keeps_the_connection, .init = start, .fini = stop, .timeout = 30)
+static void serves_plain_requests_and_keeps_the_connection(void)
 {
     struct client client;
     char head[4096];
     static const char get[] = "GET /page?x=1 HTTP/1.1\r\nHost: h\r\n\r\n";
     static const char head_request[] = "\r\nHEAD /page HTTP/1.1\r\nHost: h\r\n\r\n";
     static const char last[] = "GET /other HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
-    cr_assert(client_connect(&client, server.port, 0));
+    cr_assert(connect_client(&client, 0));
     client_send(&client, get, strlen(get));
     client_send(&client, get, strlen(get));
     for (unsigned round = 0; round < 2; round++) {
@@ -799,7 +868,7 @@ Test(ws, serves_plain_requests_and_keeps_the_connection, .init = start, .fini = 
 /* ---- messages ---- */
 
 /* Every length around the header forms, whole and in pieces of 1, 7 and 1000 bytes. */
-Test(ws, echoes_messages_of_all_lengths_however_cut, .init = start, .fini = stop, .timeout = 60)
+static void echoes_messages_of_all_lengths_however_cut(void)
 {
     static const size_t lengths[] = {0,   1,     2,     125,   126,    127,
                                      500, 65535, 65536, 65537, 200000, 3000000};
@@ -830,7 +899,7 @@ Test(ws, echoes_messages_of_all_lengths_however_cut, .init = start, .fini = stop
 }
 
 /* Fragments with Pings between them make one message; each Ping has its own Pong. */
-Test(ws, joins_fragments_and_answers_pings_between_them, .init = start, .fini = stop, .timeout = 30)
+static void joins_fragments_and_answers_pings_between_them(void)
 {
     struct client client;
     struct client_frame frame;
@@ -856,7 +925,7 @@ Test(ws, joins_fragments_and_answers_pings_between_them, .init = start, .fini = 
 }
 
 /* A thousand Pings in one write: every one is answered, in order. */
-Test(ws, answers_every_ping_of_a_burst, .init = start, .fini = stop, .timeout = 30)
+static void answers_every_ping_of_a_burst(void)
 {
     struct client client;
     struct client_frame frame;
@@ -896,7 +965,7 @@ static void expect_offence(const void *bytes, size_t count, unsigned code)
 #define OFFENCE(code, ...)                                                                         \
     expect_offence((const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}), code)
 
-Test(ws, closes_on_broken_frames, .init = start, .fini = stop, .timeout = 30)
+static void closes_on_broken_frames(void)
 {
     OFFENCE(1002, 0x81, 0x02, 'h', 'i');                           /* not masked */
     OFFENCE(1002, 0x81, 0x00);                                     /* not masked, empty */
@@ -916,7 +985,7 @@ Test(ws, closes_on_broken_frames, .init = start, .fini = stop, .timeout = 30)
 }
 
 /* Five frames of 16 MiB: the one that makes the message exceed 64 MiB is refused. */
-Test(ws, closes_on_a_message_beyond_its_limit, .init = start, .fini = stop, .timeout = 60)
+static void closes_on_a_message_beyond_its_limit(void)
 {
     struct client client;
     open_client(&client);
@@ -933,7 +1002,7 @@ Test(ws, closes_on_a_message_beyond_its_limit, .init = start, .fini = stop, .tim
 
 /* ---- closing ---- */
 
-Test(ws, echoes_the_peers_close_and_ends, .init = start, .fini = stop, .timeout = 30)
+static void echoes_the_peers_close_and_ends(void)
 {
     static const unsigned codes[] = {1000, 1001, 1012, 3000, 4999};
     for (unsigned index = 0; index < sizeof(codes) / sizeof(*codes); index++) {
@@ -959,7 +1028,7 @@ Test(ws, echoes_the_peers_close_and_ends, .init = start, .fini = stop, .timeout 
     client_close(&client);
 }
 
-Test(ws, closes_with_a_code_behind_what_was_sent, .init = start, .fini = stop, .timeout = 30)
+static void closes_with_a_code_behind_what_was_sent(void)
 {
     struct client client;
     open_client(&client);
@@ -976,7 +1045,7 @@ Test(ws, closes_with_a_code_behind_what_was_sent, .init = start, .fini = stop, .
     cr_assert_eq(server.messages, 2);
 }
 
-Test(ws, aborts_without_a_close_frame, .init = start, .fini = stop, .timeout = 30)
+static void aborts_without_a_close_frame(void)
 {
     struct client client;
     open_client(&client);
@@ -992,7 +1061,7 @@ Test(ws, closes_every_connection_when_the_server_ends, .init = start, .timeout =
     for (unsigned index = 0; index < 3; index++)
         open_client(&clients[index]);
     struct client half_open;
-    cr_assert(client_connect(&half_open, server.port, 0));
+    cr_assert(connect_client(&half_open, 0));
     uv_async_send(&server.stop);
     for (unsigned index = 0; index < 2; index++) {
         expect_close(&clients[index], 1001);
@@ -1013,7 +1082,7 @@ Test(ws, closes_every_connection_when_the_server_ends, .init = start, .timeout =
 /* ---- pausing, roles, times, limits ---- */
 
 /* All four frames arrive in one read: what is behind "pause" is taken up after resuming only. */
-Test(ws, stops_reading_in_the_middle_of_a_piece, .init = start, .fini = stop, .timeout = 30)
+static void stops_reading_in_the_middle_of_a_piece(void)
 {
     static const char *const texts[] = {"before", "pause", "behind", "pause", "last"};
     uint8_t piece[256];
@@ -1052,11 +1121,11 @@ Test(ws, gives_the_owner_a_turn_after_resuming, .init = start_timeless, .fini = 
     client_close(&client);
 }
 
-Test(ws, reads_and_discards_telemetry, .init = start, .fini = stop, .timeout = 30)
+static void reads_and_discards_telemetry(void)
 {
     struct client client;
     struct client_frame frame;
-    cr_assert(client_open(&client, server.port, "/otel", 0));
+    cr_assert(open_path(&client, "/otel", 0));
     char *payload = calloc(1, 100000);
     client_send_frame(&client, 0x82, payload, 100000);
     client_send_frame(&client, 0x02, payload, 100);
@@ -1077,7 +1146,9 @@ static void start_impatient(void)
     server.options = (struct ws_options){.handshake_timeout_ms = 200,
                                          .ping_interval_ms = 100,
                                          .idle_timeout_ms = 400,
-                                         .connections_max = 2};
+                                         .connections_max = 2,
+                                         .retry = &server.retry};
+    retry_init(&server.retry, 2500, 1);
     server_start();
 }
 
@@ -1088,8 +1159,8 @@ Test(ws, drops_half_open_and_silent_connections, .init = start_impatient, .fini 
 {
     struct client silent, half, lively;
     struct client_frame frame;
-    cr_assert(client_connect(&silent, server.port, 0));
-    cr_assert(client_connect(&half, server.port, 0));
+    cr_assert(connect_client(&silent, 0));
+    cr_assert(connect_client(&half, 0));
     client_send(&half, "GET / HT", 8);
     cr_assert(client_read_end(&silent));
     cr_assert(client_read_end(&half));
@@ -1116,15 +1187,91 @@ Test(ws, drops_half_open_and_silent_connections, .init = start_impatient, .fini 
     client_close(&lively);
 }
 
+/* Requests that come all at once are taken a bounded number a turn, in their order, and each is
+ * answered. */
+Test(ws, bounds_the_request_heads_of_a_turn, .init = start, .timeout = 60)
+{
+    enum { CLIENTS = 5 * WS_HEADS_PER_TURN };
+    static struct client clients[CLIENTS];
+    struct client live;
+    char head[4096];
+    open_client(&live);
+    for (unsigned index = 0; index < CLIENTS; index++)
+        cr_assert(connect_client(&clients[index], 0));
+    await_count(&server.accepted, CLIENTS + 1);
+    client_send_text(&live, "sleep");
+    await_count(&server.sleeping, 1);
+    for (unsigned index = 0; index < CLIENTS; index++) {
+        char target[16];
+        snprintf(target, sizeof(target), "/?n=%u", index);
+        send_held(&clients[index], target, NULL);
+    }
+    client_send_text(&live, "live");
+    server.sleeping = 0;
+    for (unsigned index = 0; index < CLIENTS; index++) {
+        cr_assert(client_read_head(&clients[index], head, sizeof(head)));
+        cr_assert_eq(strncmp(head, "HTTP/1.1 101 ", 13), 0, "%s", head);
+        client_close(&clients[index]);
+    }
+    expect_text(&live, "live");
+    client_close(&live);
+    stop();
+    cr_assert_eq(server.next_number, CLIENTS);
+    cr_assert_not(server.is_out_of_order);
+    cr_assert_eq(server.upgrades_most, WS_HEADS_PER_TURN);
+    cr_assert_geq(server.counters.values[COUNTER_HANDSHAKES_DEFERRED], 4);
+}
+
+/* What a server with `most` connections says when it opens under a limit of descriptors. */
+static void open_under_limit(rlim_t soft, rlim_t hard, unsigned most, char *said, size_t said_bytes)
+{
+    struct rlimit limit = {.rlim_cur = soft, .rlim_max = hard};
+    FILE *file = tmpfile();
+    int before = dup(STDERR_FILENO);
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    dup2(fileno(file), STDERR_FILENO);
+    server.options = (struct ws_options){.connections_max = most};
+    server_start();
+    dup2(before, STDERR_FILENO);
+    rewind(file);
+    size_t bytes = fread(said, 1, said_bytes - 1, file);
+    said[bytes] = '\0';
+    fclose(file);
+    close(before);
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    cr_assert_eq(limit.rlim_cur, hard < most + 512 ? hard : most + 512);
+}
+
+Test(ws, raises_the_descriptor_limit_in_silence, .fini = stop, .timeout = 30)
+{
+    char said[1024];
+    open_under_limit(100, 2000, 1000, said, sizeof(said));
+    cr_assert_str_empty(said, "%s", said);
+}
+
+Test(ws, says_how_many_connections_the_descriptors_allow, .fini = stop, .timeout = 30)
+{
+    char said[1024];
+    open_under_limit(100, 200, 1000, said, sizeof(said));
+    cr_assert(strstr(said, "event=descriptors_short limit=200 connections_max=1000 "
+                           "connections_possible=150 "),
+              "%s", said);
+    cr_assert(strstr(said, " to 1512, or set connections_max to 150\""), "%s", said);
+    cr_assert_eq(strchr(said, '\n'), said + strlen(said) - 1, "one line");
+}
+
 Test(ws, refuses_connections_beyond_the_limit, .init = start_impatient, .fini = stop, .timeout = 30)
 {
     struct client first, second, third;
     char head[4096];
     open_client(&first);
     open_client(&second);
-    cr_assert(client_connect(&third, server.port, 0));
+    cr_assert(connect_client(&third, 0));
     cr_assert(client_read_head(&third, head, sizeof(head)));
     cr_assert_eq(strncmp(head, "HTTP/1.1 503", 12), 0);
+    const char *retry = strstr(head, "\r\nRetry-After: ");
+    cr_assert(retry, "%s", head);
+    cr_assert_geq(atoi(retry + 15), 3, "%s", head);
     cr_assert(client_read_end(&third));
     client_close(&first);
     client_close(&second);
@@ -1133,12 +1280,11 @@ Test(ws, refuses_connections_beyond_the_limit, .init = start_impatient, .fini = 
 
 /* The backlog takes what the socket does not, up to its limit and no more; all that was taken
  * arrives. */
-Test(ws, bounds_the_backlog_of_a_peer_that_does_not_read, .init = start, .fini = stop,
-     .timeout = 60)
+static void bounds_the_backlog_of_a_peer_that_does_not_read(void)
 {
     struct client client;
     struct client_frame frame;
-    cr_assert(client_open(&client, server.port, "/", 4096));
+    cr_assert(open_path(&client, "/", 4096));
     client_send_text(&client, "fill");
     while (!server.filled)
         usleep(1000);
@@ -1185,44 +1331,13 @@ static void stress_check(struct stress_client *own, const struct client_frame *f
     own->frames_seen++;
 }
 
-/* A client whose bytes go through `openssl s_client`. */
-static bool client_connect_tls(struct client *client)
-{
-    int ends[2];
-    char address[32];
-    memset(client, 0, sizeof(*client));
-    snprintf(address, sizeof(address), "127.0.0.1:%u", server.port);
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
-        return false;
-    pid_t pid = fork();
-    if (pid == 0) {
-        dup2(ends[1], 0);
-        dup2(ends[1], 1);
-        dup2(open("/dev/null", O_WRONLY), 2);
-        execlp("openssl", "openssl", "s_client", "-quiet", "-verify_quiet", "-connect", address,
-               (char *)NULL);
-        _exit(1);
-    }
-    close(ends[1]);
-    client->fd = ends[0];
-    return true;
-}
-
-static bool client_open_tls(struct client *client)
-{
-    char head[4096];
-    return client_connect_tls(client) && client_upgrade(client, "/", "", head, sizeof(head)) &&
-           strncmp(head, "HTTP/1.1 101", 12) == 0;
-}
-
 static void *stress_run(void *context)
 {
     struct stress_client *own = context;
     struct client client;
     struct client_frame frame;
     char *expected = malloc(STRESS_BYTES_MAX);
-    if (own->is_tls ? !client_open_tls(&client)
-                    : !client_open(&client, server.port, "/", own->is_slow ? 2048 : 0))
+    if (!open_path(&client, "/", own->is_slow ? 2048 : 0))
         snprintf(own->fault, sizeof(own->fault), "no handshake");
     while (!own->fault[0] &&
            (own->frames_seen < STRESS_FRAMES || own->pongs_seen < own->pings_sent)) {
@@ -1328,6 +1443,61 @@ static void with_certificate(void (*body)(void))
     rmdir(directory);
 }
 
+/* ---- the same promises, plain and over TLS ---- */
+
+#define PROMISES(X)                                                                                \
+    X(accepts_an_upgrade_without_extensions)                                                       \
+    X(holds_an_upgrade_and_what_comes_behind_it)                                                   \
+    X(refuses_a_held_upgrade_without_a_body)                                                       \
+    X(outlives_clients_that_vanish_while_held)                                                     \
+    X(answers_the_authorization_subprotocol_and_never_the_token)                                   \
+    X(refuses_bad_requests_with_a_status)                                                          \
+    X(refuses_a_request_head_beyond_its_limit)                                                     \
+    X(serves_plain_requests_and_keeps_the_connection)                                              \
+    X(echoes_messages_of_all_lengths_however_cut)                                                  \
+    X(joins_fragments_and_answers_pings_between_them)                                              \
+    X(answers_every_ping_of_a_burst)                                                               \
+    X(closes_on_broken_frames)                                                                     \
+    X(closes_on_a_message_beyond_its_limit)                                                        \
+    X(echoes_the_peers_close_and_ends)                                                             \
+    X(closes_with_a_code_behind_what_was_sent)                                                     \
+    X(aborts_without_a_close_frame)                                                                \
+    X(stops_reading_in_the_middle_of_a_piece)                                                      \
+    X(reads_and_discards_telemetry)                                                                \
+    X(bounds_the_backlog_of_a_peer_that_does_not_read)
+
+#define PLAIN(name)                                                                                \
+    Test(ws, name, .init = start, .fini = stop, .timeout = 60)                                     \
+    {                                                                                              \
+        name();                                                                                    \
+    }
+PROMISES(PLAIN)
+
+static void all_over_tls(void)
+{
+    static const struct {
+        const char *name;
+        void (*body)(void);
+    } promises[] = {
+#define ROW(name) {#name, name},
+        PROMISES(ROW)
+#undef ROW
+    };
+    const struct server fresh = server;
+    for (unsigned index = 0; index < sizeof(promises) / sizeof(*promises); index++) {
+        fprintf(stderr, "over TLS: %s\n", promises[index].name);
+        server = fresh;
+        start();
+        promises[index].body();
+        stop();
+    }
+}
+
+Test(ws, keeps_the_same_promises_over_tls, .timeout = 240)
+{
+    with_certificate(all_over_tls);
+}
+
 static void stress_over_tls(void)
 {
     start_stress(true);
@@ -1349,13 +1519,13 @@ static void hold_over_tls(void)
                                          .tls_certificate_path = server.tls_certificate,
                                          .tls_key_path = server.tls_key};
     server_start();
-    cr_assert(client_connect_tls(&client));
+    cr_assert(connect_client(&client, 0));
     cr_assert(client_upgrade(&client, "/held?50:101", "", head, sizeof(head)));
     cr_assert_eq(strncmp(head, "HTTP/1.1 101 ", 13), 0, "%s", head);
     client_send_text(&client, "hello");
     expect_text(&client, "hello");
     client_close(&client);
-    cr_assert(client_connect_tls(&client));
+    cr_assert(connect_client(&client, 0));
     cr_assert(client_upgrade(&client, "/held?50:401", "", head, sizeof(head)));
     cr_assert_eq(strncmp(head, "HTTP/1.1 401 ", 13), 0, "%s", head);
     cr_assert(client_read_end(&client));
@@ -1375,7 +1545,7 @@ static void *vanish_run(void *context)
     struct client_frame frame;
     for (unsigned round = 0; round < 12; round++) {
         struct client client;
-        if (!client_open(&client, server.port, "/", own->is_slow ? 2048 : 0)) {
+        if (!open_path(&client, "/", own->is_slow ? 2048 : 0)) {
             snprintf(own->fault, sizeof(own->fault), "no handshake");
             client_close(&client);
             break;
