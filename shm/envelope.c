@@ -241,3 +241,73 @@ struct envelope_layout envelope_encode(char *out, const struct envelope *envelop
     weir_assert(p == out + layout.frame_bytes);
     return layout;
 }
+
+#define TEXT_SINCE ",\"conflated\":{\"since\":"
+#define TEXT_MORE ",\"more\":"
+static_assert(sizeof(TEXT_SINCE TEXT_MORE "false}") + (int)DECIMAL_BYTES_MAX +
+                      (int)FRAME_HEADER_BYTES_MAX <=
+                  (int)ENVELOPE_CONFLATION_BYTES_MAX,
+              "the mark and a longer frame header fit");
+
+/* `,"seq":N,"epoch":E}`: what an envelope ends with. */
+static size_t put_end(char *out, uint64_t seq, uint64_t epoch)
+{
+    char *p = PUT_TEXT(out, TEXT_SEQ);
+    p = put_decimal(p, seq, decimal_bytes(seq));
+    p = PUT_TEXT(p, TEXT_EPOCH);
+    p = put_decimal(p, epoch, decimal_bytes(epoch));
+    *p++ = '}';
+    return (size_t)(p - out);
+}
+
+static size_t put_mark(char *out, const struct envelope_conflation *conflation)
+{
+    char *p = PUT_TEXT(out, TEXT_SINCE);
+    p = put_decimal(p, conflation->since, decimal_bytes(conflation->since));
+    p = PUT_TEXT(p, TEXT_MORE);
+    p = conflation->more ? PUT_TEXT(p, "true}") : PUT_TEXT(p, "false}");
+    return (size_t)(p - out);
+}
+
+/* Create, update and delete have as many letters, so that nothing moves. False: no such word stands
+ * before the data. */
+static bool set_event(char *json, size_t data_at, enum envelope_event event)
+{
+    static const char behind[] = "\",\"data\":";
+    static const char words[][7] = {
+        [ENVELOPE_CREATE] = "create", [ENVELOPE_UPDATE] = "update", [ENVELOPE_DELETE] = "delete"};
+    size_t word_bytes = sizeof words[0] - 1, behind_bytes = sizeof behind - 1;
+    if (data_at < word_bytes + behind_bytes)
+        return false;
+    char *word = json + data_at - behind_bytes - word_bytes;
+    if (memcmp(word + word_bytes, behind, behind_bytes) != 0)
+        return false;
+    bool is_known = false;
+    for (unsigned i = ENVELOPE_CREATE; i <= ENVELOPE_DELETE; i++)
+        is_known = is_known || memcmp(word, words[i], word_bytes) == 0;
+    if (is_known)
+        memcpy(word, words[event], word_bytes);
+    return is_known;
+}
+
+size_t envelope_conflate(char *out, struct span frame, const struct envelope_conflation *conflation)
+{
+    char mark[ENVELOPE_CONFLATION_BYTES_MAX], end[ENVELOPE_CONFLATION_BYTES_MAX];
+    size_t mark_bytes = put_mark(mark, conflation);
+    size_t end_bytes = put_end(end, conflation->seq, conflation->epoch);
+    if (frame.bytes < conflation->json_offset + end_bytes ||
+        memcmp(frame.data + frame.bytes - end_bytes, end, end_bytes) != 0)
+        return 0;
+    size_t json_bytes = frame.bytes - conflation->json_offset;
+    size_t header_bytes = envelope_frame_header(out, json_bytes + mark_bytes);
+    char *json = out + header_bytes;
+    memcpy(json, frame.data + conflation->json_offset, json_bytes - end_bytes);
+    memcpy(json + json_bytes - end_bytes, mark, mark_bytes);
+    memcpy(json + json_bytes - end_bytes + mark_bytes, end, end_bytes);
+    if (conflation->event != ENVELOPE_EVENT &&
+        (conflation->data_offset < conflation->json_offset ||
+         conflation->data_offset > frame.bytes ||
+         !set_event(json, conflation->data_offset - conflation->json_offset, conflation->event)))
+        return 0;
+    return header_bytes + json_bytes + mark_bytes;
+}

@@ -63,6 +63,22 @@ size_t envelope_bytes_max(const struct envelope *envelope);
 /* Write the frame. Every length is known before the first byte, so all is copied once, in place. */
 struct envelope_layout envelope_encode(char *out, const struct envelope *envelope);
 
+/* How the newest event of an item is told to who has missed older ones. */
+struct envelope_conflation {
+    enum envelope_event event; /* what the frame has, or the other one of create and update */
+    uint64_t seq, epoch;       /* as the frame has them */
+    uint64_t since;
+    bool more;
+    uint32_t json_offset, data_offset; /* of the frame's layout */
+};
+enum { ENVELOPE_CONFLATION_BYTES_MAX = 80 }; /* what it adds to the frame */
+
+/* Write `frame`, a create, update, delete or sent event as envelope_encode() made it, with its mark;
+ * `out` holds frame.bytes and ENVELOPE_CONFLATION_BYTES_MAX. Returns the bytes written; 0: that is
+ * not what the frame is. */
+size_t envelope_conflate(char *out, struct span frame,
+                         const struct envelope_conflation *conflation);
+
 /* A final text frame header for `payload_bytes`; `out` holds 10. Returns 2, 4 or 10. */
 size_t envelope_frame_header(char *out, uint64_t payload_bytes);
 

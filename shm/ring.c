@@ -373,3 +373,24 @@ enum weir_status ring_read_at(const struct ring_reader *reader, uint64_t positio
     enum weir_status status = ring_copy(reader, position, record, out, &next);
     return status == WEIR_AGAIN ? WEIR_CORRUPT : status;
 }
+
+enum weir_status ring_read_id_at(const struct ring_reader *reader, uint64_t position,
+                                 struct ring_record *record, struct buffer *out)
+{
+    enum weir_status status = ring_read_at(reader, position, record, NULL);
+    uint64_t bytes = status == WEIR_OK ? ring_record_id_bytes(record) : 0;
+    if (bytes == 0)
+        return status;
+    status = buffer_reserve(out, bytes);
+    if (status != WEIR_OK)
+        return status;
+    uint64_t place = position & (reader->capacity_bytes - 1);
+    const struct ring_slot *slot = (const struct ring_slot *)(const void *)(reader->data + place);
+    shm_copy_out(out->data + out->bytes,
+                 ring_payload_const(slot) + shm_align_word(record->frame_bytes) / WORD_BYTES,
+                 bytes);
+    if (ring_is_lapped(reader, position))
+        return WEIR_LAPPED;
+    out->bytes += bytes;
+    return WEIR_OK;
+}

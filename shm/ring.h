@@ -119,5 +119,8 @@ enum weir_status ring_read(struct ring_reader *reader, struct ring_record *recor
  * not published yet, EMPTY for RING_NO_POSITION, CORRUPT when no record starts there. */
 enum weir_status ring_read_at(const struct ring_reader *reader, uint64_t position,
                               struct ring_record *record, struct buffer *out) WEIR_MUST_CHECK;
+/* As ring_read_at(), but of what is behind the fields the item id alone is appended. */
+enum weir_status ring_read_id_at(const struct ring_reader *reader, uint64_t position,
+                                 struct ring_record *record, struct buffer *out) WEIR_MUST_CHECK;
 
 #endif

@@ -306,3 +306,99 @@ Test(envelope, overhead_stays_within_its_limit)
     struct encoded encoded = encode(&envelope);
     free(encoded.frame);
 }
+
+static const char *const conflated_words[] = {
+    [ENVELOPE_CREATE] = "create", [ENVELOPE_UPDATE] = "update", [ENVELOPE_DELETE] = "delete"};
+
+/* Goal: a conflated frame is the frame, with the mark, of the event that is asked for. Method: encode
+ * one event, conflate it as another, compare with the text; data of every length around which a frame
+ * header grows. */
+Test(envelope, a_conflated_frame_says_what_it_stands_for)
+{
+    static char data[70000], expected[71000], out[71000];
+    static const size_t lengths[] = {2, 40, 50, 60, 1000, 65300, 65390, 65500, 65600};
+    for (unsigned i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        for (unsigned from = ENVELOPE_CREATE; from <= ENVELOPE_DELETE; from++) {
+            for (unsigned to = ENVELOPE_CREATE; to <= ENVELOPE_DELETE; to++) {
+                bool more = (i + from + to) % 2 == 0;
+                struct envelope envelope = example((enum envelope_event)from);
+                memset(data, 'x', lengths[i]);
+                data[0] = data[lengths[i] - 1] = '"';
+                envelope.data = span_of(data, lengths[i]);
+                struct encoded encoded = encode(&envelope);
+                const struct envelope_conflation conflation = {
+                    .event = (enum envelope_event)to,
+                    .seq = 42,
+                    .epoch = 7,
+                    .since = 30,
+                    .more = more,
+                    .json_offset = encoded.layout.json_offset,
+                    .data_offset = encoded.layout.data_offset,
+                };
+                size_t bytes = envelope_conflate(
+                    out, span_of(encoded.frame, encoded.layout.frame_bytes), &conflation);
+                cr_assert_gt(bytes, 0);
+                cr_assert_leq(bytes, encoded.layout.frame_bytes + ENVELOPE_CONFLATION_BYTES_MAX);
+                int want =
+                    snprintf(expected, sizeof expected,
+                             HEAD "\"id\":\"msg-9\",\"event\":{\"type\":\"%s\",\"data\":%.*s},"
+                                  "\"conflated\":{\"since\":30,\"more\":%s}" TAIL,
+                             conflated_words[to], (int)lengths[i], data, more ? "true" : "false");
+                cr_assert_eq(envelope_frame_bytes(span_of(out, bytes)), bytes);
+                cr_assert(span_equal(span_of(out + bytes - (size_t)want, (size_t)want),
+                                     span_of(expected, (size_t)want)));
+                free(encoded.frame);
+            }
+        }
+    }
+}
+
+Test(envelope, a_conflated_sent_event_keeps_its_text)
+{
+    struct envelope envelope = example(ENVELOPE_EVENT);
+    envelope.id_escaped = (struct span){0};
+    envelope.event_type = SPAN_LITERAL("create\\\",\\\"data\\\":");
+    struct encoded encoded = encode(&envelope);
+    const struct envelope_conflation conflation = {.event = ENVELOPE_EVENT,
+                                                   .seq = 42,
+                                                   .epoch = 7,
+                                                   .since = 0,
+                                                   .json_offset = encoded.layout.json_offset,
+                                                   .data_offset = encoded.layout.data_offset};
+    char out[1024];
+    size_t bytes =
+        envelope_conflate(out, span_of(encoded.frame, encoded.layout.frame_bytes), &conflation);
+    struct span tail =
+        SPAN_LITERAL("{\"text\":\"hi\"}}},\"conflated\":{\"since\":0,\"more\":false}" TAIL);
+    cr_assert_gt(bytes, tail.bytes);
+    cr_assert(span_equal(span_of(out + bytes - tail.bytes, tail.bytes), tail));
+    free(encoded.frame);
+}
+
+/* What is read from shared memory is looked at, not trusted. */
+Test(envelope, a_frame_that_is_something_else_is_not_conflated)
+{
+    struct envelope envelope = example(ENVELOPE_UPDATE);
+    struct encoded encoded = encode(&envelope);
+    struct span frame = span_of(encoded.frame, encoded.layout.frame_bytes);
+    const struct envelope_conflation good = {.event = ENVELOPE_UPDATE,
+                                             .seq = 42,
+                                             .epoch = 7,
+                                             .json_offset = encoded.layout.json_offset,
+                                             .data_offset = encoded.layout.data_offset};
+    char out[1024];
+    struct envelope_conflation bad[6];
+    for (unsigned i = 0; i < 6; i++)
+        bad[i] = good;
+    bad[0].seq = 43;
+    bad[1].epoch = 77;
+    bad[2].data_offset += 1;
+    bad[3].data_offset = bad[3].json_offset;
+    bad[4].data_offset = (uint32_t)frame.bytes + 1;
+    bad[5].json_offset = (uint32_t)frame.bytes;
+    cr_assert_gt(envelope_conflate(out, frame, &good), 0);
+    for (unsigned i = 0; i < 6; i++)
+        cr_assert_eq(envelope_conflate(out, frame, &bad[i]), 0, "case %u", i);
+    cr_assert_eq(envelope_conflate(out, span_of(frame.data, 3), &good), 0);
+    free(encoded.frame);
+}
