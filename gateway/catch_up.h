@@ -1,17 +1,32 @@
-/* gateway/catch_up.h -- brings a link that is behind up to date from the ring, without the store's
+/* gateway/catch_up.h -- brings links that are behind up to date from the ring, without the store's
  * items.
  *
- * One walk: from the group's newest event back through the records' back-pointers to the link's
- * cursor; then those events are read again oldest first and sent, a bounded number of bytes at a
- * time. What the ring has dropped, or what is too far back to walk, becomes a fresh sync with
- * reason "lagged". For a link that goes on at another broker (subscriptions_resume) the reason is
- * "restarted", and there the group may have gone back behind the cursor: likewise a fresh sync.
+ * How, depends on how many events of its group a link has missed, and on its policy:
+ *
+ *   at most lag_events     each of them
+ *   more    latest         the newest event of each item (conflation.h), up to CONFLATION_EVENTS_MAX
+ *           lossless       each of them
+ *           disconnect     close with 1013
+ *   more than the ring     a fresh sync that says why: "lagged"; for a link that went on at another broker
+ *   leads back to          (subscriptions_resume) "restarted", for a position that a client has brought
+ *                          "expired"; disconnect: close with 1013, when it is slowness
+ *
+ * Where a group's records are its trail says (trail.h); the store is asked only when the feed has not
+ * read an event of the group yet, once for all its links. From the mark closest to a link's cursor the
+ * records are walked back to it and read, CATCH_UP_WINDOW_EVENTS at most; links of the same group that
+ * stand anywhere in that window and come next in the queue share it and go into one batch.
+ *
+ * A link that is given the newest event of each item in several sends stands, for its client, where it
+ * stood before the first of them, until it has all (subscriptions.h, `conflated`).
  *
  * Process:  gateway, loop thread only; never while a fan-out's batch is open.
- * Memory:   positions of one walk and the bytes of one send, shared by all links.
+ * Memory:   one window, one walk for conflation, one batch of sends, shared by all links.
+ * Units:    a turn looks at CATCH_UP_TURN_RECORDS records and hands out CATCH_UP_TURN_BYTES in
+ *           CATCH_UP_TURN_SENDS, about a millisecond's worth, so that live subscribers do not wait for
+ *           those who are not.
  * Errors:   OK: the cursor is at the group's newest event (or at the limit). AGAIN: the socket is
  *           busy and reports when it is not. PENDING: more to do next turn, or the ring does not
- *           show it all yet. LAPPED: a fresh sync is queued.
+ *           show it all yet. LAPPED: a fresh sync is queued, or the socket is being closed.
  */
 #ifndef WEIR_GATEWAY_CATCH_UP_H
 #define WEIR_GATEWAY_CATCH_UP_H
@@ -21,10 +36,11 @@
 #include "gateway/subscriptions.h"
 
 enum {
-    CATCH_UP_RECORDS_MAX = 16384,     /* further behind: a fresh sync is cheaper for everybody */
-    CATCH_UP_SEND_BYTES = 256 * 1024, /* one send to one link */
-    CATCH_UP_TURN_BYTES = 4 * 1024 * 1024, /* all links in one turn */
-    CATCH_UP_TURN_RECORDS = 65536,
+    CATCH_UP_WINDOW_EVENTS = 512,
+    CATCH_UP_SEND_BYTES = 64 * 1024, /* one send to one link */
+    CATCH_UP_TURN_BYTES = 1024 * 1024,
+    CATCH_UP_TURN_SENDS = 256,
+    CATCH_UP_TURN_RECORDS = 8192,
 };
 
 struct catch_up;
@@ -33,11 +49,13 @@ struct catch_up *catch_up_open(struct subscriptions *subscriptions, const struct
 void catch_up_close(struct catch_up *catch_up);
 /* The mapping to read; NULL: none, everything is PENDING. */
 void catch_up_set_mapping(struct catch_up *catch_up, struct mapping *mapping);
-/* One link, up to event `seq_limit` of its epoch (UINT64_MAX: the newest). */
+/* One link, up to event `seq_limit` of its epoch (UINT64_MAX: the newest), each event. PENDING: or it is
+ * further behind than that is done for; catch_up_run() brings it on. */
 enum weir_status catch_up_link(struct catch_up *catch_up, struct subscriber_link *link,
                                uint64_t seq_limit) WEIR_MUST_CHECK;
 /* Could a link go on from `cursor`: does the ring lead from there to the topic's newest event? OK;
- * EMPTY: no, a sync is needed; PENDING: the ring does not show it yet, ask again. */
+ * EMPTY: no, a sync is needed; PENDING: the ring does not show it yet, or this turn has looked at enough
+ * records: ask again. */
 enum weir_status catch_up_reaches(struct catch_up *catch_up, const struct topic *topic,
                                   struct cursor cursor) WEIR_MUST_CHECK;
 /* Serve the behind queue within a turn's budget. True: there is more that can be done at once. */

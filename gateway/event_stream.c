@@ -7,8 +7,10 @@ enum { DECIMAL_BYTES_MAX = 20 };
 enum weir_status event_stream_append(struct buffer *out, struct span json, struct cursor at)
 {
     static const char id[] = "id: ", data[] = "data: ", end[] = "\n\n";
-    enum weir_status status = buffer_reserve(out, sizeof id + sizeof data + sizeof end +
-                                                      2 * DECIMAL_BYTES_MAX + 2 + json.bytes);
+    static_assert(sizeof id + sizeof data + sizeof end + 2 * DECIMAL_BYTES_MAX + 2 <=
+                      EVENT_STREAM_EXTRA_BYTES_MAX,
+                  "room for all but the JSON");
+    enum weir_status status = buffer_reserve(out, EVENT_STREAM_EXTRA_BYTES_MAX + json.bytes);
     if (status != WEIR_OK)
         return status;
     char *p = out->data + out->bytes;

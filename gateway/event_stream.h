@@ -16,6 +16,8 @@
 
 #include "gateway/subscriptions.h"
 
+enum { EVENT_STREAM_EXTRA_BYTES_MAX = 64 }; /* what it takes beside the JSON */
+
 /* Append one envelope's JSON; `at` as in outlet.h. */
 enum weir_status event_stream_append(struct buffer *out, struct span json,
                                      struct cursor at) WEIR_MUST_CHECK;

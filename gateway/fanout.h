@@ -7,8 +7,8 @@
  * it is the next one: (epoch, sent_seq + 1), or seq 1 of a later epoch.
  *
  * Process:  gateway, loop thread only.
- * Memory:   entries of one batch and one copy of a turn's frames, sized at start or by the largest
- *           turn.
+ * Memory:   one batch of sends, one copy of a turn's frames and one for event streams, sized at start or
+ *           by the largest turn.
  */
 #ifndef WEIR_GATEWAY_FANOUT_H
 #define WEIR_GATEWAY_FANOUT_H

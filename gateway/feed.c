@@ -21,6 +21,12 @@ void feed_fini(struct feed *feed)
     feed->entries = NULL;
 }
 
+/* What is below it is lapped, or will be before anybody gets there. */
+static uint64_t ring_oldest(const struct ring_reader *ring)
+{
+    return ring->position > ring->capacity_bytes ? ring->position - ring->capacity_bytes : 0;
+}
+
 static void feed_add(struct feed *feed, struct topic *topic, const struct ring_record *record,
                      size_t offset)
 {
@@ -133,10 +139,12 @@ enum weir_status feed_drain(struct feed *feed, struct ring_reader *ring,
                               span_of(feed->bytes.data + offset, feed->bytes.bytes - offset));
         struct span frame = span_of(feed->bytes.data + offset, record.frame_bytes);
         struct topic *topic = subscriptions_find_record(subscriptions, &record, frame);
-        if (topic == NULL)
+        if (topic == NULL) {
             feed->bytes.bytes = offset;
-        else
-            feed_add(feed, topic, &record, offset);
+            continue;
+        }
+        trail_note(&topic->trail, subscriptions->ring_life, &record, ring_oldest(ring));
+        feed_add(feed, topic, &record, offset);
     }
 }
 

@@ -1,6 +1,8 @@
 /* gateway/feed.h -- reads the shared ring in order: each event is copied out once and put into its
  * topic's chain.
  *
+ * Of each group somebody here subscribes to it notes where the records are (trail.h).
+ *
  * Each event is shown to the triggers while there are any. Events of groups nobody here subscribes
  * to are then dropped on the spot. What was drained lives until feed_clear(), so that sends can
  * point into it. While a fan-out is held back the ring itself is the queue: simply do not drain.

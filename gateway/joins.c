@@ -270,7 +270,7 @@ static enum weir_status joins_align(struct joins *joins, struct subscriber_link 
         if (status != WEIR_OK && status != WEIR_PENDING)
             return status;
     }
-    return link->sent_seq == joins->cached.seq ? WEIR_OK : WEIR_PENDING;
+    return link->sent_seq == joins->cached.seq && link->conflated == 0 ? WEIR_OK : WEIR_PENDING;
 }
 
 static void joins_count(struct joins *joins, const char *reason)

@@ -5,13 +5,16 @@
 #include "shm/json.h"
 #include "shm/store.h"
 
-enum { BUCKETS_FIRST = 64, LINKS_FIRST = 4 };
+enum { BUCKETS_FIRST = 64, LINKS_FIRST = 1, LAG_EVENTS_DEFAULT = 1024 };
+static_assert(sizeof(struct subscriber_link) <= 88, "one of 96 bytes with the heap's own");
 
 enum weir_status subscriptions_init(struct subscriptions *subscriptions, uint64_t subscriptions_max,
                                     bool duplicate_deliveries, struct counters *counters)
 {
     *subscriptions = (struct subscriptions){
         .subscriptions_max = subscriptions_max,
+        .lag_events = LAG_EVENTS_DEFAULT,
+        .ring_life = 1,
         .duplicate_deliveries = duplicate_deliveries,
         .counters = counters,
         .bucket_count = BUCKETS_FIRST,
@@ -138,6 +141,7 @@ static void subscriptions_drop_topic(struct subscriptions *subscriptions, struct
     while (*at != topic) /* ends: every topic is in its bucket */
         at = &(*at)->bucket_next;
     *at = topic->bucket_next;
+    trail_fini(&topic->trail);
     free(topic->links);
     free(topic);
     subscriptions->topic_count--;
@@ -187,6 +191,22 @@ void subscriptions_push_behind(struct subscriptions *subscriptions, struct subsc
     else
         subscriptions->behind_last->behind_next = link;
     subscriptions->behind_last = link;
+    subscriptions->behind_count++;
+}
+
+void subscriptions_push_behind_first(struct subscriptions *subscriptions,
+                                     struct subscriber_link *link)
+{
+    if (link->is_queued)
+        return;
+    link->is_queued = 1;
+    link->behind_previous = NULL;
+    link->behind_next = subscriptions->behind_first;
+    if (subscriptions->behind_first == NULL)
+        subscriptions->behind_last = link;
+    else
+        subscriptions->behind_first->behind_previous = link;
+    subscriptions->behind_first = link;
     subscriptions->behind_count++;
 }
 
@@ -267,7 +287,7 @@ static struct subscriber_link *subscriber_find_link(const struct subscriber *sub
 }
 
 static struct subscriber_link *subscriptions_make_link(struct subscriber *subscriber,
-                                                       struct topic *topic)
+                                                       struct topic *topic, enum slow_policy policy)
 {
     if (topic->link_count == topic->link_capacity) {
         uint32_t capacity = topic->link_capacity == 0 ? LINKS_FIRST : topic->link_capacity * 2;
@@ -282,6 +302,7 @@ static struct subscriber_link *subscriptions_make_link(struct subscriber *subscr
         return NULL;
     link->topic = topic;
     link->subscriber = subscriber;
+    link->policy = (unsigned)policy & 3;
     link->topic_index = topic->link_count;
     topic->links[topic->link_count++] = link;
     link->next = subscriber->links;
@@ -361,6 +382,7 @@ void subscriptions_resync(struct subscriptions *subscriptions, struct subscriber
     subscriptions_unqueue_behind(subscriptions, link);
     link->mode = DELIVERY_IDLE;
     link->resumed = LINK_NOT_RESUMED;
+    link->conflated = link->conflated_left = 0;
     link->whole_count = link->item_count = 0;
     struct subscription *subscription = link->subscriptions;
     for (; subscription != NULL; subscription = subscription->next) {
@@ -374,6 +396,14 @@ void subscriptions_resync(struct subscriptions *subscriptions, struct subscriber
         subscription->is_active = 0;
         subscription->reason = reason;
         subscriptions_push_sync(subscriptions, subscription);
+    }
+}
+
+void subscriptions_stop(struct subscriptions *subscriptions, struct subscriber *subscriber)
+{
+    for (struct subscriber_link *link = subscriber->links; link != NULL; link = link->next) {
+        subscriptions_unqueue_behind(subscriptions, link);
+        link->mode = DELIVERY_IDLE;
     }
 }
 
@@ -464,7 +494,7 @@ enum weir_status subscriptions_add(struct subscriptions *subscriptions,
     if (topic != NULL)
         link = subscriber_find_link(subscriber, topic);
     if (topic != NULL && link == NULL) {
-        link = subscriptions_make_link(subscriber, topic);
+        link = subscriptions_make_link(subscriber, topic, wish->policy);
         if (link == NULL && topic->link_count == 0)
             subscriptions_drop_topic(subscriptions, topic);
     }
@@ -528,6 +558,7 @@ void subscriptions_activate(struct subscriptions *subscriptions, struct subscrip
     if (link->mode == DELIVERY_IDLE) {
         link->epoch = epoch;
         link->sent_seq = seq;
+        link->conflated = link->conflated_left = 0;
         subscriptions_set_live(subscriptions, link);
     }
     weir_assert(link->epoch == epoch);
@@ -546,6 +577,7 @@ void subscriptions_activate(struct subscriptions *subscriptions, struct subscrip
 static void subscriptions_rehash(struct subscriptions *subscriptions, uint64_t hash_seed)
 {
     subscriptions->hash_seed = hash_seed;
+    subscriptions->ring_life++;
     struct topic *all = NULL;
     for (size_t i = 0; i < subscriptions->bucket_count; i++) {
         for (struct topic *topic = subscriptions->buckets[i], *next; topic != NULL; topic = next) {
@@ -643,6 +675,7 @@ void subscriptions_resync_streams(struct subscriptions *subscriptions, subscript
 
 void subscriptions_all_behind(struct subscriptions *subscriptions)
 {
+    subscriptions->ring_life++;
     for (size_t i = 0; i < subscriptions->bucket_count; i++) {
         struct topic *topic = subscriptions->buckets[i];
         for (; topic != NULL; topic = topic->bucket_next) {

@@ -22,7 +22,7 @@
  *
  * Process:  gateway, loop thread only.
  * Memory:   all owned here. A subscriber is embedded in its socket and stays put until
- *           subscriptions_remove_subscriber(). An idle subscriber of one group costs one link (96
+ *           subscriptions_remove_subscriber(). An idle subscriber of one group costs one link (88
  *           B), one subscription (64 B and its id) and a topic's pointer.
  * Errors:   FULL: subscriptions_max of the socket is reached. NO_MEMORY. TOO_LARGE: a name beyond
  *           NAME_BYTES_MAX.
@@ -31,7 +31,7 @@
 #define WEIR_GATEWAY_SUBSCRIPTIONS_H
 
 #include "gateway/counters.h"
-#include "shm/ring.h"
+#include "gateway/trail.h"
 
 struct subscriber_link;
 struct subscription;
@@ -56,6 +56,7 @@ struct topic {
     struct topic *bucket_next;
     struct subscriber_link **links;
     uint32_t link_count, link_capacity;
+    struct trail trail; /* its records in the ring */
     /* The feed's records of this turn: a chain through feed entries. */
     struct topic *touched_next;
     uint32_t first_entry, last_entry, entry_count;
@@ -84,12 +85,15 @@ struct subscriber_link {
     struct subscriber_link *behind_next, *behind_previous; /* in the behind queue */
     uint32_t topic_index;             /* topic->links[topic_index] is this link */
     uint32_t whole_count, item_count; /* active subscriptions */
-    uint8_t mode;                     /* enum delivery_mode */
-    uint8_t is_queued;                /* in the behind queue */
-    uint8_t is_blocked;               /* behind, and the socket's writable notice is to come */
-    uint8_t is_held : 1;              /* stands still: the sync of one of them is on its way */
-    uint8_t resumed : 2;              /* enum link_resumed */
-    uint8_t policy : 2;               /* enum slow_policy, of the subscription that made the link */
+    /* Not 0: it is being given the newest event of each item of a range that starts `conflated` events
+     * before sent_seq, where the client stands until it has all of it, `conflated_left` behind. */
+    uint16_t conflated, conflated_left;
+    uint8_t mode : 2;       /* enum delivery_mode */
+    uint8_t is_queued : 1;  /* in the behind queue */
+    uint8_t is_blocked : 1; /* behind, and the socket's writable notice is to come */
+    uint8_t is_held : 1;    /* stands still: the sync of one of them is on its way */
+    uint8_t resumed : 2;    /* enum link_resumed */
+    uint8_t policy : 2;     /* enum slow_policy, of the subscription that made the link */
 };
 
 /* Behind, and the cursor is not yet compared with the group: it is of the last broker's, or what a
@@ -129,6 +133,10 @@ struct subscriptions {
     size_t topic_count;
     uint64_t hash_seed;
     uint64_t subscriptions_max; /* per socket */
+    uint64_t
+        lag_events; /* a link may be behind by and still gets each; set after init, or as it is */
+    uint32_t
+        ring_life; /* of which the topics' trails are; another one when the feed misses something */
     bool duplicate_deliveries;
     struct subscriber_link *behind_first, *behind_last;
     struct subscription *sync_first, *sync_last;
@@ -182,7 +190,7 @@ void subscriptions_resume(struct subscriptions *subscriptions, uint64_t hash_see
 typedef bool subscriptions_wanted(const void *context, struct span stream);
 void subscriptions_resync_streams(struct subscriptions *subscriptions, subscriptions_wanted *wanted,
                                   const void *context, const char *reason);
-/* The feed has missed something: every live link has to catch up. */
+/* The feed has missed something: every live link has to catch up, and nobody knows where records are. */
 void subscriptions_all_behind(struct subscriptions *subscriptions);
 
 /* Walk over all links, in pieces, while they come and go: each one that is there from the start to
@@ -206,6 +214,8 @@ void subscriptions_set_behind(struct subscriptions *subscriptions, struct subscr
 void subscriptions_set_live(struct subscriptions *subscriptions, struct subscriber_link *link);
 void subscriptions_resync(struct subscriptions *subscriptions, struct subscriber_link *link,
                           const char *reason);
+/* Nothing more is delivered to the subscriber: its socket is being closed. */
+void subscriptions_stop(struct subscriptions *subscriptions, struct subscriber *subscriber);
 /* Why the link would have to start anew now. */
 const char *subscriptions_loss_reason(const struct subscriber_link *link);
 /* The socket takes bytes again: its behind links go back into the behind queue. */
@@ -222,6 +232,9 @@ void subscriptions_release(struct subscriptions *subscriptions, struct subscript
 /* Queues. pop takes the first off; the caller puts it back or is done with it. */
 struct subscriber_link *subscriptions_pop_behind(struct subscriptions *subscriptions);
 void subscriptions_push_behind(struct subscriptions *subscriptions, struct subscriber_link *link);
+/* It is the next to be popped. */
+void subscriptions_push_behind_first(struct subscriptions *subscriptions,
+                                     struct subscriber_link *link);
 struct subscription *subscriptions_pop_sync(struct subscriptions *subscriptions);
 void subscriptions_push_sync(struct subscriptions *subscriptions,
                              struct subscription *subscription);

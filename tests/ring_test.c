@@ -285,6 +285,11 @@ Test(ring, random_batches_match_the_model_over_many_revolutions, .init = open_ri
             cr_assert_eq(status, WEIR_OK);
             cr_assert_eq(record.seq, seq);
             cr_assert(is_as_made(&record, &out));
+            uint64_t frame_bytes = record.frame_bytes, id_bytes = out.bytes - frame_bytes;
+            cr_assert_eq(ring_read_id_at(&reader, at, &record, &out), WEIR_OK);
+            cr_assert_eq(out.bytes, frame_bytes + 2 * id_bytes, "the id alone");
+            cr_assert(id_bytes == 0 || memcmp(out.data + frame_bytes,
+                                              out.data + frame_bytes + id_bytes, id_bytes) == 0);
         }
         cr_assert(status == WEIR_LAPPED || seq == 0);
     }
