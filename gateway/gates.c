@@ -372,6 +372,7 @@ static struct gate_join *join_make(struct gates *gates, struct gate_visitor *vis
     join->visitor = visitor;
     join->context = question->context;
     join->is_path = question->is_path;
+    join->wish = *wish;
     join->wish.subscription_id = text_keep(&at, wish->subscription_id);
     join->wish.stream = text_keep(&at, wish->stream);
     join->wish.group = text_keep(&at, wish->group);

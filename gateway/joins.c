@@ -1,12 +1,20 @@
 #include "gateway/joins.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 #include "gateway/join_walks.h"
 #include "shm/envelope.h"
 #include "shm/json.h"
 
 enum { CLOSE_TOO_BIG = 1009, CLOSE_TRY_AGAIN = 1013 };
+
+/* What a pass knows of positions in one group: the ring leads on from those from `oldest` to `newest`,
+ * and not from `missed`. */
+struct join_reach {
+    const struct topic *topic; /* NULL: nothing */
+    uint64_t epoch, oldest, newest, missed;
+};
 
 struct joins {
     struct subscriptions *subscriptions;
@@ -23,6 +31,12 @@ struct joins {
     const struct topic *cached_topic;
     const char *cached_reason;
     struct store_snapshot cached;
+    struct join_reach reach; /* of this pass */
+    unsigned walk_count, resume_count, sync_count;
+    bool has_resumed; /* links that have events to catch up with */
+    /* What `envelope` holds if it is a `resumed` of the whole group. */
+    const struct topic *greeted_topic;
+    struct cursor greeted;
     struct span json;
     const struct join_walk *encoded; /* whose sync `envelope` holds, of those that have waited */
     bool is_late;                    /* `cached` is of an earlier turn */
@@ -101,6 +115,13 @@ void joins_set_broker(struct joins *joins, joins_ask_broker *ask, struct link *l
     joins->custom = custom;
 }
 
+/* `envelope` is to hold something else. */
+static void joins_forget_encoded(struct joins *joins)
+{
+    joins->cached_topic = NULL;
+    joins->greeted_topic = NULL;
+}
+
 /* Encode into joins->envelope; joins->json is the text behind the frame header. */
 static enum weir_status joins_encode(struct joins *joins, const struct envelope *envelope)
 {
@@ -129,7 +150,7 @@ static struct span joins_escape(struct span name, bool *failed)
 }
 
 void joins_refuse(struct joins *joins, void *connection, const struct subscription_wish *wish,
-                  uint64_t now_ms)
+                  const char *reason, uint64_t now_ms)
 {
     bool failed = false;
     struct span stream = joins_escape(wish->stream, &failed);
@@ -141,8 +162,9 @@ void joins_refuse(struct joins *joins, void *connection, const struct subscripti
         .stream_escaped = stream,
         .group_escaped = group,
         .id_escaped = item,
+        .reason = reason,
     };
-    joins->cached_topic = NULL;
+    joins_forget_encoded(joins);
     /* A socket that does not even take this is told by a close. */
     if (failed || joins_encode(joins, &envelope) != WEIR_OK ||
         joins->outlet.send_text(joins->outlet.context, connection, joins->json,
@@ -172,8 +194,9 @@ static enum weir_status joins_encode_sync(struct joins *joins,
         .group_escaped = topic_group_escaped(topic),
         .id_escaped = item_escaped,
         .data = data,
-        .reason = subscription->reason,
+        .reason = subscription_reason(subscription),
     };
+    joins->greeted_topic = NULL;
     enum weir_status status = joins_encode(joins, &envelope);
     free((void *)(uintptr_t)item_escaped.data);
     return status;
@@ -241,7 +264,7 @@ static enum weir_status joins_prepare(struct joins *joins, const struct subscrip
         return status;
     if (joins->json.bytes > ANSWER_BYTES_MAX)
         return WEIR_FULL;
-    joins->cached_reason = subscription->reason;
+    joins->cached_reason = subscription_reason(subscription);
     if (subscription->item_bytes == SUBSCRIPTION_WHOLE)
         joins->cached_topic = subscription->link->topic;
     return WEIR_OK;
@@ -250,7 +273,8 @@ static enum weir_status joins_prepare(struct joins *joins, const struct subscrip
 static bool joins_is_cached(const struct joins *joins, const struct subscription *subscription)
 {
     const struct subscriber_link *link = subscription->link;
-    return joins->cached_topic == link->topic && joins->cached_reason == subscription->reason &&
+    return joins->cached_topic == link->topic &&
+           joins->cached_reason == subscription_reason(subscription) &&
            subscription->item_bytes == SUBSCRIPTION_WHOLE && link->mode == DELIVERY_IDLE;
 }
 
@@ -276,10 +300,14 @@ static enum weir_status joins_align(struct joins *joins, struct subscriber_link 
 static void joins_count(struct joins *joins, const char *reason)
 {
     counters_add(joins->counters, COUNTER_SYNCS, 1);
-    if (reason != NULL)
-        counters_add(
-            joins->counters,
-            strcmp(reason, "restarted") == 0 ? COUNTER_SYNCS_RESTARTED : COUNTER_SYNCS_LAGGED, 1);
+    if (reason == NULL)
+        return;
+    enum counter counter = COUNTER_SYNCS_LAGGED;
+    if (reason == SUBSCRIPTION_EXPIRED)
+        counter = COUNTER_RESUMES_EXPIRED;
+    else if (strcmp(reason, "restarted") == 0)
+        counter = COUNTER_SYNCS_RESTARTED;
+    counters_add(joins->counters, counter, 1);
 }
 
 /* On an idle link those who have lost something are told before others start there anew. */
@@ -313,7 +341,7 @@ static void joins_send_read(struct joins *joins, struct subscription *subscripti
     }
     if (snapshot->timestamp_ms > joins->newest_ms)
         joins->newest_ms = snapshot->timestamp_ms;
-    joins_count(joins, subscription->reason);
+    joins_count(joins, subscription_reason(subscription));
     subscriptions_activate(joins->subscriptions, subscription, snapshot->epoch, snapshot->seq);
     subscriptions_set_behind(joins->subscriptions, subscription->link);
 }
@@ -341,8 +369,8 @@ static void joins_finish_read(struct join_read *read, struct span data)
     size_t sent_bytes = 0;
     struct subscription *subscription;
     while ((subscription = read->subscriptions) != NULL) { /* each turn takes one off */
-        if (!is_encoded || reason != subscription->reason) {
-            reason = subscription->reason;
+        if (!is_encoded || reason != subscription_reason(subscription)) {
+            reason = subscription_reason(subscription);
             is_encoded = joins_encode_sync(joins, subscription, &read->snapshot, data) == WEIR_OK;
         }
         if (!is_encoded || sent_bytes >= JOINS_TURN_BYTES) {
@@ -495,11 +523,104 @@ static enum weir_status joins_send(struct joins *joins, struct subscription *sub
     joins->turn_bytes += joins->json.bytes;
     if (joins->cached.timestamp_ms > joins->newest_ms)
         joins->newest_ms = joins->cached.timestamp_ms;
-    joins_count(joins, subscription->reason);
+    joins_count(joins, subscription_reason(subscription));
     subscriptions_activate(joins->subscriptions, subscription, joins->cached.epoch,
                            joins->cached.seq);
     if (joins->is_late) /* the feed may be past it */
         subscriptions_set_behind(joins->subscriptions, link);
+    return WEIR_OK;
+}
+
+/* ---- positions clients have brought ---- */
+
+/* As catch_up_reaches(), without walking the ring again for a position it has answered for, or one
+ * between two the ring leads on from. What is overwritten before the link has read it becomes a sync
+ * then. AGAIN: the ring was walked often enough in this turn. */
+static enum weir_status joins_reach(struct joins *joins, const struct topic *topic,
+                                    struct cursor cursor)
+{
+    struct join_reach *reach = &joins->reach;
+    if (reach->topic != topic || reach->epoch != cursor.epoch)
+        *reach = (struct join_reach){
+            .topic = topic, .epoch = cursor.epoch, .oldest = UINT64_MAX, .missed = UINT64_MAX};
+    if (cursor.seq >= reach->oldest && cursor.seq <= reach->newest)
+        return WEIR_OK;
+    if (cursor.seq == reach->missed)
+        return WEIR_EMPTY;
+    if (joins->walk_count >= JOINS_TURN_WALKS)
+        return WEIR_AGAIN;
+    joins->walk_count++;
+    enum weir_status status = catch_up_reaches(joins->catch_up, topic, cursor);
+    if (status == WEIR_OK && cursor.seq < reach->oldest)
+        reach->oldest = cursor.seq;
+    if (status == WEIR_OK && cursor.seq > reach->newest)
+        reach->newest = cursor.seq;
+    if (status == WEIR_EMPTY)
+        reach->missed = cursor.seq;
+    return status;
+}
+
+/* joins->json becomes the `resumed` envelope. */
+static enum weir_status joins_encode_greeting(struct joins *joins,
+                                              const struct subscription *subscription,
+                                              struct cursor cursor)
+{
+    const struct topic *topic = subscription->link->topic;
+    bool is_whole = subscription->item_bytes == SUBSCRIPTION_WHOLE;
+    if (is_whole && joins->greeted_topic == topic && joins->greeted.epoch == cursor.epoch &&
+        joins->greeted.seq == cursor.seq)
+        return WEIR_OK;
+    bool failed = false;
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    struct span item_escaped = joins_escape(subscription_item(subscription), &failed);
+    const struct envelope envelope = {
+        .event = ENVELOPE_RESUMED,
+        .timestamp_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000,
+        .seq = cursor.seq,
+        .epoch = cursor.epoch,
+        .stream_escaped = topic_stream_escaped(topic),
+        .group_escaped = topic_group_escaped(topic),
+        .id_escaped = item_escaped,
+    };
+    joins_forget_encoded(joins);
+    enum weir_status status = failed ? WEIR_NO_MEMORY : joins_encode(joins, &envelope);
+    free((void *)(uintptr_t)item_escaped.data);
+    if (status == WEIR_OK && is_whole) {
+        joins->greeted_topic = topic;
+        joins->greeted = cursor;
+    }
+    return status;
+}
+
+/* OK: done with this subscription, which may be gone. EMPTY: its position cannot be served. Anything
+ * else: not now. */
+static enum weir_status joins_resume(struct joins *joins, struct subscription *subscription)
+{
+    struct subscriber_link *link = subscription->link;
+    struct cursor cursor = subscription_cursor(subscription);
+    bool was_idle = link->mode == DELIVERY_IDLE;
+    joins->resume_count++;
+    enum weir_status status = WEIR_EMPTY;
+    if (was_idle)
+        status = joins_reach(joins, link->topic, cursor);
+    else if (link->epoch == cursor.epoch && link->sent_seq == cursor.seq)
+        status = WEIR_OK;
+    if (status == WEIR_OK)
+        status = joins_encode_greeting(joins, subscription, cursor);
+    if (status != WEIR_OK)
+        return status;
+    status = joins->outlet.send_text(joins->outlet.context, link->subscriber->connection,
+                                     joins->json, cursor);
+    if (status != WEIR_OK)
+        return status == WEIR_CLOSED ? WEIR_OK : WEIR_AGAIN;
+    counters_add(joins->counters, COUNTER_RESUMES, 1);
+    subscriptions_activate(joins->subscriptions, subscription, cursor.epoch, cursor.seq);
+    if (was_idle) {
+        link->resumed = LINK_RESUMED_BY_CLIENT;
+        subscriptions_set_behind(joins->subscriptions, link);
+        joins->has_resumed = true;
+    }
     return WEIR_OK;
 }
 
@@ -508,6 +629,13 @@ static enum weir_status joins_serve(struct joins *joins, struct subscription *su
 {
     if (!joins_is_ready(joins, subscription))
         return WEIR_AGAIN;
+    if (subscription->position == POSITION_BROUGHT) {
+        enum weir_status status = joins_resume(joins, subscription);
+        if (status != WEIR_EMPTY)
+            return status;
+        subscription->position = POSITION_EXPIRED;
+    }
+    joins->sync_count++;
     bool is_custom = custom_streams_have(joins->custom, topic_stream(subscription->link->topic));
     if (is_custom || !joins_is_cached(joins, subscription)) {
         enum weir_status status = joins_look(joins, subscription, is_custom);
@@ -540,7 +668,7 @@ static enum weir_status joins_serve_late(struct joins *joins, struct subscriptio
         return WEIR_AGAIN;
     if (is_custom)
         return joins_start_read(joins, subscription);
-    if (joins->encoded != walk || joins->cached_reason != subscription->reason) {
+    if (joins->encoded != walk || joins->cached_reason != subscription_reason(subscription)) {
         joins->encoded = NULL;
         status = joins_prepare(joins, subscription);
         if (status == WEIR_FULL)
@@ -626,31 +754,45 @@ static bool is_news(const void *custom, struct span stream)
     return custom_streams_is_news(custom, stream);
 }
 
-bool joins_run(struct joins *joins, uint64_t now_ms)
+/* Has this turn done its share of something the next in the queue may want? */
+static bool joins_are_spent(const struct joins *joins)
+{
+    return joins->sync_count >= JOINS_TURN_MAX || joins->resume_count >= JOINS_TURN_RESUMES ||
+           joins->walk_count >= JOINS_TURN_WALKS || joins->vain_count >= JOINS_VAIN_MAX;
+}
+
+static void joins_start_pass(struct joins *joins, uint64_t now_ms)
 {
     joins->now_ms = now_ms;
+    joins->turn_bytes = 0;
+    joins->vain_count = joins->walk_count = joins->resume_count = joins->sync_count = 0;
+    joins->has_resumed = false;
+    joins->reach = (struct join_reach){0};
+    joins_forget_encoded(joins);
+}
+
+bool joins_run(struct joins *joins, uint64_t now_ms)
+{
     if (custom_streams_have_news(joins->custom)) {
         subscriptions_resync_streams(joins->subscriptions, is_news, joins->custom, "restarted");
         custom_streams_settle(joins->custom);
     }
-    joins->turn_bytes = 0;
-    joins->vain_count = 0;
-    joins->cached_topic = NULL;
+    joins_start_pass(joins, now_ms);
     if (joins->mapping == NULL)
         return false;
     bool has_moved = joins_run_walks(joins); /* their links have events to catch up with */
-    size_t todo = joins->subscriptions->sync_count;
-    bool is_cut = todo > JOINS_TURN_MAX;
-    if (is_cut)
-        todo = JOINS_TURN_MAX;
     unsigned served = 0;
+    size_t todo = joins->subscriptions->sync_count;
+    bool is_cut = todo > JOINS_TURN_MAX + JOINS_TURN_RESUMES;
+    if (is_cut)
+        todo = JOINS_TURN_MAX + JOINS_TURN_RESUMES;
     for (; todo > 0; todo--) {
-        if (joins->vain_count >= JOINS_VAIN_MAX) { /* those behind it come first next time */
+        if (joins->turn_bytes >= JOINS_TURN_BYTES)
+            return true;
+        if (joins_are_spent(joins)) { /* those behind come first next time */
             is_cut = true;
             break;
         }
-        if (joins->turn_bytes >= JOINS_TURN_BYTES)
-            return true;
         struct subscription *subscription = subscriptions_pop_sync(joins->subscriptions);
         if (subscription == NULL)
             break;
@@ -659,7 +801,7 @@ bool joins_run(struct joins *joins, uint64_t now_ms)
         else
             subscriptions_push_sync(joins->subscriptions, subscription);
     }
-    joins->cached_topic = NULL;
+    joins_forget_encoded(joins);
     /* When nothing of a full pass could be done, the next tick is early enough. */
-    return has_moved || (is_cut && served > 0);
+    return has_moved || joins->has_resumed || (is_cut && served > 0);
 }

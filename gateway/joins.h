@@ -1,5 +1,5 @@
 /* gateway/joins.h -- sends the syncs that are due: first ones of new subscriptions, fresh ones with
- * a reason.
+ * a reason; and lets those go on that were there before.
  *
  *   DUE (the gates have let it pass, gates.h) --> link brought up to date --> snapshot at seq n
  *       --> link at n --> sync sent, subscription active; the next event it gets is n + 1
@@ -18,6 +18,16 @@
  * Those who want the same share it, and others in the queue are not held up. A log that does not get n
  * for JOINS_COMMIT_WAIT_MS (it has failed) closes the sockets that wait; while the broker is away they
  * wait for the next one.
+ *
+ * A client that has been there before brings a position (epoch, seq), and needs no snapshot while the
+ * ring leads on from it:
+ *
+ *   DUE --> the ring leads from there to the newest event? --yes--> `resumed` sent, link there and
+ *               |no                                                  behind: catch_up.h goes on
+ *               '--> a sync as above, with reason "expired"
+ *
+ * Whether it does is asked of the ring once for many positions of a group. Where the link serves other
+ * subscriptions already it is served only if it is where the link stands.
  *
  * A worker's own stream (custom_streams.h) is read through the broker, and that takes time:
  *
@@ -48,6 +58,8 @@
 
 enum {
     JOINS_TURN_MAX = 512,
+    JOINS_TURN_RESUMES = 1024, /* positions looked at */
+    JOINS_TURN_WALKS = 128,    /* ways through the ring for them; equal ones share one */
     JOINS_TURN_BYTES = 8 * 1024 * 1024,
     JOINS_BACKLOG_BYTES_MAX = 1024 * 1024, /* a socket with more waiting gets its sync later */
     JOINS_READ_SHARE_MAX = 512,            /* subscriptions that share one reading */
@@ -73,8 +85,9 @@ void joins_set_broker(struct joins *joins, joins_ask_broker *ask, struct link *l
 bool joins_run(struct joins *joins, uint64_t now_ms);
 /* The highest stamp of a sync sent. */
 uint64_t joins_newest_ms(const struct joins *joins);
-/* Answer a join that is not granted; the caller counts it. The socket stays open. */
+/* Answer a join that is not granted; the caller counts it. The socket stays open. `reason`: what is
+ * wrong with it, plain ASCII without quotes; NULL: nothing is said. */
 void joins_refuse(struct joins *joins, void *connection, const struct subscription_wish *wish,
-                  uint64_t now_ms);
+                  const char *reason, uint64_t now_ms);
 
 #endif

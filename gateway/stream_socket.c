@@ -149,11 +149,12 @@ void stream_socket_set_context(struct stream_socket *socket, struct span context
 
 /* ---- messages ---- */
 
-static void socket_refuse(struct stream_socket *socket, const struct subscription_wish *wish)
+static void socket_refuse(struct stream_socket *socket, const struct subscription_wish *wish,
+                          const char *reason)
 {
     struct timespec now;
     (void)clock_gettime(CLOCK_REALTIME, &now);
-    joins_refuse(socket->channel->joins, socket->subscriber.connection, wish,
+    joins_refuse(socket->channel->joins, socket->subscriber.connection, wish, reason,
                  (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000);
 }
 
@@ -162,7 +163,7 @@ static void socket_decide(struct stream_socket *socket, const struct subscriptio
 {
     struct stream_channel *channel = socket->channel;
     if (verdict == GATE_DENIED) {
-        socket_refuse(socket, wish);
+        socket_refuse(socket, wish, NULL);
         if (is_path)
             ws_close_code(socket->subscriber.connection, CLOSE_DENIED, "join denied");
         return;
@@ -171,7 +172,7 @@ static void socket_decide(struct stream_socket *socket, const struct subscriptio
         subscriptions_add(channel->subscriptions, &socket->subscriber, wish) == WEIR_OK)
         return;
     counters_add(channel->counters, COUNTER_JOINS_REFUSED, 1);
-    socket_refuse(socket, wish);
+    socket_refuse(socket, wish, NULL);
 }
 
 void stream_socket_decided(void *context, struct gate_visitor *visitor,

@@ -5,6 +5,8 @@
 #include "shm/json.h"
 #include "shm/store.h"
 
+const char SUBSCRIPTION_EXPIRED[] = "expired";
+
 enum { BUCKETS_FIRST = 64, LINKS_FIRST = 1, LAG_EVENTS_DEFAULT = 1024 };
 static_assert(sizeof(struct subscriber_link) <= 88, "one of 96 bytes with the heap's own");
 
@@ -350,7 +352,7 @@ const char *subscriptions_loss_reason(const struct subscriber_link *link)
     case LINK_RESUMED_BY_BROKER:
         return "restarted";
     case LINK_RESUMED_BY_CLIENT:
-        return "expired";
+        return SUBSCRIPTION_EXPIRED;
     case LINK_NOT_RESUMED:
         break;
     }
@@ -486,7 +488,8 @@ enum weir_status subscriptions_add(struct subscriptions *subscriptions,
     if (old == NULL && subscriber->subscription_count >= subscriptions->subscriptions_max)
         return WEIR_FULL;
     struct subscription *made =
-        malloc(sizeof *made + wish->subscription_id.bytes + wish->item.bytes);
+        malloc(sizeof *made + wish->subscription_id.bytes + wish->item.bytes +
+               (wish->has_cursor ? sizeof wish->cursor : 0));
     if (made == NULL)
         return WEIR_NO_MEMORY;
     struct topic *topic = subscriptions_topic(subscriptions, wish->stream, wish->group);
@@ -508,11 +511,14 @@ enum weir_status subscriptions_add(struct subscriptions *subscriptions,
         .link = link,
         .id_bytes = (uint32_t)wish->subscription_id.bytes,
         .item_bytes = is_whole ? (uint32_t)SUBSCRIPTION_WHOLE : (uint32_t)wish->item.bytes,
+        .position = wish->has_cursor ? POSITION_BROUGHT : POSITION_NONE,
     };
     if (wish->subscription_id.bytes > 0)
         memcpy(made->text, wish->subscription_id.data, wish->subscription_id.bytes);
     if (wish->item.bytes > 0)
         memcpy(made->text + made->id_bytes, wish->item.data, wish->item.bytes);
+    if (wish->has_cursor)
+        memcpy(made->text + made->id_bytes + wish->item.bytes, &wish->cursor, sizeof wish->cursor);
     link->subscriptions = made;
     subscriber->subscription_count++;
     counters_add(subscriptions->counters, COUNTER_SUBSCRIPTIONS, 1);
@@ -566,6 +572,7 @@ void subscriptions_activate(struct subscriptions *subscriptions, struct subscrip
     bool is_first = subscription->reason == NULL;
     subscription->is_active = 1;
     subscription->reason = NULL;
+    subscription->position = POSITION_NONE;
     if (subscription->item_bytes == SUBSCRIPTION_WHOLE)
         link->whole_count++;
     else

@@ -100,6 +100,9 @@ struct subscriber_link {
  * client has brought. */
 enum link_resumed { LINK_NOT_RESUMED, LINK_RESUMED_BY_BROKER, LINK_RESUMED_BY_CLIENT };
 
+/* The reason of a sync in place of what followed a position a client has brought. */
+extern const char SUBSCRIPTION_EXPIRED[];
+
 #define SUBSCRIPTION_WHOLE UINT32_MAX /* in place of an item's length: the whole group */
 
 struct subscription {
@@ -114,7 +117,15 @@ struct subscription {
     uint32_t item_bytes; /* SUBSCRIPTION_WHOLE: the whole group */
     uint8_t is_active;
     uint8_t is_queued;
-    char text[]; /* id, item */
+    uint8_t position; /* enum subscription_position */
+    char text[];      /* id, item; with a position brought, a struct cursor */
+};
+
+/* What has become of the position a client has brought with a join. */
+enum subscription_position {
+    POSITION_NONE,    /* none, or it went on from there */
+    POSITION_BROUGHT, /* to be looked at when its turn in the sync queue comes */
+    POSITION_EXPIRED, /* it cannot be served: its first sync says so */
 };
 
 /* Told of what becomes of subscriptions. `ended` is not told of one that was replaced; nothing here
@@ -155,6 +166,7 @@ struct subscription_wish {
     struct span group;
     struct span item; /* data == NULL: the whole group */
     enum slow_policy policy;
+    uint32_t lag_events; /* behind by more, the policy decides; always set by who asks */
     /* Where the client has been before: it goes on from there if it can (joins.h). */
     bool has_cursor;
     struct cursor cursor;
@@ -264,6 +276,22 @@ static inline struct span topic_group_escaped(const struct topic *topic)
 static inline struct span subscription_id(const struct subscription *subscription)
 {
     return span_of(subscription->text, subscription->id_bytes);
+}
+/* Only of one whose position is POSITION_BROUGHT. */
+static inline struct cursor subscription_cursor(const struct subscription *subscription)
+{
+    struct cursor cursor;
+    size_t item_bytes =
+        subscription->item_bytes == SUBSCRIPTION_WHOLE ? 0 : subscription->item_bytes;
+    memcpy(&cursor, subscription->text + subscription->id_bytes + item_bytes, sizeof cursor);
+    return cursor;
+}
+/* Why its sync is sent; NULL: a first one. */
+static inline const char *subscription_reason(const struct subscription *subscription)
+{
+    if (subscription->reason != NULL)
+        return subscription->reason;
+    return subscription->position == POSITION_EXPIRED ? SUBSCRIPTION_EXPIRED : NULL;
 }
 /* It is active, or was before its fresh sync became due. */
 static inline bool subscription_has_begun(const struct subscription *subscription)

@@ -178,9 +178,10 @@ struct envelope_layout envelope_encode(char *out, const struct envelope *envelop
     const bool has_id = envelope->id_escaped.data != NULL;
     const struct span null_text = SPAN_LITERAL("null");
     const struct span data = envelope->data.bytes > 0 ? envelope->data : null_text;
-    const struct span reason = envelope->event == ENVELOPE_SYNC && envelope->reason != NULL
-                                   ? span_text(envelope->reason)
-                                   : (struct span){0};
+    const bool may_say_why =
+        envelope->event == ENVELOPE_SYNC || envelope->event == ENVELOPE_UNAUTHORIZED;
+    const struct span reason =
+        may_say_why && envelope->reason != NULL ? span_text(envelope->reason) : (struct span){0};
     const unsigned timestamp_bytes = decimal_bytes(envelope->timestamp_ms);
     const unsigned seq_bytes = decimal_bytes(envelope->seq);
     const unsigned epoch_bytes = decimal_bytes(envelope->epoch);

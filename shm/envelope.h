@@ -9,7 +9,7 @@
  *           event (stream::send)           {"type":"event","event":{"type":"T","data":D}}
  *           unauthorized                   {"type":"unauthorized"}
  *           resumed                        {"type":"resumed"}
- *   A sync with a reason has "reason":"R" between "event" and "seq".
+ *   A sync or an unauthorized with a reason has "reason":"R" between "event" and "seq".
  *   An event that stands for several has "conflated":{"since":C,"more":B} there: it is the newest of its
  *   item behind seq C, older ones are left out, and (more) others of that kind follow, without which
  *   the subscriber does not have what seq N means: until then it stands at C.
@@ -42,8 +42,9 @@ struct envelope {
     struct span id_escaped; /* data == NULL: the key is there with null */
     struct span event_type; /* ENVELOPE_EVENT only: escaped, without quotes */
     struct span data;       /* validated compact JSON text; bytes == 0: null */
-    /* ENVELOPE_SYNC only: why a fresh sync was sent ("lagged", "restarted", ...), a plain ASCII
-     * word added to the envelope as "reason"; NULL: none. */
+    /* ENVELOPE_SYNC: why a fresh sync was sent ("lagged", "restarted", ...), ENVELOPE_UNAUTHORIZED:
+     * what is wrong with the join; plain ASCII without quotes, added to the envelope as "reason";
+     * NULL: none. */
     const char *reason;
 };
 
