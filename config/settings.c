@@ -404,6 +404,8 @@ enum weir_status settings_set(struct settings *settings, const char *assignment,
         key = settings_find(name);
         nearest = settings_nearest(name);
     }
+    if (span_equal(span_of(assignment, name_bytes), SPAN_LITERAL("streams")))
+        return weir_fail(error, WEIR_INVALID, "--set: `streams` can only stand in the file");
     if (span_equal(span_of(assignment, name_bytes), SPAN_LITERAL("auth_tokens")))
         return weir_fail(error, WEIR_INVALID,
                          "--set: `auth_tokens` can only stand in the file, where not everybody "

@@ -5,14 +5,16 @@
  * plus a `weir:` mapping with the keys of the table; `--set KEY=VALUE` on any command overrides
  * both. Sizes take KiB, MiB, GiB, TiB; times are ms.
  *
- * The one thing that is not in the table is `auth_tokens`, a mapping that stands in the file only:
- * a token on a command line could be read by anybody on the machine. No error names a token.
+ * Two things are not in the table, mappings that stand in the file only: `auth_tokens`, for a token on
+ * a command line could be read by anybody on the machine (no error names one), and `streams`, what
+ * single streams do otherwise than slow_subscribers and lag_events say.
  *
  * Files:    settings.c is the table, values and relations; settings_file.c is YAML, the only file
- *           that knows libyaml; settings_tokens.c keeps auth_tokens; listeners.c is the data of worker
+ *           that knows libyaml; settings_tokens.c and settings_streams.c keep these two; listeners.c is the data of worker
  *           listeners and their rules.
  * Process:  any, before its loop runs.
- * Memory:   plain values; auth_tokens is owned, and given back by settings_fini().
+ * Memory:   plain values; auth_tokens and streams are owned, and given back by
+ *           settings_fini().
  * Errors:   INVALID with one sentence that names file and line (or --set), what is wrong, and the
  *           remedy; SYSTEM when the file cannot be read; TOO_LARGE beyond the bounds below. What
  *           was set before the error stays set.
@@ -51,6 +53,9 @@ enum {
     SETTINGS_CONTEXT_BYTES_MAX = 64 * 1024, /* one token's context as JSON */
     SETTINGS_TOKENS_BYTES_MAX = 4 * 1024 * 1024,
 };
+
+/* streams. More: the file is refused. */
+enum { SETTINGS_STREAMS_MAX = 256 };
 
 enum settings_io { SETTINGS_IO_AUTO, SETTINGS_IO_URING, SETTINGS_IO_PLAIN };
 /* AUTO is gone after settings_resolve(). */
@@ -227,6 +232,7 @@ struct settings {
     uint64_t gate_timeout_ms, trigger_timeout_ms, trigger_queue_max, custom_timeout_ms;
     bool custom_fallback, unique_worker_names;
     struct settings_tokens *auth_tokens; /* NULL: none */
+    struct settings_streams *streams;    /* NULL: none */
     struct settings_listener listeners[SETTINGS_LISTENERS_MAX];
     uint32_t listener_count;
     struct settings_rule rules[SETTINGS_RULES_MAX];
@@ -272,6 +278,12 @@ struct settings_token {
 };
 size_t settings_token_count(const struct settings *settings);
 struct settings_token settings_token_at(const struct settings *settings, size_t index);
+/* What a slow subscriber of this stream gets: its own entry in `streams`, else what holds for all. */
+struct settings_stream {
+    enum settings_slow slow;
+    uint64_t lag_events;
+};
+struct settings_stream settings_stream_of(const struct settings *settings, struct span name);
 /* The texts of a listener's rules. */
 static inline struct span settings_text_span(const struct settings *settings,
                                              struct settings_text text)

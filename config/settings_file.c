@@ -26,6 +26,7 @@ struct settings_file {
     size_t directory_line;            /* of store_method: file_based */
     size_t stream_line;               /* of the iii-stream entry; 0: none yet */
     size_t tokens_line;               /* of auth_tokens */
+    size_t streams_line;              /* of streams */
     size_t manager_line;              /* of the plain iii-worker-manager entry */
     bool has_listeners;               /* further ones have been seen in this file */
     bool is_quiet;
@@ -936,8 +937,115 @@ static enum weir_status settings_read_tokens(struct settings_file *file,
         settings_tokens_close(tokens);
         return status;
     }
-    settings_fini(file->settings);
+    settings_tokens_close(file->settings->auth_tokens);
     file->settings->auth_tokens = tokens;
+    return WEIR_OK;
+}
+
+/* ---- streams: a mapping from stream to what it does otherwise ---- */
+
+/* One setting of a stream, by the table's rules for the setting of all: it is assigned there, and
+ * that is put back. */
+static enum weir_status settings_read_own(struct settings_file *file,
+                                          const struct settings_pair *pair, enum settings_key key,
+                                          struct settings_stream_own *own)
+{
+    struct settings *settings = file->settings;
+    enum settings_slow slow = settings->slow_subscribers;
+    uint64_t lag_events = settings->lag_events, given = settings->given;
+    size_t line = file->lines[key];
+    file->lines[key] = 0;
+    enum weir_status status = settings_take(file, key, pair);
+    if (key == SETTINGS_KEY_slow_subscribers) {
+        own->has_slow = true;
+        own->slow = settings->slow_subscribers;
+    } else {
+        own->has_lag_events = true;
+        own->lag_events = settings->lag_events;
+    }
+    settings->slow_subscribers = slow;
+    settings->lag_events = lag_events;
+    settings->given = given;
+    file->lines[key] = line;
+    return status;
+}
+
+static enum weir_status settings_read_stream_own(struct settings_file *file,
+                                                 const yaml_node_pair_t *pair,
+                                                 struct settings_streams *streams)
+{
+    static const char *const names[] = {"slow", "lag_events"};
+    static const enum settings_key keys_of[] = {SETTINGS_KEY_slow_subscribers,
+                                                SETTINGS_KEY_lag_events};
+    const yaml_node_t *key = yaml_document_get_node(file->document, pair->key);
+    const yaml_node_t *value = yaml_document_get_node(file->document, pair->value);
+    struct settings_stream_own own = {0};
+    struct span name = {0};
+    if (key->type == YAML_SCALAR_NODE)
+        name = span_of(key->data.scalar.value, key->data.scalar.length);
+    if (value->type != YAML_MAPPING_NODE)
+        return settings_fail_at(file, key,
+                                "key `streams`: a stream needs a mapping; write for example `chat: "
+                                "{ slow: lossless }`");
+    struct settings_keys keys = {
+        .mapping = value, .names = names, .count = 2, .where = "a stream of `streams`"};
+    struct settings_pair next;
+    size_t index;
+    enum weir_status status;
+    while ((status = settings_next_key(file, &keys, &next, &index)) == WEIR_OK) {
+        status = settings_read_own(file, &next, keys_of[index], &own);
+        if (status != WEIR_OK)
+            return status;
+    }
+    if (status != WEIR_EMPTY)
+        return status;
+    switch (settings_streams_add(streams, name, &own)) {
+    case WEIR_OK:
+        return WEIR_OK;
+    case WEIR_TOO_LARGE:
+        return settings_fail_at(file, key,
+                                "key `streams`: a stream's name has 1 to %u bytes; correct it",
+                                NAME_BYTES_MAX);
+    case WEIR_INVALID:
+        return settings_fail_at(file, key,
+                                "key `streams`: stream `%.40s` stands twice; remove one of them",
+                                (const char *)key->data.scalar.value);
+    case WEIR_FULL:
+        return settings_fail_at(file, key,
+                                "key `streams`: more than %d streams; let `slow_subscribers` and "
+                                "`lag_events` say what holds for most",
+                                SETTINGS_STREAMS_MAX);
+    default:
+        return settings_fail_at(file, key, "key `streams`: no memory for it; free some");
+    }
+}
+
+static enum weir_status settings_read_streams(struct settings_file *file,
+                                              const struct settings_pair *pair)
+{
+    if (file->streams_line != 0)
+        return settings_fail_at(file, pair->key_node,
+                                "key `%s` was set on line %zu already; remove one of them",
+                                pair->key, file->streams_line);
+    file->streams_line = settings_node_line(pair->key_node);
+    if (settings_node_is_null(pair->value))
+        return WEIR_OK;
+    enum weir_status status = settings_need_mapping(file, pair->value, "streams");
+    if (status != WEIR_OK)
+        return status;
+    struct settings_streams *streams = settings_streams_open();
+    if (streams == NULL)
+        return settings_fail_at(file, pair->key_node, "no memory for `streams`; free some");
+    const yaml_node_t *mapping = pair->value;
+    for (const yaml_node_pair_t *next = mapping->data.mapping.pairs.start;
+         status == WEIR_OK && next < mapping->data.mapping.pairs.top; next++)
+        status = settings_read_stream_own(file, next, streams);
+    if (status != WEIR_OK) {
+        settings_streams_close(streams);
+        return status;
+    }
+    settings_streams_close(file->settings->streams);
+    file->settings->streams = streams;
     return WEIR_OK;
 }
 
@@ -950,8 +1058,10 @@ static enum weir_status settings_read_weir(struct settings_file *file, const yam
     enum weir_status status;
     while ((status = settings_next_pair(file, mapping, &position, &pair)) == WEIR_OK) {
         enum settings_key key = settings_find(pair.key);
-        if (strcmp(pair.key, "auth_tokens") == 0) {
-            status = settings_read_tokens(file, &pair);
+        bool is_tokens = strcmp(pair.key, "auth_tokens") == 0;
+        if (is_tokens || strcmp(pair.key, "streams") == 0) {
+            status =
+                is_tokens ? settings_read_tokens(file, &pair) : settings_read_streams(file, &pair);
             if (status != WEIR_OK)
                 return status;
             continue;

@@ -80,4 +80,6 @@ void settings_fini(struct settings *settings)
 {
     settings_tokens_close(settings->auth_tokens);
     settings->auth_tokens = NULL;
+    settings_streams_close(settings->streams);
+    settings->streams = NULL;
 }

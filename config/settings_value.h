@@ -30,6 +30,22 @@ enum weir_status settings_assign(struct settings *settings, enum settings_key ke
 /* A whole decimal number without sign; false when `text` is anything else or does not fit. */
 bool settings_parse_number(const char *text, uint64_t *number);
 
+/* What a file says of one stream. */
+struct settings_stream_own {
+    bool has_slow, has_lag_events;
+    enum settings_slow slow;
+    uint64_t lag_events;
+};
+
+/* The streams of one file, while it is read. */
+struct settings_streams;
+struct settings_streams *settings_streams_open(void);          /* NULL: no memory */
+void settings_streams_close(struct settings_streams *streams); /* NULL is fine */
+/* Copies. TOO_LARGE: no name of a stream. FULL: beyond SETTINGS_STREAMS_MAX. INVALID: it is there
+ * already. */
+enum weir_status settings_streams_add(struct settings_streams *streams, struct span name,
+                                      const struct settings_stream_own *own) WEIR_MUST_CHECK;
+
 /* The tokens of one file, while it is read. */
 struct settings_tokens;
 struct settings_tokens *settings_tokens_open(void);         /* NULL: no memory */

@@ -914,6 +914,87 @@ Test(settings, tokens_are_bounded)
     cr_assert_eq(settings_token_at(&settings, 0).context.bytes, (size_t)SETTINGS_CONTEXT_BYTES_MAX);
 }
 
+static void assert_stream(const char *name, enum settings_slow slow, uint64_t lag_events)
+{
+    struct settings_stream stream = settings_stream_of(&settings, span_text(name));
+    cr_assert_eq(stream.slow, slow, "%s", name);
+    cr_assert_eq(stream.lag_events, lag_events, "%s", name);
+}
+
+/* What a stream does not say holds as for all, wherever in the file that stands. */
+Test(settings, streams_differ_in_what_they_say)
+{
+    assert_loads("weir:\n"
+                 "  streams:\n"
+                 "    chat: { slow: lossless, lag_events: 5000 }\n"
+                 "    \"a b\": { slow: disconnect }\n"
+                 "    zz: { lag_events: 0 }\n"
+                 "    cha: {}\n"
+                 "  lag_events: 7\n");
+    assert_stream("chat", SETTINGS_SLOW_LOSSLESS, 5000);
+    assert_stream("a b", SETTINGS_SLOW_DISCONNECT, 7);
+    assert_stream("zz", SETTINGS_SLOW_LATEST, 0);
+    assert_stream("cha", SETTINGS_SLOW_LATEST, 7);
+    assert_stream("chatter", SETTINGS_SLOW_LATEST, 7);
+    assert_stream("", SETTINGS_SLOW_LATEST, 7);
+    cr_assert_eq(settings.lag_events, 7u);
+    cr_assert_eq(settings.slow_subscribers, SETTINGS_SLOW_LATEST);
+    /* A later file replaces all of them; one that does not speak of them leaves them. */
+    assert_loads(
+        "weir: { streams: { other: { slow: lossless } }, slow_subscribers: disconnect }\n");
+    assert_stream("other", SETTINGS_SLOW_LOSSLESS, 7);
+    assert_stream("chat", SETTINGS_SLOW_DISCONNECT, 7);
+    assert_loads("weir: { gateways: 1, auth_tokens: { t: 1 } }\n");
+    assert_stream("other", SETTINGS_SLOW_LOSSLESS, 7);
+}
+
+Test(settings, mistakes_in_streams_are_told)
+{
+    static const struct {
+        const char *text;
+        unsigned line;
+        const char *about;
+    } cases[] = {
+        {"weir:\n  streams: chat\n", 2, "needs a mapping"},
+        {"weir:\n  streams: [chat]\n", 2, "needs a mapping"},
+        {"weir:\n  streams:\n    chat: lossless\n", 3, "write for example"},
+        {"weir:\n  streams:\n    chat:\n", 3, "write for example"},
+        {"weir:\n  streams:\n    chat: { slow: fast }\n", 3, "`slow`"},
+        {"weir:\n  streams:\n    chat: { slow: }\n", 3, "`slow`"},
+        {"weir:\n  streams:\n    chat: { lag_events: 16385 }\n", 3, "`lag_events`"},
+        {"weir:\n  streams:\n    chat: { lag_events: -1 }\n", 3, "`lag_events`"},
+        {"weir:\n  streams:\n    chat:\n      slow: latest\n      slow: latest\n", 5, "twice"},
+        {"weir:\n  streams:\n    chat: { mode: latest }\n", 3, "use one of: slow, lag_events"},
+        {"weir:\n  streams:\n    [chat]: {}\n", 3, "1 to 4096 bytes"},
+        {"weir:\n  streams:\n    \"\": {}\n", 3, "1 to 4096 bytes"},
+        {"weir:\n  streams:\n    chat: {}\n    \"chat\": {}\n", 4, "stands twice"},
+        {"weir:\n  streams: {}\n  streams: {}\n", 3, "was set on line 2 already"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_refused(cases[i].text, cases[i].line, cases[i].about);
+    cr_assert_eq(settings_set(&settings, "streams=chat", &error), WEIR_INVALID);
+    cr_assert_not_null(strstr(error.text, "only stand in the file"), "%s", error.text);
+}
+
+/* As many as there may be, whose order in the file does not matter, and one more. */
+Test(settings, streams_are_bounded)
+{
+    static char text[SETTINGS_FILE_BYTES_MAX];
+    int bytes = snprintf(text, sizeof text, "weir:\n  streams:\n");
+    for (unsigned i = 0; i < SETTINGS_STREAMS_MAX; i++)
+        bytes +=
+            snprintf(text + bytes, sizeof text - (size_t)bytes, "    s%u: { lag_events: %u }\n",
+                     i * 37 % SETTINGS_STREAMS_MAX, i * 37 % SETTINGS_STREAMS_MAX);
+    assert_loads(text);
+    for (unsigned i = 0; i < SETTINGS_STREAMS_MAX; i++) {
+        char name[16];
+        (void)snprintf(name, sizeof name, "s%u", i);
+        assert_stream(name, SETTINGS_SLOW_LATEST, i);
+    }
+    (void)snprintf(text + bytes, sizeof text - (size_t)bytes, "    more: {}\n");
+    assert_refused(text, 3 + SETTINGS_STREAMS_MAX, "more than 256 streams");
+}
+
 Test(settings, choices_of_auth_and_gate_are_checked)
 {
     static const char *const good[] = {"auth_failure=deny", "auth_failure=allow", "join_gate=open",
