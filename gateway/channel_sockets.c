@@ -156,7 +156,7 @@ static void end_answered(struct channel_socket *end, uint64_t outcome, uint64_t 
         return;
     }
     if (!is_open && outcome != OPENED_TAKEN) {
-        ws_upgrade_refuse(connection, 404); /* frees it */
+        ws_upgrade_refuse(connection, 404, NULL); /* frees it */
         return;
     }
     end->is_taken = !is_open;
@@ -177,7 +177,7 @@ static void on_opened(struct link_request *request, enum link_fate fate,
     if (end->is_gone)
         end_free(end);
     else
-        ws_upgrade_refuse(connection, 503); /* likewise */
+        ws_upgrade_refuse(connection, 503, NULL); /* likewise */
 }
 
 struct channel_socket *channel_socket_make(struct channel_sockets *channels,

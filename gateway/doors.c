@@ -52,34 +52,84 @@ static void entrant_free(struct entrant *entrant)
     free(entrant);
 }
 
+/* Why a request is refused, in words; the status of an event stream the gates have not let pass. */
+static const char *status_refusal(unsigned http_status)
+{
+    switch (http_status) {
+    case 401:
+        return "the authorization is missing or was refused";
+    case 403:
+        return "the join was denied";
+    case 503:
+        return "it cannot be decided at present; come back later";
+    default:
+        return NULL;
+    }
+}
+
+static unsigned verdict_status(enum gate_verdict verdict)
+{
+    return verdict == GATE_PASSED ? 0 : verdict == GATE_DENIED ? 403 : 503;
+}
+
+static void on_admitted(void *context, enum gate_verdict verdict)
+{
+    struct entrant *entrant = context;
+    unsigned http_status = verdict_status(verdict);
+    if (http_status != 0)
+        ws_upgrade_refuse(entrant->connection, http_status,
+                          status_refusal(http_status)); /* frees it */
+    else
+        ws_upgrade_accept(entrant->connection, WS_ROLE_STREAM);
+}
+
 static void on_auth(void *context, struct auth_decision decision)
 {
     struct entrant *entrant = context;
-    struct ws_connection *connection = entrant->connection;
+    enum gate_verdict verdict = GATE_PASSED;
     entrant->ticket = NULL;
     if (decision.http_status != 0) {
-        ws_upgrade_refuse(connection, decision.http_status); /* frees it */
+        ws_upgrade_refuse(entrant->connection, decision.http_status,
+                          status_refusal(decision.http_status)); /* frees it */
         return;
     }
     stream_socket_set_context(entrant->socket, decision.context);
-    ws_upgrade_accept(connection, WS_ROLE_STREAM);
+    if (stream_socket_is_event_stream(entrant->socket))
+        verdict = stream_socket_ask(entrant->socket, on_admitted, entrant);
+    if (verdict != GATE_WAITING)
+        on_admitted(entrant, verdict);
+}
+
+/* It is authorized: WAITING if gates are asked first. */
+static enum gate_verdict doors_ask_gates(struct entrant *entrant)
+{
+    if (!stream_socket_is_event_stream(entrant->socket))
+        return GATE_PASSED; /* they are asked when it is open */
+    return stream_socket_ask(entrant->socket, on_admitted, entrant);
 }
 
 static enum ws_role doors_authenticate(struct doors *doors, struct ws_request *request,
                                        struct entrant *entrant)
 {
     struct auth_decision decision;
+    enum gate_verdict verdict;
     entrant->connection = request->connection;
     switch (auth_ask(doors->auth, request, on_auth, entrant, &entrant->ticket, &decision)) {
     case AUTH_ACCEPTED:
         stream_socket_set_context(entrant->socket, decision.context);
-        return WS_ROLE_STREAM;
+        verdict = doors_ask_gates(entrant);
+        if (verdict == GATE_PASSED || verdict == GATE_WAITING)
+            return verdict == GATE_WAITING ? WS_ROLE_HELD : WS_ROLE_STREAM;
+        request->http_status = verdict_status(verdict);
+        break;
     case AUTH_PENDING:
         return WS_ROLE_HELD;
     case AUTH_REFUSED:
+        request->http_status = decision.http_status;
         break;
     }
-    request->http_status = decision.http_status;
+    if (request->is_event_stream)
+        request->refusal = status_refusal(request->http_status);
     request->user = NULL;
     entrant_free(entrant);
     return WS_ROLE_NONE;
@@ -132,6 +182,13 @@ static enum ws_role doors_role(const struct ws_request *request)
                                                   : worker_channel_role(request->path);
 }
 
+bool doors_is_event_stream(const struct ws_request *request)
+{
+    static const struct span prefix = {"/sse/", 5};
+    return request->port == WS_PORT_STREAM && request->path.bytes >= prefix.bytes &&
+           memcmp(request->path.data, prefix.data, prefix.bytes) == 0;
+}
+
 enum ws_role doors_upgrade(struct doors *doors, struct ws_request *request)
 {
     enum ws_role role = doors_role(request);
@@ -141,7 +198,6 @@ enum ws_role doors_upgrade(struct doors *doors, struct ws_request *request)
     }
     if (role != WS_ROLE_NONE && doors->is_closed) {
         request->http_status = 503;
-        request->retry_ms = retry_hint_ms(doors->retry, uv_hrtime() / 1000000, 1);
         return WS_ROLE_NONE;
     }
     if (role == WS_ROLE_NONE || role == WS_ROLE_TELEMETRY)

@@ -2,6 +2,7 @@
  * a socket says to the part it belongs to.
  *
  *   stream port        a path of stream_socket.h  --auth.h, perhaps a call--> subscriber
+ *   stream port        GET /sse/..., likewise, and gates.h ---------------> event stream
  *   worker port and    /, /ws, /ws/               --------------------------> worker (worker_channel.h)
  *   worker listeners   ... /otel                  --------------------------> telemetry, discarded
  *                      /ws/channels/{id}          --held: the broker--------> end (channel_sockets.h)
@@ -31,7 +32,6 @@ struct doors {
     struct auth *auth;
     struct counters *counters;
     struct access_door *listeners[SETTINGS_LISTENERS_MAX]; /* made by doors_open() */
-    struct retry *retry;
     bool
         is_closed; /* the gateway is to stop: upgrades are answered with 503 and when to come back */
 };
@@ -41,7 +41,8 @@ enum weir_status doors_open(struct doors *doors, const struct settings *settings
                             struct server_calls *calls) WEIR_MUST_CHECK;
 void doors_close(struct doors *doors); /* every socket is gone */
 
-/* As ws_handlers.on_upgrade. */
+/* As ws_handlers.is_event_stream and on_upgrade. */
+bool doors_is_event_stream(const struct ws_request *request);
 enum ws_role doors_upgrade(struct doors *doors, struct ws_request *request);
 
 /* The other functions of ws_handlers about sockets. All they need hangs at the socket; `context` is

@@ -2,32 +2,40 @@
 
 #include "shm/envelope.h"
 
+#define ID_TEXT "id: "
+#define DATA_TEXT "data: "
 enum { DECIMAL_BYTES_MAX = 20 };
+static_assert(sizeof ID_TEXT + sizeof DATA_TEXT + 2 * DECIMAL_BYTES_MAX + 2 <=
+                  EVENT_STREAM_HEAD_BYTES,
+              "two numbers fit");
 
-enum weir_status event_stream_append(struct buffer *out, struct span json, struct cursor at)
+size_t event_stream_head(char out[EVENT_STREAM_HEAD_BYTES], struct cursor at)
 {
-    static const char id[] = "id: ", data[] = "data: ", end[] = "\n\n";
-    static_assert(sizeof id + sizeof data + sizeof end + 2 * DECIMAL_BYTES_MAX + 2 <=
-                      EVENT_STREAM_EXTRA_BYTES_MAX,
-                  "room for all but the JSON");
-    enum weir_status status = buffer_reserve(out, EVENT_STREAM_EXTRA_BYTES_MAX + json.bytes);
-    if (status != WEIR_OK)
-        return status;
-    char *p = out->data + out->bytes;
+    char *p = out;
     if (at.epoch != 0) {
-        memcpy(p, id, sizeof id - 1);
-        p += sizeof id - 1;
+        memcpy(p, ID_TEXT, sizeof ID_TEXT - 1);
+        p += sizeof ID_TEXT - 1;
         p += envelope_decimal(p, at.epoch);
         *p++ = '-';
         p += envelope_decimal(p, at.seq);
         *p++ = '\n';
     }
-    memcpy(p, data, sizeof data - 1);
-    p += sizeof data - 1;
+    memcpy(p, DATA_TEXT, sizeof DATA_TEXT - 1);
+    return (size_t)(p - out) + sizeof DATA_TEXT - 1;
+}
+
+enum weir_status event_stream_append(struct buffer *out, struct span json, struct cursor at)
+{
+    enum weir_status status =
+        buffer_reserve(out, EVENT_STREAM_HEAD_BYTES + json.bytes + sizeof EVENT_STREAM_END);
+    if (status != WEIR_OK)
+        return status;
+    char *p = out->data + out->bytes;
+    p += event_stream_head(p, at);
     memcpy(p, json.data, json.bytes);
     p += json.bytes;
-    memcpy(p, end, sizeof end - 1);
-    p += sizeof end - 1;
+    memcpy(p, EVENT_STREAM_END, sizeof EVENT_STREAM_END - 1);
+    p += sizeof EVENT_STREAM_END - 1;
     out->bytes = (size_t)(p - out->data);
     return WEIR_OK;
 }

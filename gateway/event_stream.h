@@ -16,9 +16,14 @@
 
 #include "gateway/subscriptions.h"
 
-enum { EVENT_STREAM_EXTRA_BYTES_MAX = 64 }; /* what it takes beside the JSON */
-
-/* Append one envelope's JSON; `at` as in outlet.h. */
+/* What stands before an envelope's JSON and behind it; `out` holds EVENT_STREAM_HEAD_BYTES. Returns
+ * bytes written; `at` as in outlet.h. */
+enum { EVENT_STREAM_HEAD_BYTES = 64 };
+#define EVENT_STREAM_END "\n\n"
+/* Both together are at most this. */
+enum { EVENT_STREAM_EXTRA_BYTES_MAX = EVENT_STREAM_HEAD_BYTES + 2 };
+size_t event_stream_head(char out[EVENT_STREAM_HEAD_BYTES], struct cursor at);
+/* Append one envelope's JSON. */
 enum weir_status event_stream_append(struct buffer *out, struct span json,
                                      struct cursor at) WEIR_MUST_CHECK;
 /* Append whole WebSocket frames of envelopes, one behind the other, as the ring has them or

@@ -69,6 +69,12 @@ struct gateway {
 
 /* ---- sockets ---- */
 
+static bool is_event_stream(void *context, const struct ws_request *request)
+{
+    (void)context;
+    return doors_is_event_stream(request);
+}
+
 static enum ws_role on_upgrade(void *context, struct ws_request *request)
 {
     struct gateway *gateway = context;
@@ -280,6 +286,7 @@ static enum weir_status gateway_open_ws(struct gateway *gateway, struct weir_err
         .counters = &gateway->counters,
     };
     const struct ws_handlers handlers = {
+        .is_event_stream = is_event_stream,
         .on_upgrade = on_upgrade,
         .on_refused = doors_refused,
         .on_open = doors_opened,
@@ -317,8 +324,8 @@ static enum weir_status gateway_open_subscribers(struct gateway *gateway, struct
         .fanout = gateway->fanout,
         .catch_up = gateway->catch_up,
         .counters = counters,
-        .origins = settings->origins,
-        .subprotocols = settings->subprotocols,
+        .retry = &gateway->retry,
+        .settings = settings,
     };
     stream_channel_init(&gateway->streams);
     return WEIR_OK;
@@ -348,7 +355,6 @@ static enum weir_status gateway_open_doors(struct gateway *gateway, struct weir_
         .channels = gateway->channels,
         .auth = gateway->auth,
         .counters = &gateway->counters,
-        .retry = &gateway->retry,
     };
     if (doors_open(&gateway->doors, settings, gateway->server_calls) != WEIR_OK)
         return no_memory(error);

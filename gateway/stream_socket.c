@@ -1,14 +1,19 @@
 #include "gateway/stream_socket.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
+#include "gateway/event_stream.h"
+#include "gateway/head_json.h"
 #include "gateway/uuid.h"
+#include "gateway/wish.h"
 #include "shm/json.h"
 
 /* A join asked for by the path, until the socket is open. */
 struct path_join {
-    size_t stream_bytes, group_bytes;
+    struct subscription_wish wish; /* its texts are here */
+    char id[UUID_TEXT_BYTES + 1];
     char text[];
 };
 
@@ -17,9 +22,16 @@ struct stream_socket {
     struct subscriber subscriber;
     struct path_join *path_join; /* NULL: none, or done */
     struct gate_visitor visitor; /* its joins that wait for gates */
+    /* An event stream whose gates are asked before it is open; NULL: it is open, or not asked yet. */
+    stream_socket_admitted *admitted;
+    void *admitted_context;
 };
 
-enum { CLOSE_DENIED = 4403 };
+enum { CLOSE_DENIED = 4403, CLOSE_TRY_AGAIN = 1013 };
+
+static_assert((int)SETTINGS_SLOW_LATEST == (int)SLOW_LATEST, "a setting is a policy");
+static_assert((int)SETTINGS_SLOW_LOSSLESS == (int)SLOW_LOSSLESS, "a setting is a policy");
+static_assert((int)SETTINGS_SLOW_DISCONNECT == (int)SLOW_DISCONNECT, "a setting is a policy");
 
 void stream_channel_init(struct stream_channel *channel)
 {
@@ -75,11 +87,11 @@ static struct span choose_subprotocol(const char *accepted, struct span offered)
     return (struct span){0};
 }
 
-/* "/stream/{s}/{g}[/]" -> the two raw segments. */
-static bool path_split(struct span path, struct span *stream, struct span *group)
+/* "{prefix}{s}/{g}[/]" -> the two raw segments. */
+static bool path_split(struct span path, const char *prefix, struct span *stream,
+                       struct span *group)
 {
-    static const char prefix[] = "/stream/";
-    size_t prefix_bytes = sizeof prefix - 1;
+    size_t prefix_bytes = strlen(prefix);
     if (path.bytes < prefix_bytes || memcmp(path.data, prefix, prefix_bytes) != 0)
         return false;
     const char *at = path.data + prefix_bytes;
@@ -96,36 +108,119 @@ static bool path_split(struct span path, struct span *stream, struct span *group
     return stream->bytes > 0 && group->bytes > 0;
 }
 
-static unsigned socket_take_path(struct stream_socket *socket, struct span path)
+/* What the stream does to slow subscribers, unless the join says otherwise. */
+static void wish_take_settings(const struct stream_channel *channel, struct subscription_wish *wish)
 {
-    if (span_equal(path, SPAN_LITERAL("/")) || span_equal(path, SPAN_LITERAL("/stream")) ||
-        span_equal(path, SPAN_LITERAL("/stream/")))
+    struct settings_stream stream = settings_stream_of(channel->settings, wish->stream);
+    wish->policy = (enum slow_policy)stream.slow;
+    wish->lag_events = (uint32_t)stream.lag_events;
+}
+
+/* Where a browser that comes back left off. NULL, or what is wrong. */
+static const char *wish_take_last_event_id(struct subscription_wish *wish, struct span headers)
+{
+    struct head_pair pair;
+    while (head_next_header(&headers, &pair)) {
+        if (!head_name_is(pair.name, SPAN_LITERAL("last-event-id")) || pair.value.bytes == 0)
+            continue;
+        if (!event_stream_parse_id(pair.value, &wish->cursor))
+            return "Last-Event-ID is EPOCH-SEQ, as an event's id was";
+        wish->has_cursor = true;
+    }
+    return NULL;
+}
+
+/* The names of the path; false: they cannot be right. */
+static bool path_join_decode(struct path_join *join, struct span stream, struct span group)
+{
+    struct subscription_wish *wish = &join->wish;
+    size_t stream_bytes, group_bytes;
+    if (!stream_path_decode(join->text, stream, &stream_bytes) ||
+        !stream_path_decode(join->text + stream_bytes, group, &group_bytes))
+        return false;
+    wish->stream = span_of(join->text, stream_bytes);
+    wish->group = span_of(join->text + stream_bytes, group_bytes);
+    return stream_bytes <= NAME_BYTES_MAX && group_bytes <= NAME_BYTES_MAX;
+}
+
+static unsigned path_refuse(struct ws_request *request, unsigned http_status, const char *refusal)
+{
+    request->refusal = refusal;
+    return http_status;
+}
+
+/* What the request says besides names. 0, or the status of a refusal. */
+static unsigned path_join_read(const struct stream_channel *channel, struct path_join *join,
+                               struct ws_request *request)
+{
+    struct subscription_wish *wish = &join->wish;
+    struct wish_words words;
+    wish_take_settings(channel, wish);
+    const char *wrong =
+        wish_words_of_query(&words, request->is_event_stream ? &wish->item : NULL, request->query,
+                            join->text + wish->stream.bytes + wish->group.bytes);
+    if (wrong == NULL)
+        wrong = wish_take(wish, &words);
+    if (wrong == NULL && request->is_event_stream)
+        wrong = wish_take_last_event_id(wish, request->headers);
+    if (wrong == NULL && wish->item.bytes > NAME_BYTES_MAX)
+        wrong = "the id is too long";
+    return wrong == NULL ? 0 : path_refuse(request, 400, wrong);
+}
+
+static unsigned socket_take_path(struct stream_socket *socket, struct ws_request *request)
+{
+    struct span path = request->path, stream, group;
+    bool is_plain = span_equal(path, SPAN_LITERAL("/")) ||
+                    span_equal(path, SPAN_LITERAL("/stream")) ||
+                    span_equal(path, SPAN_LITERAL("/stream/"));
+    if (!request->is_event_stream && is_plain)
         return 0;
-    struct span stream, group;
-    if (!path_split(path, &stream, &group))
+    if (!path_split(path, request->is_event_stream ? "/sse/" : "/stream/", &stream, &group))
         return 404;
-    struct path_join *join = malloc(sizeof *join + stream.bytes + group.bytes);
+    struct path_join *join =
+        malloc(sizeof *join + stream.bytes + group.bytes + request->query.bytes);
     if (join == NULL)
         return 503;
+    *join = (struct path_join){0};
     socket->path_join = join;
-    if (!stream_path_decode(join->text, stream, &join->stream_bytes) ||
-        !stream_path_decode(join->text + join->stream_bytes, group, &join->group_bytes) ||
-        join->stream_bytes > NAME_BYTES_MAX || join->group_bytes > NAME_BYTES_MAX)
-        return 400;
-    return 0;
+    if (!path_join_decode(join, stream, group))
+        return path_refuse(request, 400, NULL);
+    uint8_t uuid[UUID_BYTES];
+    uuid_make(uuid);
+    uuid_print(join->id, uuid);
+    join->wish.subscription_id = span_text(join->id);
+    return path_join_read(socket->channel, join, request);
+}
+
+/* Who may read the answer. False: nobody of this origin. */
+static bool request_take_origin(const struct stream_channel *channel, struct ws_request *request)
+{
+    if (!origin_is_allowed(channel->settings->origins, request->origin) ||
+        (request->is_event_stream && request->origin.bytes > WS_ORIGIN_BYTES_MAX))
+        return false;
+    if (!request->is_event_stream)
+        return true;
+    request->allowed_origin = request->origin;
+    /* Cookies are shown to those only who were named. */
+    request->allows_credentials = channel->settings->origins[0] != '\0';
+    return true;
 }
 
 struct stream_socket *stream_socket_make(struct stream_channel *channel, struct ws_request *request)
 {
     struct stream_socket *socket = NULL;
-    if (!origin_is_allowed(channel->origins, request->origin)) {
-        request->http_status = 403;
+    if (!request_take_origin(channel, request)) {
+        request->http_status = path_refuse(request, 403, "this origin is not allowed");
     } else if ((socket = calloc(1, sizeof *socket)) == NULL) {
         request->http_status = 503;
     } else {
         socket->channel = channel;
-        request->subprotocol = choose_subprotocol(channel->subprotocols, request->protocols);
-        request->http_status = socket_take_path(socket, request->path);
+        socket->subscriber.format =
+            request->is_event_stream ? FORMAT_EVENT_STREAM : FORMAT_WEBSOCKET;
+        request->subprotocol =
+            choose_subprotocol(channel->settings->subprotocols, request->protocols);
+        request->http_status = socket_take_path(socket, request);
     }
     if (socket != NULL && request->http_status == 0)
         return socket;
@@ -137,6 +232,8 @@ struct stream_socket *stream_socket_make(struct stream_channel *channel, struct 
 
 void stream_socket_free(struct stream_socket *socket)
 {
+    if (socket->admitted != NULL) /* its gates are being asked */
+        gates_forget(socket->channel->gates, &socket->visitor);
     free(socket->path_join);
     free((void *)(uintptr_t)socket->subscriber.context.data);
     free(socket);
@@ -182,7 +279,13 @@ void stream_socket_decided(void *context, struct gate_visitor *visitor,
     (void)context;
     struct stream_socket *socket =
         (struct stream_socket *)(void *)((char *)visitor - offsetof(struct stream_socket, visitor));
-    socket_decide(socket, wish, is_path, verdict);
+    if (socket->admitted == NULL) {
+        socket_decide(socket, wish, is_path, verdict);
+        return;
+    }
+    stream_socket_admitted *admitted = socket->admitted;
+    socket->admitted = NULL;
+    admitted(socket->admitted_context, verdict); /* may free it */
 }
 
 /* Room for one more, counting those that wait? An id that is in use is replaced and needs none. */
@@ -225,33 +328,91 @@ static void socket_leave(struct stream_socket *socket, struct span subscription_
                                subscription_id);
 }
 
+bool stream_socket_is_event_stream(const struct stream_socket *socket)
+{
+    return socket->subscriber.format == FORMAT_EVENT_STREAM;
+}
+
+enum gate_verdict stream_socket_ask(struct stream_socket *socket, stream_socket_admitted *admitted,
+                                    void *context)
+{
+    struct gates *gates = socket->channel->gates;
+    weir_assert(socket->path_join != NULL);
+    if (gates_are_clear(gates))
+        return GATE_PASSED;
+    const struct gate_question question = {
+        .wish = socket->path_join->wish,
+        .context = socket->subscriber.context,
+        .is_path = true,
+        .may_wait = true,
+    };
+    enum gate_verdict verdict = gates_ask(gates, &socket->visitor, &question);
+    if (verdict == GATE_WAITING) {
+        socket->admitted = admitted;
+        socket->admitted_context = context;
+    }
+    return verdict;
+}
+
+/* The gates have let it pass: say when to come back, and join. */
+static void event_stream_opened(struct stream_socket *socket)
+{
+    struct stream_channel *channel = socket->channel;
+    struct ws_connection *connection = socket->subscriber.connection;
+    char text[48];
+    counters_add(channel->counters, COUNTER_EVENT_STREAMS, 1);
+    uint64_t hint_ms = retry_hint_ms(channel->retry, uv_hrtime() / 1000000, 0);
+    int bytes = snprintf(text, sizeof text, "retry: %llu\n\n", (unsigned long long)hint_ms);
+    const struct iovec part = {text, (size_t)bytes};
+    if (ws_send_parts(connection, &part, 1) == WEIR_OK &&
+        subscriptions_add(channel->subscriptions, &socket->subscriber, &socket->path_join->wish) ==
+            WEIR_OK)
+        return;
+    counters_add(channel->counters, COUNTER_JOINS_REFUSED, 1);
+    ws_close_code(connection, CLOSE_TRY_AGAIN, "no memory");
+}
+
 void stream_socket_opened(struct stream_socket *socket, struct ws_connection *connection)
 {
     socket->subscriber.connection = connection;
     counters_add(socket->channel->counters, COUNTER_STREAM_CONNECTIONS, 1);
-    struct path_join *join = socket->path_join;
-    if (join == NULL)
-        return;
-    uint8_t uuid[UUID_BYTES];
-    char id[UUID_TEXT_BYTES + 1];
-    uuid_make(uuid);
-    uuid_print(id, uuid);
-    const struct subscription_wish wish = {
-        .subscription_id = span_text(id),
-        .stream = span_of(join->text, join->stream_bytes),
-        .group = span_of(join->text + join->stream_bytes, join->group_bytes),
-    };
-    socket_join(socket, &wish, true);
-    free(join);
+    if (stream_socket_is_event_stream(socket))
+        event_stream_opened(socket);
+    else if (socket->path_join != NULL)
+        socket_join(socket, &socket->path_join->wish, true);
+    free(socket->path_join);
     socket->path_join = NULL;
 }
 
-enum { DATA_SUBSCRIPTION, DATA_STREAM, DATA_GROUP, DATA_ID, DATA_COUNT };
-static const char *const data_names[DATA_COUNT] = {"subscriptionId", "streamName", "groupId", "id"};
+enum {
+    DATA_SUBSCRIPTION,
+    DATA_STREAM,
+    DATA_GROUP,
+    DATA_ID,
+    DATA_EPOCH,
+    DATA_SINCE,
+    DATA_MODE,
+    DATA_COUNT
+};
+static const char *const data_names[DATA_COUNT] = {"subscriptionId", "streamName", "groupId", "id",
+                                                   "epoch",          "since",      "mode"};
 
-/* OK: `wish` is filled and `is_join` says what to do with it. */
+/* Of a join: how and from where. NULL, or what is wrong. */
+static const char *wish_take_data(const struct stream_channel *channel,
+                                  struct subscription_wish *wish,
+                                  const struct json_value values[DATA_COUNT])
+{
+    struct wish_words words;
+    wish_take_settings(channel, wish);
+    const char *wrong =
+        wish_words_of_json(&words, values[DATA_EPOCH], values[DATA_SINCE], values[DATA_MODE]);
+    return wrong != NULL ? wrong : wish_take(wish, &words);
+}
+
+/* OK: `wish` is filled, `is_join` says what to do with it, `wrong` why a join cannot be. */
 static enum weir_status socket_parse(struct stream_channel *channel, struct span message,
-                                     struct subscription_wish *wish, bool *is_join)
+                                     struct subscription_wish *wish, bool *is_join,
+                                     const char **wrong)
 {
     static const char *const names[] = {"type", "data"};
     struct json_value outer[2], values[DATA_COUNT];
@@ -276,26 +437,32 @@ static enum weir_status socket_parse(struct stream_channel *channel, struct span
     wish->item = json_decode(values[DATA_ID], &channel->decoded);
     bool id_is_right = values[DATA_ID].kind == JSON_ABSENT || values[DATA_ID].kind == JSON_NULL ||
                        values[DATA_ID].kind == JSON_STRING;
-    return wish->subscription_id.data != NULL && wish->stream.data != NULL &&
-                   wish->group.data != NULL && id_is_right
-               ? WEIR_OK
-               : WEIR_INVALID;
+    if (wish->subscription_id.data == NULL || wish->stream.data == NULL ||
+        wish->group.data == NULL || !id_is_right)
+        return WEIR_INVALID;
+    *wrong = *is_join ? wish_take_data(channel, wish, values) : NULL;
+    return WEIR_OK;
 }
 
 void stream_socket_message(struct stream_socket *socket, struct span message)
 {
     struct subscription_wish wish = {0};
+    const char *wrong;
     bool is_join;
     if (span_is_blank(message))
         return;
-    if (socket_parse(socket->channel, message, &wish, &is_join) != WEIR_OK) {
+    if (socket_parse(socket->channel, message, &wish, &is_join, &wrong) != WEIR_OK) {
         counters_add(socket->channel->counters, COUNTER_STREAM_MESSAGES_IGNORED, 1);
         return;
     }
-    if (is_join)
-        socket_join(socket, &wish, false);
-    else
+    if (!is_join) {
         socket_leave(socket, wish.subscription_id);
+    } else if (wrong != NULL) {
+        counters_add(socket->channel->counters, COUNTER_JOINS_REFUSED, 1);
+        socket_refuse(socket, &wish, wrong);
+    } else {
+        socket_join(socket, &wish, false);
+    }
 }
 
 void stream_socket_writable(struct stream_socket *socket)
@@ -311,6 +478,8 @@ void stream_socket_closed(struct stream_socket *socket)
     catch_up_forget(channel->catch_up, &socket->subscriber);
     subscriptions_remove_subscriber(channel->subscriptions, &socket->subscriber);
     counters_subtract(channel->counters, COUNTER_STREAM_CONNECTIONS, 1);
+    if (stream_socket_is_event_stream(socket))
+        counters_subtract(channel->counters, COUNTER_EVENT_STREAMS, 1);
     stream_socket_free(socket);
 }
 
@@ -344,9 +513,16 @@ static void on_flush(void *context, outlet_done *done, void *done_context)
 static enum weir_status on_send_text(void *context, void *connection, struct span json,
                                      struct cursor at)
 {
+    char head[EVENT_STREAM_HEAD_BYTES];
     (void)context;
-    (void)at;
-    return ws_send_text(connection, json);
+    if (!ws_is_event_stream(connection))
+        return ws_send_text(connection, json);
+    const struct iovec parts[] = {
+        {head, event_stream_head(head, at)},
+        {(void *)(uintptr_t)json.data, json.bytes},
+        {(void *)(uintptr_t)EVENT_STREAM_END, sizeof EVENT_STREAM_END - 1},
+    };
+    return ws_send_parts(connection, parts, 3);
 }
 
 static size_t on_backlog_bytes(void *context, void *connection)

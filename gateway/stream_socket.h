@@ -1,5 +1,5 @@
-/* gateway/stream_socket.h -- subscribers' WebSockets (PROTOCOL 6): paths, join and leave, and the
- * outlet their events take.
+/* gateway/stream_socket.h -- subscribers' WebSockets (PROTOCOL 6) and event streams: paths, join
+ * and leave, and the outlet their events take.
  *
  *   handshake --auth.h--> open --join--> gates.h --passed--> subscription --> its sync (joins.h)
  *                                           '----denied--> `unauthorized` envelope
@@ -8,9 +8,16 @@
  * waiting join back, a later join of that id replaces it, and all else goes on beside it. A join by
  * the path that is denied closes the socket with 4403.
  *
+ * Server-sent events come in by GET /sse/{stream}/{group}, have one subscription, by the path, and say
+ * nothing afterwards. Their gates are asked before the answer, which tells what became of it:
+ *
+ *   GET --auth.h--> gates.h --passed--> 200, open, subscription --> its sync
+ *           '-----------'----denied--> 401, 403
+ *
  * A join beyond subscriptions_max, those waiting for gates included, or one whose names are too
  * long, is answered with an `unauthorized` envelope: the protocol has no error message, and silence
- * would leave the client waiting. It is counted.
+ * would leave the client waiting. So is one whose position or mode is wrong, with the reason; by the
+ * path that is 400. It is counted.
  *
  * Process:  gateway, loop thread only.
  * Memory:   72 bytes per idle socket here and its auth context, beside its links (subscriptions.h)
@@ -19,9 +26,11 @@
 #ifndef WEIR_GATEWAY_STREAM_SOCKET_H
 #define WEIR_GATEWAY_STREAM_SOCKET_H
 
+#include "config/settings.h"
 #include "gateway/fanout.h"
 #include "gateway/gates.h"
 #include "gateway/joins.h"
+#include "gateway/retry.h"
 #include "gateway/stream_path.h"
 #include "gateway/ws.h"
 
@@ -32,8 +41,8 @@ struct stream_channel {
     struct catch_up *catch_up;
     struct gates *gates;
     struct counters *counters;
-    const char *origins;      /* comma separated; empty: any */
-    const char *subprotocols; /* accepted besides Authorization, comma separated */
+    struct retry *retry;
+    const struct settings *settings; /* origins, subprotocols, streams */
     struct buffer decoded;
 };
 
@@ -51,6 +60,12 @@ void stream_socket_opened(struct stream_socket *socket, struct ws_connection *co
 void stream_socket_message(struct stream_socket *socket, struct span message);
 void stream_socket_writable(struct stream_socket *socket);
 void stream_socket_closed(struct stream_socket *socket); /* frees it */
+bool stream_socket_is_event_stream(const struct stream_socket *socket);
+/* An event stream's join, decided before it is accepted. WAITING: `admitted` follows with the verdict,
+ * unless the socket is freed; it is never called from inside. */
+typedef void stream_socket_admitted(void *context, enum gate_verdict verdict);
+enum gate_verdict stream_socket_ask(struct stream_socket *socket, stream_socket_admitted *admitted,
+                                    void *context) WEIR_MUST_CHECK;
 /* The gates have decided about a waiting join; `context` is the channel. */
 void stream_socket_decided(void *context, struct gate_visitor *visitor,
                            const struct subscription_wish *wish, bool is_path,

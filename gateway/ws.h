@@ -8,6 +8,11 @@
  * frames, fails a handshake whose subprotocol list exceeds 127 bytes (a token of PROTOCOL 6.8
  * does), answers only one of several Pings in flight, and holds a frame buffer for each connection.
  *
+ * A request for server-sent events becomes an event stream: a connection like a WebSocket, whose
+ * bytes are text as it stands instead of frames. What the peer says after its request is discarded;
+ * a comment stands for a Ping; a peer is gone when it has not acknowledged (or taken) what it was
+ * sent for idle_timeout_ms.
+ *
  * Outbound data does not go through lws_write on the fast path: whole, ready-made frames are sent
  * straight to the descriptor, many connections in one batch.
  *
@@ -59,8 +64,13 @@ struct ws_request {
     struct span headers;   /* every header line, raw, each with its CRLF */
     struct span protocols; /* Sec-WebSocket-Protocol as offered, may be empty */
     const char *peer;      /* "ip:port", IPv6 in brackets */
+    bool is_event_stream;  /* a GET or HEAD without upgrade, which is_event_stream() has claimed */
     unsigned http_status;  /* set by on_upgrade when it returns WS_ROLE_NONE: 4xx, 503 */
-    uint64_t retry_ms;     /* set by on_upgrade with 503: when to come back; 0: not said */
+    const char *refusal;   /* set with it: a sentence that says why; NULL: none */
+    /* Set by on_upgrade for an event stream: a page of this origin may read it (CORS), also with
+     * cookies; data NULL: nothing is said. At most WS_ORIGIN_BYTES_MAX. */
+    struct span allowed_origin;
+    bool allows_credentials;
     /* Set by on_upgrade: the offered name to answer, usually a part of `protocols`; data NULL: none.
      * "Authorization" is answered without it whenever it was offered; a token never is (PROTOCOL
      * 6.8). */
@@ -82,6 +92,9 @@ struct ws_http_answer {
 };
 
 struct ws_handlers {
+    /* Is this plain GET or HEAD one for server-sent events? Then on_upgrade decides about it as about
+     * an upgrade, and its connection is an event stream. NULL: none is. */
+    bool (*is_event_stream)(void *context, const struct ws_request *request);
     /* A WebSocket upgrade is asked for: decide by path. */
     enum ws_role (*on_upgrade)(void *context, struct ws_request *request);
     /* The handshake with request->user as `user` failed after on_upgrade accepted or held it, or was
@@ -128,6 +141,8 @@ enum ws_status_code {
     WS_TRY_LATER = 1013
 };
 
+enum { WS_ORIGIN_BYTES_MAX = 256 };
+
 enum weir_status ws_server_open(struct ws_server **server, uv_loop_t *loop,
                                 const struct ws_options *options,
                                 const struct ws_handlers *handlers,
@@ -152,9 +167,10 @@ void ws_visit(struct ws_server *server,
 /* Decide about a handshake that on_upgrade has answered with WS_ROLE_HELD, once, and not from inside
  * it. Meanwhile nothing is read; there is no time limit but the caller's. accept: on_open follows
  * from inside, or on_refused when the answer cannot be kept. refuse: on_refused follows from inside.
- * A connection that has died meanwhile is told to on_refused later, whatever is decided. */
+ * A connection that has died meanwhile is told to on_refused later, whatever is decided. `refusal` as
+ * in ws_request. */
 void ws_upgrade_accept(struct ws_connection *connection, enum ws_role role);
-void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status);
+void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status, const char *refusal);
 
 void *ws_user(const struct ws_connection *connection);
 const char *ws_peer(const struct ws_connection *connection); /* "ip:port" */
@@ -171,6 +187,12 @@ enum weir_status ws_send_text(struct ws_connection *connection, struct span text
 /* The same for a binary message. */
 enum weir_status ws_send_binary(struct ws_connection *connection,
                                 struct span bytes) WEIR_MUST_CHECK;
+/* Of an event stream: one event's text in parts, as ws_send_text() takes a message. What is sent to
+ * it in batches is such text as well. */
+enum { WS_PARTS_MAX = 3 };
+enum weir_status ws_send_parts(struct ws_connection *connection, const struct iovec *parts,
+                               unsigned part_count) WEIR_MUST_CHECK;
+bool ws_is_event_stream(const struct ws_connection *connection);
 /* True when everything taken so far has reached the kernel and a batch send may go straight out. */
 bool ws_is_idle(const struct ws_connection *connection);
 size_t ws_backlog_bytes(const struct ws_connection *connection);
@@ -193,7 +215,8 @@ void ws_batch_flush(struct ws_server *server, ws_batch_done *done, void *context
 void ws_flush(struct ws_server *server);
 
 /* Close handshake with `code`; on_close follows, not from inside this call. 1012 and 1013 ask the
- * peer to come back: their reason ends with when (retry.h). */
+ * peer to come back: their reason ends with when (retry.h). An event stream ends behind an event
+ * that says as much. */
 void ws_close(struct ws_connection *connection, enum ws_status_code code, const char *reason);
 /* Application close codes 4000-4999 likewise. */
 void ws_close_code(struct ws_connection *connection, unsigned code, const char *reason);

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdio.h>
 #include <sys/socket.h>
 
 #include "gateway/ws_private.h"
@@ -97,6 +98,11 @@ void ws_connection_append_control(struct ws_connection *connection, enum frame_o
     char frame[2 + FRAME_CONTROL_BYTES_MAX];
     size_t bytes = frame_control_write(frame, opcode, payload);
     ws_connection_append_or_kill(connection, span_of(frame, bytes));
+}
+
+void ws_connection_append_comment(struct ws_connection *connection)
+{
+    ws_connection_append_or_kill(connection, SPAN_LITERAL(": ping\n\n"));
 }
 
 static void pong_append(struct ws_connection *connection, struct span payload)
@@ -215,7 +221,9 @@ static void input_take(struct ws_connection *connection, char **data, size_t *by
     while (connection->state == WS_STATE_HTTP && *bytes &&
            ws_http_take_request(connection, data, bytes))
         ;
-    if (reads_frames(connection))
+    if (connection->is_event_stream && reads_frames(connection))
+        *bytes = 0; /* there is nothing to say by it */
+    else if (reads_frames(connection))
         frames_take(connection, data, bytes);
     /* In DRAIN and DEAD what the peer says does not matter any more. */
     if (connection->state == WS_STATE_DRAIN || connection->state == WS_STATE_DEAD)
@@ -265,10 +273,10 @@ size_t ws_backlog_bytes(const struct ws_connection *connection)
 }
 
 /* Try to send a long text without copying it; what the socket does not take is kept. */
-static enum weir_status message_send_direct(struct ws_connection *connection, struct iovec parts[2])
+static enum weir_status parts_send_direct(struct ws_connection *connection, struct iovec *parts,
+                                          unsigned part_count, size_t whole)
 {
-    size_t whole = parts[0].iov_len + parts[1].iov_len;
-    int sent = send_plain(connection->fd, parts, 2);
+    int sent = send_plain(connection->fd, parts, part_count);
     if (sent < 0 && sent != -EAGAIN) {
         ws_connection_kill(connection);
         return WEIR_CLOSED;
@@ -276,13 +284,13 @@ static enum weir_status message_send_direct(struct ws_connection *connection, st
     size_t taken = sent > 0 ? (size_t)sent : 0;
     if (taken == whole)
         return WEIR_OK;
-    for (unsigned index = 0; index < 2; index++) {
+    for (unsigned index = 0; index < part_count; index++) {
         size_t cut = taken < parts[index].iov_len ? taken : parts[index].iov_len;
         parts[index].iov_base = (char *)parts[index].iov_base + cut;
         parts[index].iov_len -= cut;
         taken -= cut;
     }
-    if (ws_connection_append(connection, parts, 2) != WEIR_OK) {
+    if (ws_connection_append(connection, parts, part_count) != WEIR_OK) {
         /* A frame of which a part is on the wire cannot be taken back. */
         if (sent > 0)
             ws_connection_kill(connection);
@@ -292,18 +300,15 @@ static enum weir_status message_send_direct(struct ws_connection *connection, st
     return WEIR_OK;
 }
 
-static enum weir_status message_send(struct ws_connection *connection, enum frame_opcode opcode,
-                                     struct span payload)
+/* One message, whole or not at all; `parts` may be changed. */
+static enum weir_status parts_send(struct ws_connection *connection, struct iovec *parts,
+                                   unsigned part_count)
 {
     if (connection->state != WS_STATE_OPEN)
         return WEIR_CLOSED;
-    char header[10];
-    struct iovec parts[2] = {
-        {.iov_base = header, .iov_len = envelope_frame_header(header, payload.bytes)},
-        {.iov_base = (void *)payload.data, .iov_len = payload.bytes},
-    };
-    header[0] = (char)(0x80 | opcode); /* final, RFC 6455 section 5.2 */
-    size_t whole = parts[0].iov_len + parts[1].iov_len;
+    size_t whole = 0;
+    for (unsigned index = 0; index < part_count; index++)
+        whole += parts[index].iov_len;
     if (connection->output &&
         send_buffer_bytes(connection->output) + whole > WS_BACKLOG_BYTES_MAX) {
         ws_connection_flush(connection);
@@ -315,8 +320,20 @@ static enum weir_status message_send(struct ws_connection *connection, enum fram
     }
     if (whole >= DIRECT_BYTES_MIN && !connection->output && !connection->is_blocked &&
         !connection->is_tls)
-        return message_send_direct(connection, parts);
-    return ws_connection_append(connection, parts, 2) == WEIR_OK ? WEIR_OK : WEIR_FULL;
+        return parts_send_direct(connection, parts, part_count, whole);
+    return ws_connection_append(connection, parts, part_count) == WEIR_OK ? WEIR_OK : WEIR_FULL;
+}
+
+static enum weir_status message_send(struct ws_connection *connection, enum frame_opcode opcode,
+                                     struct span payload)
+{
+    char header[10];
+    struct iovec parts[2] = {
+        {.iov_base = header, .iov_len = envelope_frame_header(header, payload.bytes)},
+        {.iov_base = (void *)payload.data, .iov_len = payload.bytes},
+    };
+    header[0] = (char)(0x80 | opcode); /* final, RFC 6455 section 5.2 */
+    return parts_send(connection, parts, 2);
 }
 
 enum weir_status ws_send_text(struct ws_connection *connection, struct span text)
@@ -329,6 +346,45 @@ enum weir_status ws_send_binary(struct ws_connection *connection, struct span by
     return message_send(connection, FRAME_BINARY, bytes);
 }
 
+enum weir_status ws_send_parts(struct ws_connection *connection, const struct iovec *parts,
+                               unsigned part_count)
+{
+    struct iovec own[WS_PARTS_MAX];
+    weir_assert(connection->is_event_stream);
+    weir_assert(part_count <= WS_PARTS_MAX);
+    memcpy(own, parts, part_count * sizeof own[0]);
+    return parts_send(connection, own, part_count);
+}
+
+bool ws_is_event_stream(const struct ws_connection *connection)
+{
+    return connection->is_event_stream;
+}
+
+/* The last event, and the end. What the reason says of coming back (`retry_ms=N`) is the browser's to
+ * know. */
+static void event_stream_close(struct ws_connection *connection, unsigned code, const char *reason)
+{
+    static const char hint[] = "retry_ms=";
+    char text[2 * FRAME_CONTROL_BYTES_MAX + 128];
+    const char *shown = reason == NULL ? "" : reason;
+    const char *retry_ms = strstr(shown, hint);
+    int digits = 0;
+    if (retry_ms != NULL) {
+        retry_ms += sizeof hint - 1;
+        digits = (int)strspn(retry_ms, "0123456789");
+    }
+    int bytes = snprintf(
+        text, sizeof text, "%s%.*s%sevent: close\ndata: {\"code\":%u,\"reason\":\"%.*s\"}\n\n",
+        digits > 0 ? "retry: " : "", digits < 20 ? digits : 20, digits > 0 ? retry_ms : "",
+        digits > 0 ? "\n" : "", code, FRAME_CONTROL_BYTES_MAX, shown);
+    weir_assert(bytes > 0);
+    weir_assert((size_t)bytes < sizeof text);
+    ws_connection_append_or_kill(connection, span_of(text, (size_t)bytes));
+    connection->sends_end = true;
+    ws_connection_leave(connection, WS_STATE_DRAIN);
+}
+
 void ws_close_code(struct ws_connection *connection, unsigned code, const char *reason)
 {
     if (connection->state != WS_STATE_OPEN)
@@ -339,6 +395,10 @@ void ws_close_code(struct ws_connection *connection, unsigned code, const char *
         retry_reason(hinted, reason != NULL ? reason : "come back",
                      retry_hint_ms(server->options.retry, uv_now(server->loop), 1));
         reason = hinted;
+    }
+    if (connection->is_event_stream) {
+        event_stream_close(connection, code, reason);
+        return;
     }
     close_append(connection, code, reason);
     ws_connection_leave(connection, WS_STATE_CLOSING);

@@ -1,5 +1,8 @@
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #include "gateway/handshake.h"
 #include "gateway/ws_private.h"
@@ -82,29 +85,105 @@ static void http_answer(struct ws_connection *connection, const struct ws_http_a
     ws_connection_leave(connection, WS_STATE_DRAIN);
 }
 
-/* A refusal of what the owner was asked about: no body, after which the connection ends. RFC 9110
- * section 15.5.2 wants the challenge. */
-static void owner_refuse(struct ws_connection *connection, unsigned status, uint64_t retry_ms)
+/* What belongs to a refusal of what the owner was asked about: the challenge (RFC 9110 section
+ * 15.5.2), or when to come back. */
+static void refusal_headers(const struct ws_connection *connection, unsigned status,
+                            char out[RETRY_HEADER_BYTES])
 {
-    char retry[RETRY_HEADER_BYTES];
-    struct ws_http_answer answer = {
-        .status = status, .extra_headers = status == 401 ? "WWW-Authenticate: Bearer\r\n" : NULL};
-    if (status == 503 && retry_ms > 0) {
-        retry_header(retry, retry_ms);
-        answer.extra_headers = retry;
-    }
+    static const char challenge[] = "WWW-Authenticate: Bearer\r\n";
+    static_assert(sizeof challenge <= RETRY_HEADER_BYTES, "either fits");
+    const struct ws_server *server = connection->server;
+    out[0] = '\0';
+    if (status == 401)
+        memcpy(out, challenge, sizeof challenge);
+    else if (status == 503 && server->options.retry != NULL)
+        retry_header(out, retry_hint_ms(server->options.retry, uv_now(server->loop), 1));
+}
+
+/* No body, after which the connection ends. */
+static void owner_refuse(struct ws_connection *connection, unsigned status)
+{
+    char headers[RETRY_HEADER_BYTES];
+    refusal_headers(connection, status, headers);
+    struct ws_http_answer answer = {.status = status, .extra_headers = headers};
     http_answer(connection, &answer, false, false);
 }
 
-/* A refusal with a line of text, after which the connection ends. */
-static void http_refuse(struct ws_connection *connection, unsigned status,
-                        const char *extra_headers)
+/* A refusal with a line of text, after which the connection ends; NULL: the status says enough. */
+static void http_refuse_because(struct ws_connection *connection, unsigned status,
+                                const char *extra_headers, const char *refusal)
 {
-    char text[64];
-    int bytes = snprintf(text, sizeof(text), "%u %s\n", status, status_text(status));
+    char text[256];
+    int bytes = refusal != NULL
+                    ? snprintf(text, sizeof(text), "%s\n", refusal)
+                    : snprintf(text, sizeof(text), "%u %s\n", status, status_text(status));
+    weir_assert(bytes > 0);
+    weir_assert((size_t)bytes < sizeof(text));
     struct ws_http_answer answer = {
         .status = status, .extra_headers = extra_headers, .body = span_of(text, (size_t)bytes)};
     http_answer(connection, &answer, false, false);
+}
+
+static void http_refuse(struct ws_connection *connection, unsigned status,
+                        const char *extra_headers)
+{
+    http_refuse_because(connection, status, extra_headers, NULL);
+}
+
+/* ---- server-sent events ---- */
+
+/* For whom CORS opens an answer, one way or the other. */
+static void origin_headers(char out[WS_ORIGIN_BYTES_MAX + 128], struct span origin,
+                           bool allows_credentials)
+{
+    out[0] = '\0';
+    weir_assert(origin.bytes <= WS_ORIGIN_BYTES_MAX);
+    if (origin.bytes > 0)
+        (void)snprintf(out, WS_ORIGIN_BYTES_MAX + 128,
+                       "Access-Control-Allow-Origin: %.*s\r\nVary: Origin\r\n%s", (int)origin.bytes,
+                       origin.data,
+                       allows_credentials ? "Access-Control-Allow-Credentials: true\r\n" : "");
+}
+
+/* The sentence is the body; the connection ends. */
+static void event_stream_refuse(struct ws_connection *connection, unsigned status,
+                                const char *refusal, struct span origin, bool allows_credentials)
+{
+    char text[256], allowed[WS_ORIGIN_BYTES_MAX + 128], headers[sizeof allowed + 128];
+    char refused[RETRY_HEADER_BYTES];
+    origin_headers(allowed, origin, allows_credentials);
+    refusal_headers(connection, status, refused);
+    (void)snprintf(headers, sizeof headers, "%s%sCache-Control: no-store\r\n", allowed, refused);
+    int bytes = snprintf(text, sizeof text, "%s\n", refusal ? refusal : status_text(status));
+    struct ws_http_answer answer = {
+        .status = status, .extra_headers = headers, .body = span_of(text, (size_t)bytes)};
+    http_answer(connection, &answer, connection->is_head, false);
+}
+
+/* A peer that has gone without a word is noticed by what it does not acknowledge, one that does not
+ * read by what it does not take: it owes nothing else. */
+static void event_stream_watch(const struct ws_connection *connection)
+{
+    unsigned timeout_ms = connection->server->options.idle_timeout_ms;
+    if (timeout_ms > 0)
+        (void)setsockopt(connection->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms,
+                         sizeof timeout_ms);
+}
+
+/* The answer's head; `connection` may be dead by it. Its end is the connection's end. */
+static void event_stream_answer(struct ws_connection *connection, struct span origin,
+                                bool allows_credentials)
+{
+    char head[HEAD_ANSWER_BYTES], allowed[WS_ORIGIN_BYTES_MAX + 128];
+    origin_headers(allowed, origin, allows_credentials);
+    int bytes = snprintf(head, sizeof head,
+                         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                         "Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n"
+                         "X-Content-Type-Options: nosniff\r\n%sConnection: close\r\n\r\n",
+                         allowed);
+    weir_assert(bytes > 0);
+    weir_assert((size_t)bytes < sizeof head);
+    ws_connection_append_or_kill(connection, span_of(head, (size_t)bytes));
 }
 
 /* ---- requests ---- */
@@ -134,6 +213,14 @@ static void upgrade_finish(struct ws_connection *connection, enum ws_role role)
             handlers->on_refused(handlers->context, connection->user);
         return;
     }
+    if (connection->is_head) { /* that is all */
+        handlers->on_refused(handlers->context, connection->user);
+        connection->sends_end = true;
+        ws_connection_leave(connection, WS_STATE_DRAIN);
+        return;
+    }
+    if (connection->is_event_stream)
+        event_stream_watch(connection);
     connection->state = WS_STATE_OPEN;
     connection->role = (uint8_t)role;
     connection->inbound_ms = ws_now_ms(server);
@@ -145,20 +232,22 @@ static void upgrade_finish(struct ws_connection *connection, enum ws_role role)
     handlers->on_open(handlers->context, connection, role, connection->user);
 }
 
-static void upgrade_hold(struct ws_connection *connection, const char *accept_key,
-                         struct span subprotocol)
+static void upgrade_hold(struct ws_connection *connection, const char *accept_key, struct span text,
+                         bool allows_credentials)
 {
-    struct ws_held *held = malloc(sizeof *held + subprotocol.bytes + 1);
+    struct ws_held *held = malloc(sizeof *held + text.bytes + 1);
     if (held == NULL) {
         const struct ws_handlers *handlers = &connection->server->handlers;
         handlers->on_refused(handlers->context, connection->user);
         http_refuse(connection, 503, NULL);
         return;
     }
-    memcpy(held->accept_key, accept_key, sizeof held->accept_key);
-    if (subprotocol.bytes > 0)
-        memcpy(held->subprotocol, subprotocol.data, subprotocol.bytes);
-    held->subprotocol[subprotocol.bytes] = '\0';
+    if (accept_key != NULL)
+        memcpy(held->accept_key, accept_key, sizeof held->accept_key);
+    held->allows_credentials = allows_credentials;
+    if (text.bytes > 0)
+        memcpy(held->text, text.data, text.bytes);
+    held->text[text.bytes] = '\0';
     connection->held = held;
     connection->is_held = true;
     connection->state = WS_STATE_HELD;
@@ -174,24 +263,32 @@ void ws_upgrade_accept(struct ws_connection *connection, enum ws_role role)
     connection->held = NULL;
     connection->is_held = false;
     connection->is_paused = false;
-    upgrade_answer(connection, held->accept_key, span_text(held->subprotocol));
+    if (connection->is_event_stream)
+        event_stream_answer(connection, span_text(held->text), held->allows_credentials);
+    else
+        upgrade_answer(connection, held->accept_key, span_text(held->text));
     free(held);
     upgrade_finish(connection, role);
     ws_connection_resume(connection);
 }
 
-void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status)
+void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status, const char *refusal)
 {
     const struct ws_handlers *handlers = &connection->server->handlers;
+    struct ws_held *held = connection->held;
     if (connection->state != WS_STATE_HELD)
         return; /* it has died; on_refused follows */
-    free(connection->held);
     connection->held = NULL;
     connection->is_held = false;
     connection->state = WS_STATE_HTTP;
     connection->is_paused = false;
     handlers->on_refused(handlers->context, connection->user);
-    owner_refuse(connection, http_status, 0);
+    if (connection->is_event_stream)
+        event_stream_refuse(connection, http_status, refusal, span_text(held->text),
+                            held->allows_credentials);
+    else
+        owner_refuse(connection, http_status);
+    free(held);
     ws_connection_resume(connection);
 }
 
@@ -207,11 +304,12 @@ static void upgrade_handle(struct ws_connection *connection, const struct handsh
     }
     enum ws_role role = handlers->on_upgrade(handlers->context, request);
     if (role == WS_ROLE_NONE && (request->http_status == 401 || request->http_status == 503)) {
-        owner_refuse(connection, request->http_status, request->retry_ms);
+        owner_refuse(connection, request->http_status);
         return;
     }
     if (role == WS_ROLE_NONE) {
-        http_refuse(connection, request->http_status ? request->http_status : 404, NULL);
+        http_refuse_because(connection, request->http_status ? request->http_status : 404, NULL,
+                            request->refusal);
         return;
     }
     char key[32] = "";
@@ -220,10 +318,32 @@ static void upgrade_handle(struct ws_connection *connection, const struct handsh
         handshake->offers_authorization ? SPAN_LITERAL("Authorization") : request->subprotocol;
     connection->user = request->user;
     if (role == WS_ROLE_HELD) {
-        upgrade_hold(connection, key, subprotocol);
+        upgrade_hold(connection, key, subprotocol, false);
         return;
     }
     upgrade_answer(connection, key, subprotocol);
+    upgrade_finish(connection, role);
+}
+
+static void event_stream_handle(struct ws_connection *connection, struct ws_request *request,
+                                bool is_head)
+{
+    const struct ws_handlers *handlers = &connection->server->handlers;
+    connection->is_event_stream = true;
+    connection->is_head = is_head;
+    request->is_event_stream = true;
+    enum ws_role role = handlers->on_upgrade(handlers->context, request);
+    if (role == WS_ROLE_NONE) {
+        event_stream_refuse(connection, request->http_status ? request->http_status : 404,
+                            request->refusal, request->allowed_origin, request->allows_credentials);
+        return;
+    }
+    connection->user = request->user;
+    if (role == WS_ROLE_HELD) {
+        upgrade_hold(connection, NULL, request->allowed_origin, request->allows_credentials);
+        return;
+    }
+    event_stream_answer(connection, request->allowed_origin, request->allows_credentials);
     upgrade_finish(connection, role);
 }
 
@@ -242,6 +362,7 @@ static void request_handle(struct ws_connection *connection, const struct handsh
 {
     char peer[WS_PEER_BYTES];
     ws_peer_print(connection->fd, peer);
+    const struct ws_handlers *handlers = &connection->server->handlers;
     struct ws_request request = {.port = (enum ws_port)connection->port,
                                  .path = handshake->path,
                                  .query = handshake->query,
@@ -256,6 +377,9 @@ static void request_handle(struct ws_connection *connection, const struct handsh
         http_refuse(connection, 400, NULL);
     else if (handshake->wants_upgrade)
         upgrade_handle(connection, handshake, &request);
+    else if (handlers->is_event_stream != NULL &&
+             handlers->is_event_stream(handlers->context, &request))
+        event_stream_handle(connection, &request, handshake->method == HANDSHAKE_HEAD);
     else
         get_handle(connection, handshake, &request);
 }

@@ -61,7 +61,8 @@ enum ws_state {
 /* What the answer to a held handshake needs. */
 struct ws_held {
     char accept_key[32];
-    char subprotocol[]; /* "": none */
+    bool allows_credentials;
+    char text[]; /* the subprotocol, or the origin allowed to read an event stream; "": none */
 };
 
 struct ws_link {
@@ -79,6 +80,8 @@ struct ws_connection {
     uint8_t role;        /* enum ws_role */
     uint8_t port;        /* enum ws_port */
     bool is_tls : 1;
+    bool is_event_stream : 1;
+    bool is_head : 1; /* of an event stream: only its head is wanted */
     bool is_held : 1;
     bool is_blocked : 1;    /* a writable notice is on its way; nothing may be sent before */
     bool is_stalled : 1;    /* TLS: lws holds a part of a record; it must not be asked to read */
@@ -253,6 +256,8 @@ enum weir_status ws_connection_append(struct ws_connection *connection, const st
                                       unsigned part_count) WEIR_MUST_CHECK;
 /* Likewise for what the connection cannot go on without. May kill. */
 void ws_connection_append_or_kill(struct ws_connection *connection, struct span bytes);
+/* Likewise the comment that keeps an event stream alive. May kill. */
+void ws_connection_append_comment(struct ws_connection *connection);
 /* Likewise for a control frame. May kill. */
 void ws_connection_append_control(struct ws_connection *connection, enum frame_opcode opcode,
                                   struct span payload);

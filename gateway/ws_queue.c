@@ -68,7 +68,8 @@ static void established_check(struct ws_connection *connection, uint32_t now_ms)
 {
     const struct ws_options *options = &connection->server->options;
     unsigned period = connection->server->check_ms;
-    if (options->idle_timeout_ms && !connection->is_paused &&
+    /* A browser says nothing: its acknowledgements count (TCP_USER_TIMEOUT). */
+    if (options->idle_timeout_ms && !connection->is_paused && !connection->is_event_stream &&
         now_ms - connection->inbound_ms >= options->idle_timeout_ms) {
         ws_connection_kill(connection);
         return;
@@ -77,7 +78,10 @@ static void established_check(struct ws_connection *connection, uint32_t now_ms)
         now_ms - connection->pinged_ms + period / 2 >= options->ping_interval_ms) {
         connection->pinged_ms = now_ms;
         /* A peer that does not read what it has been sent would not read a Ping either. */
-        if (!connection->output && !connection->is_blocked)
+        bool is_reading = !connection->output && !connection->is_blocked;
+        if (is_reading && connection->is_event_stream)
+            ws_connection_append_comment(connection);
+        else if (is_reading)
             ws_connection_append_control(connection, FRAME_PING, span_of(NULL, 0));
     }
     ws_queue_move(connection, &connection->server->established, period);

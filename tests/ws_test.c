@@ -88,7 +88,7 @@ static void on_held(uv_timer_t *timer)
         ws_upgrade_accept(connection, WS_ROLE_STREAM);
         return;
     }
-    ws_upgrade_refuse(connection, status);
+    ws_upgrade_refuse(connection, status, NULL);
 }
 
 /* "/held?MS:STATUS": decided after so long. */

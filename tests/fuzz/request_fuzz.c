@@ -1,12 +1,14 @@
-/* Fuzz target of gateway/auth.h and gateway/stream_path.h: the input is a request's
+/* Fuzz target of gateway/auth.h, gateway/stream_path.h and gateway/wish.h: the input is a request's
  * head. What auth_function would be told is JSON of the documented shape, whatever the client
- * sent; tokens and decoded paths stay inside their bounds. */
+ * sent; tokens, decoded paths and what a query says of positions stay inside their bounds. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "gateway/auth.h"
+#include "gateway/event_stream.h"
 #include "gateway/handshake.h"
 #include "gateway/stream_path.h"
+#include "gateway/wish.h"
 #include "shm/json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
@@ -96,6 +98,34 @@ static void path_check(struct span path)
     free(decoded);
 }
 
+/* Likewise a scratch of exactly the size. A position that was taken is said again in the same words. */
+static void wish_check(struct span query)
+{
+    struct subscription_wish wish = {0};
+    struct wish_words words;
+    struct span item = {0};
+    char *scratch = malloc(query.bytes);
+    if (scratch != NULL && wish_words_of_query(&words, &item, query, scratch) == NULL) {
+        require(item.bytes == 0 || json_is_utf8(item), "an item that is not UTF-8");
+        require(wish_take(&wish, &words) != NULL || wish.has_cursor == (words.epoch.data != NULL),
+                "a position out of nowhere");
+        require(wish.policy <= SLOW_DISCONNECT, "a policy that is none");
+    }
+    free(scratch);
+}
+
+static void event_id_check(struct span text)
+{
+    struct cursor cursor, again;
+    char id[64];
+    if (!event_stream_parse_id(text, &cursor))
+        return;
+    int bytes = snprintf(id, sizeof id, "%llu-%llu", (unsigned long long)cursor.epoch,
+                         (unsigned long long)cursor.seq);
+    require(event_stream_parse_id(span_of(id, (size_t)bytes), &again), "an id that is none");
+    require(again.epoch == cursor.epoch && again.seq == cursor.seq, "an id that changes");
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     struct handshake handshake;
@@ -112,5 +142,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     tokens_check(&request);
     path_check(handshake.path);
     path_check(handshake.query);
+    wish_check(handshake.query);
+    event_id_check(handshake.query);
     return 0;
 }
