@@ -92,8 +92,9 @@ export class Subscriber extends Client {
     this.envelopes.push(JSON.parse(this.texts[this.texts.length - 1]));
   }
 
-  join(streamName, groupId, { id, subscriptionId = 's1' } = {}) {
-    this.send({ type: 'join', data: { subscriptionId, streamName, groupId, ...(id === undefined ? {} : { id }) } });
+  // `position`: { epoch, since } and `mode`, as they are to be sent.
+  join(streamName, groupId, { id, subscriptionId = 's1', ...position } = {}) {
+    this.send({ type: 'join', data: { subscriptionId, streamName, groupId, ...(id === undefined ? {} : { id }), ...position } });
   }
 
   leave(streamName, groupId, subscriptionId = 's1') {
@@ -113,6 +114,12 @@ export class Subscriber extends Client {
     this.join(streamName, groupId, options);
     await this.waitFor(() => this.syncs.length > before, `sync of ${JSON.stringify([streamName, groupId])}`);
     return this.syncs[before];
+  }
+
+  // Where a client that has got everything so far goes on.
+  get position() {
+    const last = this.envelopes.findLast((envelope) => envelope.seq !== undefined && !envelope.conflated?.more);
+    return { epoch: last.epoch, since: last.seq };
   }
 
   async count(number, what = `${number} envelopes`) {
