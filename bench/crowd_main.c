@@ -1,0 +1,65 @@
+/* bench/crowd_main.c -- the program `crowd`: one measurement of one server that is running, as one
+ * line of JSON. What it asks of servers is in the usage text. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench/crowd.h"
+#include "bench/load.h"
+
+static const char usage_text[] =
+    "crowd --protocol NAME --port P [OPTION VALUE]...\n"
+    "\n"
+    "  --protocol NAME       weir, ws, nchan, socketio, nats, redis, floor\n"
+    "  --port P              of the server on 127.0.0.1, for subscribers\n"
+    "  --publish-port P      the same unless given (weir: the worker port)\n"
+    "  --groups G            1\n"
+    "  --subscribers N       1000, of all groups together; a multiple of G\n"
+    "  --bytes B             128, of a message\n"
+    "  --rate R              messages a second over all groups, by the clock; 0: as --in-flight "
+    "allows\n"
+    "  --in-flight W         messages not yet at every subscriber; 64 with --rate 0, else no bound\n"
+    "  --seconds S           4, measured\n"
+    "  --warmup S            1, before that, checked and not measured\n"
+    "  --drain S             10, what has not arrived so long after the last message is "
+    "undelivered\n"
+    "  --processes K         of subscribers; 0: as few as the descriptor limit allows\n"
+    "  --server-pids A,B     whose CPU time and memory are the server's\n"
+    "  --prefix TEXT         of group names; a new one for every run unless given\n"
+    "  --label TEXT          repeated in the result\n"
+    "\n"
+    "Groups are PREFIX and a number. A message is JSON text of exactly B bytes:\n"
+    "  {\"n\":\"NUMBER\",\"t\":\"TIME\",\"g\":\"GROUP\",\"p\":\"PATTERN\"}\n"
+    "and must come out as it went in (parsing it and writing it again gives the same bytes).\n"
+    "\n"
+    "  weir      subscribe: WebSocket /stream/bench/GROUP, then a sync; publish: stream::set of item "
+    "m,\n"
+    "            type void, on the worker port\n"
+    "  ws        subscribe: WebSocket /sub/GROUP, subscribed when the upgrade is answered;\n"
+    "            publish: WebSocket /pub, text frames \"GROUP MESSAGE\"; subscribers get MESSAGE\n"
+    "  nchan     subscribe: WebSocket /sub/GROUP; publish: POST /pub/GROUP, keep-alive, answers 2xx;\n"
+    "            no old messages to new subscribers\n"
+    "  socketio  /socket.io/?EIO=4&transport=websocket; subscribe: emit \"join\", GROUP; the server "
+    "emits\n"
+    "            \"joined\"; publish: emit \"pub\", GROUP, MESSAGE as an object; the server emits \"m\",\n"
+    "            MESSAGE to the group\n"
+    "  nats      SUB GROUP 1, PING; PUB GROUP\n"
+    "  redis     SUBSCRIBE GROUP; PUBLISH GROUP MESSAGE\n"
+    "  floor     the bare server of this directory: build/bin/floor\n"
+    "\n"
+    "Result: protocol, label, groups, subscribers, bytes, rate_wanted, in_flight, published, "
+    "delivered,\n"
+    "undelivered, lost, repeated, damaged, closed, resynced, refused, kept_up, seconds, rate, "
+    "deliveries_per_s,\n"
+    "p50_us, p90_us, p99_us, p999_us, max_us, mean_us (from when a message was due, or sent, to when\n"
+    "a subscriber has read it), server_cpu_s, server_cpu_us_per_delivery, "
+    "deliveries_per_server_cpu_s,\n"
+    "crowd_cpu_s, crowd_busy (1: the subscribers' process was the limit), publisher_cpu_s, "
+    "connect_seconds,\n"
+    "idle_bytes_per_connection (what memory of the server's processes grew by while the subscribers "
+    "came;\n"
+    "it means something the first time after the server's start). null: not measured.\n"
+    "Status 0 also when the server has lost messages: see lost, repeated, damaged, undelivered.\n";
+
