@@ -45,8 +45,8 @@ struct crowd_options {
     unsigned server_pid_count;
     /* weir only. Subscribers that lose their connection come back where they were. */
     bool resume;
-    const char *mode;    /* of the path subscription; NULL: none named */
-    int receive_buffer;  /* SO_RCVBUF; 0: the kernel's choice */
+    const char *mode;   /* of the path subscription; NULL: none named */
+    int receive_buffer; /* SO_RCVBUF; 0: the kernel's choice */
 };
 
 /* What children count. Sums since the start; one writer each. */
@@ -60,17 +60,17 @@ struct crowd_counts {
     _Atomic uint64_t resynced;  /* weir: further syncs */
     _Atomic uint64_t resumed;   /* weir: positions that were served */
     _Atomic uint64_t conflated; /* weir: messages that stood for others as well */
-    _Atomic uint64_t newest;    /* subscribers that have the last message of their group */
+    _Atomic uint64_t newest;    /* see crowd_count_newest() */
     _Atomic uint64_t turns;     /* commands carried out */
 };
 
 /* What a run found. NaN where nothing was measured. */
 struct crowd_result {
     uint64_t published, delivered, undelivered; /* in the measured time */
-    uint64_t lost, repeated, damaged, closed, resynced, refused; /* of the whole run */
-    double seconds;          /* from the first measured message's time to the last delivery */
-    double rate;             /* messages published a second */
-    double deliveries_per_s; /* of one core's worth of wall time */
+    uint64_t lost, repeated, damaged, closed, resynced, conflated, refused; /* of the whole run */
+    double seconds; /* from the first measured message's time to the last delivery */
+    double rate;    /* messages published a second */
+    double deliveries_per_s;
     bool kept_up; /* all delivered exactly, the last at most a second after it was due */
     double p50_us, p90_us, p99_us, p999_us, max_us, mean_us;
     double server_cpu_us_per_delivery, deliveries_per_server_cpu_s, server_cpu_s;
@@ -88,30 +88,43 @@ size_t crowd_result_json(const struct crowd_options *options, const struct crowd
 
 /* ---- the parts of a run, for benches that do something to subscribers meanwhile ---- */
 
+void crowd_group_name(char out[CROWD_GROUP_BYTES_MAX], const struct crowd_options *options,
+                      unsigned group);
 struct crowd;
 struct crowd *crowd_start(const struct crowd_options *options);
-void crowd_wait_live(struct crowd *crowd, double seconds); /* until all are, or the bench ends */
+/* Let `share` (0 to 1) of the subscribers connect and wait until they are subscribed; returns how many
+ * that are. The bench ends when it takes longer. */
+unsigned crowd_wait_live(struct crowd *crowd, double share, double seconds);
 uint64_t crowd_total(const struct crowd *crowd, size_t counter_offset);
 #define CROWD_TOTAL(crowd, counter) crowd_total((crowd), offsetof(struct crowd_counts, counter))
-uint64_t crowd_cpu_ns(const struct crowd *crowd);
-/* Latencies from now on; and those since. */
+uint64_t crowd_cpu_ns(const struct crowd *crowd, uint64_t *busiest_ns); /* may be NULL */
+/* Latencies count from now on; and those since. */
 void crowd_histogram_reset(struct crowd *crowd);
-void crowd_histogram_read(struct crowd *crowd, struct histogram *out);
+void crowd_histogram_read(const struct crowd *crowd, struct histogram *out);
 enum crowd_command {
     CROWD_STOP_READING = 1,
     CROWD_READ_AGAIN,
     CROWD_RECONNECT, /* every connection is closed, and opened again with its position */
 };
-/* Returns when every process has begun with it. */
+/* Returns when every process has done it; new connections are then under way. */
 void crowd_command(struct crowd *crowd, enum crowd_command command);
+/* Subscribers whose last message was number `published` - 1 of their group. */
+uint64_t crowd_count_newest(struct crowd *crowd, uint64_t published);
+const struct crowd_options *crowd_options_of(const struct crowd *crowd);
+int crowd_completed_fd(const struct crowd *crowd); /* eventfd: messages that all have by now */
 void crowd_stop(struct crowd *crowd);
 
+/* Messages go to the groups in turn, one after the other, over one connection. What is in flight is
+ * bounded by `crowd`, whose options they are. */
 struct crowd_publisher;
-/* `crowds`: whose subscribers the publisher's messages are for; they bound what is in flight. */
 struct crowd_publisher *crowd_publisher_open(struct crowd *crowd);
-/* Publish until `until_ns` by the clock (rate), or as in_flight allows. Returns messages. */
-uint64_t crowd_publish(struct crowd_publisher *publisher, uint64_t until_ns);
+/* Publish until `until_ns`: one each 1/rate from now on, or as in_flight allows. Returns early when
+ * nothing in flight arrives for some seconds. */
+void crowd_publish(struct crowd_publisher *publisher, uint64_t until_ns);
 uint64_t crowd_published(const struct crowd_publisher *publisher);
+uint64_t crowd_refused(const struct crowd_publisher *publisher);
+/* Wait until `wanted` messages are delivered, since the crowd's start; false: not in time. */
+bool crowd_wait_delivered(struct crowd_publisher *publisher, uint64_t wanted, double seconds);
 void crowd_publisher_close(struct crowd_publisher *publisher);
 
 #endif

@@ -52,23 +52,34 @@ uint64_t load_cpu_ns(pid_t pid)
     return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
 }
 
-uint64_t load_memory_bytes(pid_t pid)
+/* The sum of a process's smaps_rollup lines that have one of two names. */
+static uint64_t rolled_up_bytes(pid_t pid, const char *name, const char *other_name)
 {
     char path[64];
     (void)snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)pid);
     FILE *file = fopen(path, "r");
     if (file == NULL)
         load_die("cannot open %s", path);
-    char line[256];
+    char line[256], found[64];
     uint64_t total = 0;
     while (fgets(line, sizeof line, file) != NULL) {
         unsigned long long kib;
-        if (sscanf(line, "Private_Clean: %llu kB", &kib) == 1 ||
-            sscanf(line, "Private_Dirty: %llu kB", &kib) == 1)
+        if (sscanf(line, "%63[^:]: %llu kB", found, &kib) == 2 &&
+            (strcmp(found, name) == 0 || strcmp(found, other_name) == 0))
             total += (uint64_t)kib * 1024;
     }
     (void)fclose(file);
     return total;
+}
+
+uint64_t load_memory_bytes(pid_t pid)
+{
+    return rolled_up_bytes(pid, "Private_Clean", "Private_Dirty");
+}
+
+uint64_t load_memory_share_bytes(pid_t pid)
+{
+    return rolled_up_bytes(pid, "Pss", "Pss");
 }
 
 void load_sleep_until(uint64_t deadline_ns)

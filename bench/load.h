@@ -20,6 +20,9 @@ void load_die(const char *format, ...) __attribute__((noreturn)) WEIR_PRINTF(1, 
 uint64_t load_clock_ns(void);          /* CLOCK_MONOTONIC */
 uint64_t load_cpu_ns(pid_t pid);       /* user + system time the process has used */
 uint64_t load_memory_bytes(pid_t pid); /* resident and private: what the process alone costs */
+/* Resident, shared pages divided among those that share them: summed over a server's processes it is
+ * what they cost together. */
+uint64_t load_memory_share_bytes(pid_t pid);
 void load_sleep_until(uint64_t deadline_ns);
 unsigned load_raise_descriptor_limit(unsigned wanted); /* returns what is allowed now */
 
