@@ -14,7 +14,7 @@ import { Program, answers, delay, freePort } from './processes.mjs';
 const here = path.dirname(fileURLToPath(import.meta.url));
 export const binDirectory = path.resolve(process.env.WEIR_BIN ?? path.join(here, '../../build/bin'));
 const NGINX_MODULES = '/usr/lib/nginx/modules';
-const CONNECTIONS_MAX = 32768;
+const CONNECTIONS_MAX = 16384;
 
 // What a program says of itself, on either channel.
 async function output(command, args) {
@@ -166,14 +166,14 @@ const redis = {
   processes: 'one process, one thread for clients',
   settings: [
     ['save "", appendonly no', 'nothing on the disk'],
-    ['maxclients 20000, tcp-backlog 4096', 'so many subscribers'],
+    ['maxclients 16384, tcp-backlog 4096', 'so many subscribers'],
     ['client-output-buffer-limit pubsub 0 0 0', 'a subscriber that is behind is not cut off'],
     ['io-threads 1', 'the default, and what it advises below four cores'],
   ],
   version: () => match(/v=(\S+)/, inPath('redis-server'), ['--version']),
   start: ({ scratch }) => listening(inPath('redis-server'), (port) => [
     '--port', String(port), '--bind', '127.0.0.1', '--daemonize', 'no', '--dir', scratch, '--save', '', '--appendonly', 'no',
-    '--maxclients', '20000', '--tcp-backlog', '4096', '--client-output-buffer-limit', 'pubsub 0 0 0', '--loglevel', 'warning',
+    '--maxclients', String(CONNECTIONS_MAX), '--tcp-backlog', '4096', '--client-output-buffer-limit', 'pubsub 0 0 0', '--loglevel', 'warning',
   ]),
 };
 

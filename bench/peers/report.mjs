@@ -1,0 +1,315 @@
+// report.mjs -- a session's document as one page that needs nothing else, and the short forms of it for docs/ and README.md.
+import fs from 'node:fs';
+import path from 'node:path';
+import { AIMS, METRICS, figure, median, ratio } from './results.mjs';
+import { DARK, LIGHT, STYLE, WIDTH, bars, dots, escape, figureSvg, format } from './plot.mjs';
+
+const metricOf = (key) => METRICS.find((metric) => metric.key === key);
+const bytesName = (bytes) => (bytes >= 1024 ? `${bytes / 1024} KiB` : `${bytes} B`);
+const times = (value) => (value === null ? '–' : value >= 10 ? String(Math.round(value)) : value.toFixed(value >= 0.995 ? 1 : 2));
+const isFlat = (metric) => metric.phase === 'flat';
+
+// [{ name, title, cases }] with the scenarios of equal groups together, one case a message size.
+function sections(document) {
+  const found = new Map();
+  for (const scenario of document.parameters.scenarios) {
+    const section = found.get(scenario.group) ?? { name: scenario.group, title: scenario.title, rate: scenario.rate, groups: scenario.groups, cases: [] };
+    section.cases.push(scenario);
+    found.set(scenario.group, section);
+  }
+  return [...found.values()];
+}
+
+// Memory of a connection does not depend on the size of messages that have not come yet: one figure for all sizes.
+function memoryFigure(document, section, server) {
+  const all = section.cases.map((one) => figure(document, metricOf('memory'), one.name, server));
+  const known = all.filter((one) => one.median !== null);
+  return {
+    median: median(known.map((one) => one.median)), behind: 0, failed: all.flatMap((one) => one.failed), rounds: all.reduce((sum, one) => sum + one.rounds, 0),
+    min: known.length ? Math.min(...known.map((one) => one.min)) : null, max: known.length ? Math.max(...known.map((one) => one.max)) : null,
+  };
+}
+
+// ---- one section ----
+
+function barRows(document, section, key) {
+  return document.servers.map(({ name, label }) => ({
+    label, ours: name === 'weir',
+    entries: key === 'memory' ? [memoryFigure(document, section, name)] : section.cases.map((one) => figure(document, metricOf(key), one.name, name)),
+  }));
+}
+
+function dotRows(document, section) {
+  const keys = ['p50', 'p99', 'p999'];
+  return document.servers.map(({ name, label }) => ({
+    label, ours: name === 'weir',
+    lines: section.cases.map((one) => {
+      const figures = keys.map((key) => figure(document, metricOf(key), one.name, name));
+      return { name: bytesName(one.bytes), values: figures.map((each) => each.median), behind: figures[0].behind > 0, failed: figures[0].failed.length > 0 };
+    }),
+  }));
+}
+
+function spreadText(each, unit) {
+  if (each.median === null) return each.failed.length ? 'failed' : '–';
+  const range = each.rounds > 1 && each.max > each.min ? ` <small>${escape(format(each.min, unit))} … ${escape(format(each.max, unit))}</small>` : '';
+  return `${escape(format(each.median, unit))}${each.behind ? ` <em title="did not keep up in ${each.behind} of ${each.rounds} rounds">*</em>` : ''}${range}`;
+}
+
+const table = (caption, head, rows) => `<table><caption>${escape(caption)}</caption><thead><tr>${head.map((cell) => `<th scope="col">${escape(cell)}</th>`).join('')}</tr></thead><tbody>
+${rows.map(([first, ...rest]) => `<tr><th scope="row">${escape(first)}</th>${rest.map((cell) => `<td>${cell}</td>`).join('')}</tr>`).join('\n')}
+</tbody></table>`;
+
+function barTable(document, rows, section, key) {
+  const head = ['', ...(key === 'memory' ? ['per connection'] : section.cases.map((one) => bytesName(one.bytes)))];
+  return table('medians, and the spread of the rounds', head, rows.map((row) => [row.label, ...row.entries.map((each) => spreadText(each, metricOf(key).unit))]));
+}
+
+function dotTable(document, section) {
+  const head = ['', ...section.cases.flatMap((one) => ['p50', 'p99', 'p99.9'].map((name) => `${name}, ${bytesName(one.bytes)}`))];
+  return table('medians of the rounds', head, document.servers.map(({ name, label }) => [
+    label, ...section.cases.flatMap((one) => ['p50', 'p99', 'p999'].map((key) => escape(format(figure(document, metricOf(key), one.name, name).median, 'µs')))),
+  ]));
+}
+
+function card(id, title, hint, plot, description, tableText) {
+  return `<figure><figcaption><h3>${escape(title)}</h3><p>${escape(hint)}</p></figcaption>
+${figureSvg(plot, title, description, id)}
+<details><summary>Figures</summary><div class="scroll">${tableText}</div></details></figure>`;
+}
+
+const paceOf = (section) => `${section.rate.toLocaleString('en')} messages/s${section.groups > 1 ? ' over all groups' : ''}`;
+
+function barCard(document, section, key) {
+  const metric = metricOf(key);
+  const rows = barRows(document, section, key);
+  const less = metric.less ? 'less is better' : 'more is better';
+  const pace = { cpu_paced: paceOf(section), cpu_flat: `${document.parameters.in_flight} messages in flight`, deliveries: `${document.parameters.in_flight} messages in flight`, memory: 'no messages yet' }[key];
+  const plot = bars({ rows, series: key === 'memory' ? [''] : section.cases.map((one) => bytesName(one.bytes)), unit: metric.unit });
+  const description = rows.map((row) => `${row.label}: ${row.entries.map((each) => format(each.median, metric.unit)).join(', ')}`).join('; ');
+  return card(`${key}-${section.name}`, metric.title.replace(/, (paced|flat out)$/, isFlat(metric) ? ', flat out' : ', paced'), `${pace}; ${less}`, plot, description, barTable(document, rows, section, key));
+}
+
+function latencyCard(document, section) {
+  const rows = dotRows(document, section);
+  const plot = dots({ rows, names: ['p50', 'p99', 'p99.9'], unit: 'µs' });
+  const description = rows.map((row) => `${row.label}: ${row.lines.map((one) => `${one.name} ${one.values.map((value) => format(value, 'µs')).join(' / ')}`).join(', ')}`).join('; ');
+  return card(`latency-${section.name}`, 'Latency, paced', `${paceOf(section)}; from when a message was due to when a subscriber has read it; log scale`, plot, description, dotTable(document, section));
+}
+
+function ratioCell(document, metric, scenario, server) {
+  const value = ratio(document, metric, scenario, server);
+  const aim = metric.column === 'server_cpu_us_per_delivery' ? AIMS[server] : undefined;
+  if (value === null || aim === undefined) return times(value);
+  const reached = value <= aim;
+  return `<span class="${reached ? 'good' : 'bad'}">${times(value)} <small>${reached ? 'aim reached' : `aim ${aim}`}</small></span>`;
+}
+
+function ratioCard(document, section) {
+  const keys = ['cpu_paced', 'cpu_flat', 'deliveries', 'p99', 'memory'];
+  const names = { cpu_paced: 'CPU, paced', cpu_flat: 'CPU, flat out', deliveries: 'deliveries/s', p99: 'p99', memory: 'memory' };
+  const others = document.servers.filter(({ name }) => name !== 'weir');
+  const tables = section.cases.map((one) => table(bytesName(one.bytes), ['weir ÷ …', ...keys.map((key) => names[key])],
+    others.map(({ name, label }) => [label, ...keys.map((key) => ratioCell(document, metricOf(key), one.name, name))])));
+  return `<figure class="ratios"><figcaption><h3>weir as a share of the others</h3><p>below 1 weir needs less of it; for deliveries/s, above 1 weir does more</p></figcaption><div class="scroll">${tables.join('\n')}</div></figure>`;
+}
+
+function sectionText(document, section) {
+  return `<section><h2>${escape(section.title)}</h2><div class="cards">
+${barCard(document, section, 'cpu_paced')}
+${barCard(document, section, 'cpu_flat')}
+${latencyCard(document, section)}
+${barCard(document, section, 'deliveries')}
+${barCard(document, section, 'memory')}
+${ratioCard(document, section)}
+</div></section>`;
+}
+
+// ---- the page ----
+
+const PAGE_STYLE = `
+  :root { color-scheme: light dark; ${LIGHT} }
+  @media (prefers-color-scheme: dark) { :root { ${DARK} } }
+  * { box-sizing: border-box; }
+  body { margin: 0; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+  main { max-width: 1240px; margin: 0 auto; padding: 32px 20px 64px; }
+  h1 { font-size: 28px; margin: 0 0 4px; letter-spacing: -.01em; }
+  h2 { font-size: 20px; margin: 44px 0 14px; }
+  h3 { font-size: 15px; margin: 0; }
+  p { margin: 0 0 10px; max-width: 76ch; }
+  figcaption p, .lead, small, caption, dt { color: var(--soft); }
+  figcaption p { font-size: 13px; margin: 0 0 8px; }
+  .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 16px; align-items: start; }
+  figure { margin: 0; padding: 16px 18px 12px; background: var(--paper); border: 1px solid var(--line); border-radius: 10px; min-width: 0; }
+  svg { display: block; width: 100%; height: auto; }
+  details { margin-top: 6px; border-top: 1px solid var(--grid); padding-top: 6px; font-size: 13px; }
+  summary { cursor: pointer; color: var(--soft); }
+  .scroll { overflow-x: auto; }
+  table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; margin: 4px 0 10px; }
+  caption { text-align: left; font-size: 12px; padding: 2px 0; }
+  th, td { text-align: right; padding: 4px 8px; border-bottom: 1px solid var(--grid); vertical-align: top; }
+  th:first-child { text-align: left; padding-left: 0; font-weight: 500; white-space: nowrap; }
+  thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
+  td small { white-space: nowrap; display: block; }
+  .good { color: var(--good); } .bad { color: var(--warn); } em { color: var(--warn); font-style: normal; font-weight: 600; }
+  .wide td { text-align: left; } .wide thead th { text-align: left; }
+  .wide ul { margin: 0; padding-left: 16px; }
+  dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 14px 0 0; font-size: 14px; }
+  dd { margin: 0; }
+  code { font-size: 13px; }
+  ${STYLE}`;
+
+function facts(document) {
+  const { machine, parameters } = document;
+  const gib = `${Math.round(machine.memory_bytes / 2 ** 30)} GiB`;
+  const load = (list) => list.map((value) => value.toFixed(2)).join(' ');
+  return [
+    ['Made', `${document.made.slice(0, 16).replace('T', ' ')} UTC, weir ${document.commit || 'of an unknown commit'}${document.complete ? '' : '; the session was stopped before its end'}`],
+    ['Machine', `${machine.cores} × ${machine.cpu}, ${gib}, ${machine.system}, Linux ${machine.kernel}`],
+    ['Load', `${load(machine.load_before)} before${machine.load_after ? `, ${load(machine.load_after)} after (the session's own among it)` : ''}`],
+    ['Rounds', `${parameters.rounds} of all servers in turn; ${parameters.seconds} s measured after ${parameters.warmup} s, each paced and flat out`],
+    ['Command', '<code>./dev bench compare</code>'],
+  ];
+}
+
+function serverTable(document) {
+  const rows = document.servers.map((server) => [server.label, escape(server.version) + (server.failed ? ` <em>${escape(server.failed)}</em>` : ''), escape(server.processes),
+    `<ul>${server.settings.map(([name, why]) => `<li><code>${escape(name)}</code>: ${escape(why)}</li>`).join('')}</ul>`]);
+  return `<div class="wide scroll">${table('versions as the programs say them; settings that differ from the defaults', ['', 'version', 'processes', 'settings'], rows)}</div>`;
+}
+
+function remarks(document) {
+  const behind = document.runs.filter((run) => run.kept_up === false && run.phase === 'paced');
+  const failed = document.runs.filter((run) => run.failed !== undefined);
+  const inexact = document.runs.filter((run) => run.lost + run.repeated + run.damaged > 0);
+  const name = (run) => `${document.servers.find((server) => server.name === run.server).label}, ${run.scenario.replace('-', ', ')} B, ${run.phase === 'flat' ? 'flat out' : 'paced'}, round ${run.round}`;
+  const list = [
+    ...failed.map((run) => `${name(run)}: failed: ${run.failed}`),
+    ...inexact.map((run) => `${name(run)}: ${run.lost} lost, ${run.repeated} repeated, ${run.damaged} damaged`),
+    ...behind.map((run) => `${name(run)}: did not keep up: ${run.undelivered} of ${run.published * 1 ? (run.delivered + run.undelivered) : 0} deliveries missing, p50 ${format(run.p50_us, 'µs')}`),
+  ];
+  return list.length === 0 ? '<p>Every message of every run arrived, in order and whole.</p>' : `<ul>${list.map((text) => `<li>${escape(text)}</li>`).join('')}</ul>`;
+}
+
+const METHOD = `
+<p>One load generator for all, <code>build/bin/crowd</code>: subscribers in processes of their own that check every message's number and
+bytes; a publisher that paces by the clock (a message that is sent late counts from when it was due) or keeps 64 messages in flight.
+Server CPU is user and system time of all of a server's processes, divided by the messages that arrived. Memory is what the proportional
+resident size of all of a server's processes grew by while its subscribers came; sockets' buffers in the kernel are not in it. Bars are
+medians of the rounds, thin lines their spread; * marks what did not keep up in some round.</p>
+<p>Load and server share the machine's cores, so flat out the faster server also waits for the subscribers who read; CPU per delivery does
+not depend on that. What is not equal: weir stores each message as an item's new value and sends it in an envelope (stream, group, item,
+number, time: some 200 bytes more), so that subscribers can resume; nchan keeps the last messages; the others keep nothing. weir, nchan,
+socket.io and ws speak WebSocket, as browsers do; nats and redis a TCP protocol of their own. Publishing is each server's usual way:
+WebSocket for weir, ws and socket.io, HTTP POST for nchan, PUB and PUBLISH; its cost is part of the figures, most of it with one
+subscriber a group.</p>`;
+
+export function page(document) {
+  return `<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>weir beside others</title><style>${PAGE_STYLE}</style></head>
+<body><main>
+<h1>weir beside others</h1>
+<p class="lead">What it costs to bring one message to one subscriber: ${document.servers.map(({ label }) => escape(label)).join(', ')}, measured in turn on one machine.</p>
+<dl>${facts(document).map(([name, text]) => `<dt>${name}</dt><dd>${name === 'Command' ? text : escape(text)}</dd>`).join('')}</dl>
+${sections(document).map((section) => sectionText(document, section)).join('\n')}
+<section><h2>What went wrong</h2>${remarks(document)}</section>
+<section><h2>Servers</h2>${serverTable(document)}</section>
+<section><h2>Method</h2>${METHOD}</section>
+</main></body></html>
+`;
+}
+
+// ---- docs/ and README.md ----
+
+// CPU and deliveries of every section in one picture.
+export function overview(document) {
+  const gap = 36;
+  const parts = [];
+  let y = 0;
+  for (const section of sections(document)) {
+    parts.push(`<text class="strong" style="font-size:15px" x="0" y="${y + 18}">${escape(section.title)}</text>`);
+    y += 30;
+    const plots = ['cpu_paced', 'deliveries'].map((key) => bars({ rows: barRows(document, section, key), series: section.cases.map((one) => bytesName(one.bytes)), unit: metricOf(key).unit }));
+    ['server CPU per delivery, paced: less is better', 'deliveries per second, flat out: more is better'].forEach((text, index) => {
+      parts.push(`<g transform="translate(${index * (WIDTH + gap)} ${y})"><text class="soft" x="0" y="10">${text}</text><g transform="translate(0 16)">${plots[index].body}</g></g>`);
+    });
+    y += 16 + Math.max(...plots.map((plot) => plot.height)) + 22;
+  }
+  const width = 2 * WIDTH + gap;
+  const pad = 16;
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="${-pad} ${-pad} ${width + 2 * pad} ${Math.round(y - 22 + 2 * pad)}" role="img" aria-labelledby="t"><title id="t">CPU per delivery and deliveries per second of weir and others; the table in README.md has the figures</title><style>
+  svg { ${LIGHT} background: var(--paper); }
+  @media (prefers-color-scheme: dark) { svg { ${DARK} } }${STYLE}
+</style><rect x="${-pad}" y="${-pad}" width="${width + 2 * pad}" height="${Math.round(y - 22 + 2 * pad)}" style="fill: var(--paper)"/>
+${parts.join('\n')}
+</svg>
+`;
+}
+
+// Medians only, for docs/.
+export function summary(document) {
+  const results = document.parameters.scenarios.flatMap((scenario) => document.servers.map(({ name }) => ({
+    scenario: scenario.name, server: name,
+    ...Object.fromEntries(METRICS.map((metric) => [metric.key, figure(document, metric, scenario.name, name).median])),
+    kept_up: document.runs.every((run) => run.scenario !== scenario.name || run.server !== name || run.phase !== 'paced' || run.kept_up === true),
+  })));
+  const { made, commit, machine, parameters } = document;
+  return { made, commit, machine, rounds: parameters.rounds, servers: document.servers.map(({ name, version }) => ({ name, version })), results };
+}
+
+function aimLines(document) {
+  return Object.entries(AIMS).map(([server, aim]) => {
+    const label = document.servers.find(({ name }) => name === server)?.label;
+    const found = document.parameters.scenarios.flatMap((scenario) => ['cpu_paced', 'cpu_flat'].map((key) => ({
+      value: ratio(document, metricOf(key), scenario.name, server), where: `${scenario.group}, ${bytesName(scenario.bytes)}, ${key === 'cpu_flat' ? 'flat out' : 'paced'}`,
+    }))).filter(({ value }) => value !== null);
+    if (label === undefined || found.length === 0) return null;
+    const missed = found.filter(({ value }) => value > aim).sort((a, b) => b.value - a.value);
+    const range = `${times(Math.min(...found.map(({ value }) => value)))} to ${times(Math.max(...found.map(({ value }) => value)))}`;
+    return `- ${label}: weir's CPU per delivery is ${range} of it; aim ${aim}: ${missed.length === 0 ? 'reached everywhere' : `missed in ${missed.length} of ${found.length} cases (${missed.map(({ where, value }) => `${where}: ${times(value)}`).join('; ')})`}.`;
+  }).filter(Boolean);
+}
+
+const BEGIN = '<!-- compare: written by ./dev bench compare --docs -->';
+const END = '<!-- compare: end -->';
+
+export function readmeText(document) {
+  const small = document.parameters.scenarios.filter(({ bytes }) => bytes === document.parameters.bytes[0]);
+  const first = small[0].name;
+  const cell = (key, scenario, server) => {
+    const each = figure(document, metricOf(key), scenario, server);
+    return each.median === null ? (each.failed.length ? 'failed' : '–') : format(each.median, metricOf(key).unit) + (each.behind ? ' \\*' : '');
+  };
+  const head = ['', ...small.map(({ group }) => `CPU per delivery, ${group.replace('x', ' × ')}`), 'deliveries/s', 'p50 / p99', 'idle connection'];
+  const rows = document.servers.map(({ name, label, version }) => [
+    `${name === 'weir' ? '**weir**' : label} ${name === 'weir' ? '' : version}`.trim(), ...small.map((scenario) => cell('cpu_paced', scenario.name, name)),
+    cell('deliveries', first, name), `${cell('p50', first, name)} / ${cell('p99', first, name)}`, format(memoryFigure(document, sections(document).at(Math.min(1, sections(document).length - 1)), name).median, 'B'),
+  ]);
+  const { machine } = document;
+  const behind = document.runs.some((run) => run.kept_up === false) ? '\n\\* did not keep up in some round.\n' : '';
+  return `${BEGIN}
+![CPU per delivery and deliveries per second, weir and others](docs/compare.svg)
+
+${bytesName(document.parameters.bytes[0])} messages, groups × subscribers of each; CPU and latency paced, deliveries/s flat out with ${small[0].group.replace('x', ' × ')}. Medians of ${document.parameters.rounds} round${document.parameters.rounds === 1 ? '' : 's'}, ${machine.cores} cores
+(${machine.cpu}), ${document.made.slice(0, 10)}, commit ${document.commit.replace('+', ' and changes')}; all figures are in [docs/compare.json](docs/compare.json).
+
+| ${head.join(' | ')} |
+|${head.map(() => '---|').join('')}
+${rows.map((row) => `| ${row.join(' | ')} |`).join('\n')}
+${behind}
+${aimLines(document).join('\n')}
+${END}`;
+}
+
+// Writes docs/compare.svg, docs/compare.json and README.md's part; the files.
+export function publish(document, root) {
+  const readme = path.join(root, 'README.md');
+  const text = fs.readFileSync(readme, 'utf8');
+  const [begin, end] = [text.indexOf(BEGIN), text.indexOf(END)];
+  if (begin < 0 || end < begin) throw new Error(`README.md has no place for the comparison (${BEGIN} … ${END})`);
+  const files = [path.join(root, 'docs/compare.svg'), path.join(root, 'docs/compare.json'), readme];
+  fs.writeFileSync(files[0], overview(document));
+  fs.writeFileSync(files[1], `${JSON.stringify(summary(document), null, 1)}\n`);
+  fs.writeFileSync(readme, text.slice(0, begin) + readmeText(document) + text.slice(end + END.length));
+  return files;
+}

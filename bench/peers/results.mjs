@@ -1,0 +1,82 @@
+// results.mjs -- what a session found: the form of its JSON, medians and spreads, ratios to weir, the issue's aims.
+//
+// A document: { bench, format, made, commit, machine, parameters, servers, runs, complete }. A run is one line of crowd with
+// `server`, `scenario`, `round` and `phase` beside it, or `failed` with a sentence instead of figures. Everything else here is
+// computed from the runs, so that a report can be made again.
+export const FORMAT = 1;
+export const PHASES = ['paced', 'flat'];
+
+// What is compared: its column in a run, the phase it is taken from, and whether less is better.
+export const METRICS = [
+  { key: 'cpu_paced', phase: 'paced', column: 'server_cpu_us_per_delivery', unit: 'µs', title: 'Server CPU per delivery, paced', less: true },
+  { key: 'cpu_flat', phase: 'flat', column: 'server_cpu_us_per_delivery', unit: 'µs', title: 'Server CPU per delivery, flat out', less: true },
+  { key: 'deliveries', phase: 'flat', column: 'deliveries_per_s', unit: '/s', title: 'Deliveries per second, flat out', less: false },
+  { key: 'p50', phase: 'paced', column: 'p50_us', unit: 'µs', title: 'Latency, paced, p50', less: true },
+  { key: 'p99', phase: 'paced', column: 'p99_us', unit: 'µs', title: 'Latency, paced, p99', less: true },
+  { key: 'p999', phase: 'paced', column: 'p999_us', unit: 'µs', title: 'Latency, paced, p99.9', less: true },
+  { key: 'memory', phase: 'paced', column: 'idle_bytes_per_connection', unit: 'B', title: 'Memory per idle connection', less: true },
+];
+
+// Server CPU per delivery of weir, at most so many times the peer's (issue "the fastest and fairest fan-out").
+export const AIMS = { nchan: 0.6, socketio: 0.5, nats: 0.5 };
+
+export function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = Math.floor(sorted.length / 2);
+  if (sorted.length === 0) return null;
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+const isNumber = (value) => typeof value === 'number' && Number.isFinite(value);
+
+// { median, min, max, rounds } of one metric, and how many of its runs did not keep up or failed.
+export function figure(document, metric, scenario, server) {
+  const runs = document.runs.filter((run) => run.scenario === scenario && run.server === server && run.phase === metric.phase);
+  const values = runs.map((run) => run[metric.column]).filter(isNumber);
+  return {
+    median: median(values),
+    min: values.length ? Math.min(...values) : null,
+    max: values.length ? Math.max(...values) : null,
+    rounds: runs.length,
+    behind: runs.filter((run) => run.kept_up === false).length,
+    failed: runs.filter((run) => run.failed !== undefined).map((run) => run.failed),
+    bounded: runs.filter((run) => run.crowd_busy >= 0.97).length,
+  };
+}
+
+export const scenariosOf = (document) => document.parameters.scenarios;
+
+// weir's figure divided by the server's: below 1 weir needs less of it.
+export function ratio(document, metric, scenario, server) {
+  const [weir, other] = ['weir', server].map((name) => figure(document, metric, scenario, name).median);
+  return weir === null || other === null || other === 0 ? null : weir / other;
+}
+
+const shown = (value) => JSON.stringify(value);
+
+// What is wrong with a document, as sentences; nothing when it can be reported.
+export function problems(document) {
+  const found = [];
+  const must = (holds, sentence) => holds || found.push(sentence);
+  if (document?.bench !== 'compare') return ['this is not a result of ./dev bench compare'];
+  must(document.format === FORMAT, `its format is ${shown(document.format)}, this version reads ${FORMAT}`);
+  for (const name of ['made', 'commit', 'machine', 'parameters', 'servers', 'runs']) must(document[name] !== undefined, `${name} is missing`);
+  if (found.length > 0) return found;
+  for (const name of ['cores', 'cpu', 'memory_bytes', 'kernel', 'load_before']) must(document.machine[name] !== undefined, `machine.${name} is missing`);
+  const servers = new Set(document.servers.map(({ name }) => name));
+  const scenarios = new Set(document.parameters.scenarios.map(({ name }) => name));
+  for (const server of document.servers) must(typeof server.version === 'string' || server.failed, `server ${server.name} has no version`);
+  for (const run of document.runs) {
+    const where = `run ${run.server} ${run.scenario} ${run.phase} ${run.round}`;
+    must(servers.has(run.server) && scenarios.has(run.scenario) && PHASES.includes(run.phase), `${where}: unknown server, scenario or phase`);
+    if (run.failed !== undefined) continue;
+    must(typeof run.kept_up === 'boolean', `${where}: kept_up is ${shown(run.kept_up)}`);
+    for (const name of ['published', 'delivered', 'undelivered', 'lost', 'repeated', 'damaged']) {
+      must(Number.isInteger(run[name]) && run[name] >= 0, `${where}: ${name} is ${shown(run[name])}`);
+    }
+    for (const name of ['p50_us', 'server_cpu_us_per_delivery', 'deliveries_per_s']) {
+      must(run.delivered === 0 || run[name] > 0, `${where}: ${name} is ${shown(run[name])}`);
+    }
+  }
+  return found;
+}
