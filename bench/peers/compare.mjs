@@ -34,16 +34,12 @@ const SCENARIOS = [
   { name: '1x10000', groups: 1, subscribers: 10000, rate: 10, title: '1 group, 10,000 subscribers' },
   { name: '1000x1', groups: 1000, subscribers: 1000, rate: 2000, title: '1,000 groups, 1 subscriber each' },
 ];
-const SMOKE = [
-  { name: '1x20', groups: 1, subscribers: 20, rate: 50, title: '1 group, 20 subscribers' },
-  { name: '20x1', groups: 20, subscribers: 20, rate: 50, title: '20 groups, 1 subscriber each' },
-];
-const BYTES = [128, 1024];
+const SMOKE = [{ name: '2x10', groups: 2, subscribers: 20, rate: 100, title: '2 groups, 10 subscribers each' }];
 const IN_FLIGHT = 64;
 const PLANS = {
-  full: { rounds: 3, seconds: 1.5, warmup: 0.5, drain: 3 },
-  quick: { rounds: 1, seconds: 1, warmup: 0.3, drain: 2 },
-  smoke: { rounds: 1, seconds: 0.4, warmup: 0.1, drain: 3 },
+  full: { rounds: 3, seconds: 1.5, warmup: 0.5, drain: 3, bytes: [128, 1024] },
+  quick: { rounds: 1, seconds: 1, warmup: 0.3, drain: 2, bytes: [128, 1024] },
+  smoke: { rounds: 1, seconds: 0.4, warmup: 0.1, drain: 3, bytes: [128] },
 };
 
 function fail(sentence) {
@@ -164,11 +160,11 @@ function minutes(seconds) {
 }
 
 // The session's work, in the order in which it is done. Who is first goes round, so that nobody always follows the same.
-export function jobsOf(scenarios, servers, rounds) {
+export function jobsOf(scenarios, servers, plan) {
   const jobs = [];
-  for (let round = 1; round <= rounds; round += 1) {
+  for (let round = 1; round <= plan.rounds; round += 1) {
     for (const scenario of scenarios) {
-      for (const bytes of BYTES) {
+      for (const bytes of plan.bytes) {
         const first = (round + jobs.length) % servers.length;
         for (let at = 0; at < servers.length; at += 1) jobs.push({ round, scenario, bytes, server: servers[(first + at) % servers.length] });
       }
@@ -220,11 +216,11 @@ async function session(options) {
   const document = {
     bench: 'compare', format: FORMAT, made: new Date().toISOString(), commit: git('rev-parse', '--short=12', 'HEAD') + (git('status', '--porcelain') ? '+' : ''),
     plan: options.plan, complete: false, machine: here,
-    parameters: { ...plan, in_flight: IN_FLIGHT, bytes: BYTES, scenarios: scenarios.flatMap((one) => BYTES.map((bytes) => ({ ...one, name: `${one.name}-${bytes}`, group: one.name, bytes }))) },
+    parameters: { ...plan, in_flight: IN_FLIGHT, scenarios: scenarios.flatMap((one) => plan.bytes.map((bytes) => ({ ...one, name: `${one.name}-${bytes}`, group: one.name, bytes }))) },
     servers: await describe(servers, here.cores), runs: [],
   };
   for (const { label, version, failed } of document.servers) say(`compare: ${label} ${version}${failed ? ` (${failed})` : ''}`);
-  const jobs = jobsOf(scenarios, servers, plan.rounds);
+  const jobs = jobsOf(scenarios, servers, plan);
   let files = [];
   for (const [index, job] of jobs.entries()) {
     if (isStopped) break;

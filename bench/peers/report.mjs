@@ -102,16 +102,20 @@ function ratioCell(document, metric, scenario, server) {
   const aim = metric.column === 'server_cpu_us_per_delivery' ? AIMS[server] : undefined;
   if (value === null || aim === undefined) return times(value);
   const reached = value <= aim;
-  return `<span class="${reached ? 'good' : 'bad'}">${times(value)} <small>${reached ? 'aim reached' : `aim ${aim}`}</small></span>`;
+  return `<span class="${reached ? 'good' : 'bad'}" title="aim ${aim}: ${reached ? 'reached' : 'missed'}">${times(value)} ${reached ? '✓' : '✗'}</span>`;
 }
+
+const aimWords = (document) => Object.entries(AIMS).map(([server, aim]) => `${aim} of ${document.servers.find(({ name }) => name === server)?.label ?? server}`).join(', ');
 
 function ratioCard(document, section) {
   const keys = ['cpu_paced', 'cpu_flat', 'deliveries', 'p99', 'memory'];
-  const names = { cpu_paced: 'CPU, paced', cpu_flat: 'CPU, flat out', deliveries: 'deliveries/s', p99: 'p99', memory: 'memory' };
   const others = document.servers.filter(({ name }) => name !== 'weir');
-  const tables = section.cases.map((one) => table(bytesName(one.bytes), ['weir ÷ …', ...keys.map((key) => names[key])],
-    others.map(({ name, label }) => [label, ...keys.map((key) => ratioCell(document, metricOf(key), one.name, name))])));
-  return `<figure class="ratios"><figcaption><h3>weir as a share of the others</h3><p>below 1 weir needs less of it; for deliveries/s, above 1 weir does more</p></figcaption><div class="scroll">${tables.join('\n')}</div></figure>`;
+  const rows = others.flatMap(({ name, label }) => section.cases.map((one, index) => [
+    index === 0 ? label : '', bytesName(one.bytes), ...keys.map((key) => ratioCell(document, metricOf(key), one.name, name)),
+  ]));
+  const head = ['weir ÷ …', '', 'CPU, paced', 'CPU, flat out', 'deliveries/s', 'p99', 'memory'];
+  return `<figure class="ratios"><figcaption><h3>weir as a share of the others</h3><p>below 1 weir needs less of it; deliveries/s: above 1 weir does more</p></figcaption><div class="scroll">${
+    table(`aims for CPU: ${aimWords(document)}`, head, rows)}</div></figure>`;
 }
 
 function sectionText(document, section) {
@@ -150,12 +154,14 @@ const PAGE_STYLE = `
   th, td { text-align: right; padding: 4px 8px; border-bottom: 1px solid var(--grid); vertical-align: top; }
   th:first-child { text-align: left; padding-left: 0; font-weight: 500; white-space: nowrap; }
   thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
+  .ratios th[scope=row]:empty + td { border-top: 0; }
   td small { white-space: nowrap; display: block; }
   .good { color: var(--good); } .bad { color: var(--warn); } em { color: var(--warn); font-style: normal; font-weight: 600; }
   .wide td { text-align: left; } .wide thead th { text-align: left; }
   .wide ul { margin: 0; padding-left: 16px; }
   dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 14px 0 0; font-size: 14px; }
   dd { margin: 0; }
+  .aims { margin: 16px 0 0; padding-left: 18px; font-size: 14px; max-width: 100ch; }
   code { font-size: 13px; }
   ${STYLE}`;
 
@@ -211,6 +217,7 @@ export function page(document) {
 <h1>weir beside others</h1>
 <p class="lead">What it costs to bring one message to one subscriber: ${document.servers.map(({ label }) => escape(label)).join(', ')}, measured in turn on one machine.</p>
 <dl>${facts(document).map(([name, text]) => `<dt>${name}</dt><dd>${name === 'Command' ? text : escape(text)}</dd>`).join('')}</dl>
+<ul class="aims">${aimLines(document).map((line) => `<li>${escape(line.slice(2))}</li>`).join('')}</ul>
 ${sections(document).map((section) => sectionText(document, section)).join('\n')}
 <section><h2>What went wrong</h2>${remarks(document)}</section>
 <section><h2>Servers</h2>${serverTable(document)}</section>

@@ -167,12 +167,13 @@ const redis = {
   settings: [
     ['save "", appendonly no', 'nothing on the disk'],
     ['maxclients 16384, tcp-backlog 4096', 'so many subscribers'],
+    ['protected-mode no', 'the load comes from more loopback addresses than 127.0.0.1'],
     ['client-output-buffer-limit pubsub 0 0 0', 'a subscriber that is behind is not cut off'],
     ['io-threads 1', 'the default, and what it advises below four cores'],
   ],
   version: () => match(/v=(\S+)/, inPath('redis-server'), ['--version']),
   start: ({ scratch }) => listening(inPath('redis-server'), (port) => [
-    '--port', String(port), '--bind', '127.0.0.1', '--daemonize', 'no', '--dir', scratch, '--save', '', '--appendonly', 'no',
+    '--port', String(port), '--bind', '127.0.0.1', '--protected-mode', 'no', '--daemonize', 'no', '--dir', scratch, '--save', '', '--appendonly', 'no',
     '--maxclients', String(CONNECTIONS_MAX), '--tcp-backlog', '4096', '--client-output-buffer-limit', 'pubsub 0 0 0', '--loglevel', 'warning',
   ]),
 };
