@@ -411,7 +411,8 @@ static void redis_take(struct crowd_voice *voice, struct span bytes, char *reply
         return;
     unit->bytes = at;
     unit->kind = starts_with(what, "message") ? CROWD_MESSAGE : CROWD_LIVE;
-    unit->message = message;
+    if (unit->kind == CROWD_MESSAGE) /* else it is the count of subscriptions */
+        unit->message = message;
 }
 
 static size_t redis_publish(const char *group, unsigned group_number, struct span message,
