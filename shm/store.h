@@ -118,8 +118,8 @@ struct store_past {
 };
 /* Apply a write of an earlier life; the group's numbers are `past` afterwards, and it counts as
  * committed. EMPTY: the group has it already (its epoch is higher, or the same with a seq that is not
- * lower): nothing changed. A delete that finds no item is OK. A group whose epoch rises loses the
- * items it still has. An item that is newer than the write (a walk met it later) stays as it is.
+ * lower): nothing changed. A delete that finds no item is OK. A group whose epoch rises keeps its items when
+ * its seq goes on (store_renew()); with seq 1 it is a new life, and loses those it still has. An item that is newer than the write (a walk met it later) stays as it is.
  * INVALID: numbers that no write can have had. Otherwise as store_set() and its like, but: spans and
  * handle in `change` are good until the next call of these (empty groups beyond the bound go there);
  * where the event is put into the ring, store_group_published() says so at once. items_max and
@@ -143,6 +143,9 @@ enum weir_status store_restore(struct store *store,
 /* The last of it: epochs given from now on are `epoch_floor` or higher, and above all that were
  * restored; stamps are above all that were. */
 void store_recovered(struct store *store, uint64_t epoch_floor);
+/* Behind store_recovered(): groups whose epoch is lower go on in this one, with their seq and items, and
+ * no event of before leads to them. Epochs given from now on are higher. */
+void store_renew(struct store *store, uint64_t epoch);
 /* Above every epoch given so far: what the files made from now on name as the next life's floor.
  * Groups that get a higher one later are in the log with it. */
 uint64_t store_epoch_base(const struct store *store);

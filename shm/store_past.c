@@ -36,7 +36,14 @@
  *
  * A restart forgets which epochs were promised to the buckets (store.c); so after it, all buckets
  * start above everything that is known to have been given: the epochs of groups that came back, and
- * the floor for those that were forgotten before. */
+ * the floor for those that were forgotten before.
+ *
+ * When the log may have less than was shown, the groups that came back are renewed: they go on in an
+ * epoch above all of before. Nothing is logged for that; a later life is told the epoch and renews what
+ * still has a lower one when it is recovered, and comes to the same numbers, for the log ends where it
+ * ended then, and goes on from there. A group's first record after that has the renewed epoch and the
+ * next seq. A new life of a group begins with seq 1 instead, and all the group had was deleted before:
+ * so a record tells which of the two its epoch is. */
 #include "shm/hash.h"
 #include "shm/json.h"
 #include "shm/store_write.h"
@@ -186,6 +193,10 @@ static enum weir_status replay_begin(struct store *store, const struct store_key
         return WEIR_EMPTY;
     if (epoch == past->epoch)
         return store_numbers_load(group).seq >= past->seq ? WEIR_EMPTY : WEIR_OK;
+    if (past->seq > 1) {
+        store_put(&store_group_at(store, place->group)->epoch, past->epoch);
+        return WEIR_OK;
+    }
     forget_group(store, place->group);
     place->group = place->item = 0;
     return WEIR_OK;
@@ -362,6 +373,30 @@ void store_recovered(struct store *store, uint64_t epoch_floor)
         store_put_link(&store->root->new_group_ms, store->past_next_ms + 1);
     store->restored_group = 0;
     store->is_recovering = false;
+}
+
+static void renew_group(struct group_block *group, uint64_t epoch)
+{
+    if (store_load(&group->epoch) >= epoch)
+        return;
+    store_put(&group->epoch, epoch);
+    store_put(&group->appended_position, RING_NO_POSITION);
+    store_put_link(&group->newest_position, RING_NO_POSITION);
+}
+
+void store_renew(struct store *store, uint64_t epoch)
+{
+    uint64_t stream = store_load(&store->root->first_stream);
+    for (; stream != 0; stream = store_load(&store_stream_at(store, stream)->next)) {
+        uint64_t group = store_load(&store_stream_at(store, stream)->first_group);
+        for (; group != 0; group = store_load(&store_group_at(store, group)->next))
+            renew_group(store_group_at(store, group), epoch);
+    }
+    if (store->newest_epoch > epoch)
+        return;
+    store->newest_epoch = epoch + 1;
+    for (unsigned bucket = 0; bucket < STORE_EPOCH_BUCKETS; bucket++)
+        store_put_link(&store->root->next_epochs[bucket], store->newest_epoch);
 }
 
 uint64_t store_epoch_base(const struct store *store)

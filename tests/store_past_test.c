@@ -520,6 +520,51 @@ Test(store_past, floor_counts_when_nothing_came_back)
     cr_assert_lt(write_new_group("new").group.epoch, base);
 }
 
+/* ---- groups that go on in another epoch ---- */
+
+static void replay_text(uint64_t epoch, uint64_t seq, const char *item, const char *value)
+{
+    struct store_key key = key_of("s", "g", item);
+    struct store_past past = past_of(epoch, seq);
+    struct store_change change;
+    cr_assert_eq(store_replay_set(host.store, &key, span_text(value), &past, &change), WEIR_OK);
+}
+
+Test(store_past, a_renewed_group_keeps_its_items_and_its_seq)
+{
+    replay_text(7, 1, "a", "1");
+    replay_text(7, 2, "b", "2");
+    store_recovered(host.store, HOST_GENERATION + 10);
+    uint64_t epoch = store_epoch_base(host.store);
+    store_renew(host.store, epoch);
+    assert_list("g", "[1,2]", 2, epoch);
+    cr_assert_gt(store_epoch_base(host.store), epoch);
+    cr_assert_gt(write_new_group("new").group.epoch, epoch);
+    struct store_change change = set_text("g", "c", "3");
+    cr_assert_eq(change.group.epoch, epoch);
+    cr_assert_eq(change.group.seq, 3);
+    store_renew(host.store, epoch);
+    assert_list("g", "[1,2,3]", 3, epoch);
+    assert_whole(&host);
+}
+
+/* The first record of a renewed group goes on with its seq; that of another life of it does not. */
+Test(store_past, a_higher_epoch_keeps_the_items_when_the_seq_goes_on)
+{
+    replay_text(7, 1, "a", "1");
+    replay_text(7, 2, "b", "2");
+    replay_text(9, 3, "a", "3");
+    store_recovered(host.store, 0);
+    assert_list("g", "[3,2]", 3, 9);
+    reopen(100);
+    replay_text(7, 1, "a", "1");
+    replay_text(7, 2, "b", "2");
+    replay_text(9, 1, "a", "3");
+    store_recovered(host.store, 0);
+    assert_list("g", "[3]", 1, 9);
+    assert_whole(&host);
+}
+
 /* ---- against the store it came from ---- */
 
 enum { STREAMS = 2, GROUPS = 3, ITEMS = 6, WRITES_MAX = 2000, KEPT_MAX = 4000, SEEDS = 400 };
