@@ -619,6 +619,8 @@ static enum weir_status broker_stop(struct broker *broker, struct weir_error *er
     if (!commits_are_idle(commits))
         log_line("event=not_flushed reason=\"the log takes too long; what was not answered may be "
                  "lost\"");
+    else if (status == WEIR_OK)
+        durability_flushed(broker->durability);
     broker_count(broker);
     log_line("event=stopped items=%llu groups=%llu sessions=%llu functions=%llu",
              (unsigned long long)broker->counters.items,

@@ -11,6 +11,7 @@
 #include "broker/answered.h"
 #include "broker/log.h"
 #include "broker/replay.h"
+#include "broker/wal_life.h"
 #include "shm/envelope.h"
 
 enum {
@@ -36,6 +37,11 @@ struct durability {
     struct wal_recovered recovered;
     uint64_t epoch_base;
     uint64_t started_ms;
+    bool has_last_life;
+    struct wal_life last_life, life; /* the last one's, and this one's */
+    bool is_kept;                    /* all that the last life has shown was recovered */
+    const char *why;                 /* ... or not */
+    bool is_flushed, is_life_void;
 
     struct replay replay;
     uint64_t snapshot_end_seq; /* events of frames from here on are as they were */
@@ -159,14 +165,69 @@ static void durability_report(const struct durability *durability, uint64_t begu
     store_figures(engine_store(durability->engine), &figures);
     if (recovered->cut_bytes > 0)
         log_line("event=log_cut file=log-%020" PRIu64 " offset=%" PRIu64 " bytes=%" PRIu64
-                 " reason=\"a write was interrupted; nobody was told that it is kept\"",
-                 recovered->cut_segment, recovered->cut_offset, recovered->cut_bytes);
+                 " reason=\"%s\"",
+                 recovered->cut_segment, recovered->cut_offset, recovered->cut_bytes,
+                 recovered->is_shortened
+                     ? "writes that were not synced are missing, and what came after them goes"
+                     : "a write was interrupted; nobody was told that it is kept");
+    if (!recovered->is_empty)
+        log_line("event=%s reason=\"%s\"", durability->is_kept ? "epochs_kept" : "epochs_renewed",
+                 durability->why);
     log_line("event=recovered items=%" PRIu64 " groups=%" PRIu64 " snapshot=%" PRIu64
              " snapshot_bytes=%" PRIu64 " log_bytes=%" PRIu64 " frames=%" PRIu64 " writes=%" PRIu64
              " ms=%" PRIu64,
              figures.items, figures.groups, recovered->snapshot, recovered->snapshot_bytes,
              recovered->log_bytes, recovered->frames, durability->replay.replayed,
              clock_ms(CLOCK_MONOTONIC) - begun_ms);
+}
+
+/* What this life says of itself, for the next one. */
+static void durability_begin_life(struct durability *durability)
+{
+    static const enum wal_life_level levels[] = {
+        [SETTINGS_DURABILITY_MEMORY] = WAL_LIFE_MEMORY,
+        [SETTINGS_DURABILITY_WRITTEN] = WAL_LIFE_WRITTEN,
+        [SETTINGS_DURABILITY_SYNCED] = WAL_LIFE_SYNCED,
+    };
+    struct wal_life *life = &durability->life;
+    *life = (struct wal_life){.level = levels[durability->settings->durability]};
+    if (durability->seam.boot)
+        (void)snprintf(life->boot, sizeof life->boot, "%s", durability->seam.boot);
+    else
+        wal_life_read_boot(life->boot);
+}
+
+static enum weir_status durability_judge_last(struct durability *durability,
+                                              struct weir_error *error)
+{
+    const struct wal_life *last = &durability->last_life;
+    enum weir_status status =
+        wal_life_read(durability->io, durability->settings->data_dir, &durability->last_life);
+    if (status == WEIR_SYSTEM)
+        return weir_fail(error, status, "%.200s/life cannot be read",
+                         durability->settings->data_dir);
+    durability->has_last_life = status == WEIR_OK;
+    const struct wal_life_finding finding = wal_life_finding(
+        status == WEIR_OK ? last : NULL, durability->life.boot, &durability->recovered);
+    durability->is_kept = wal_life_verdict(&finding, &durability->why) == WAL_LIFE_KEEP;
+    return WEIR_OK;
+}
+
+/* Epochs of this life are above all of those before it; the clock may have been set back. When some of
+ * what was shown is gone, the epochs it had are not known either. */
+static void durability_set_epochs(struct durability *durability)
+{
+    struct store *store = engine_store(durability->engine);
+    uint64_t floor = durability->recovered.epoch_base;
+    uint64_t renewed = durability->has_last_life ? durability->last_life.renewed : 0;
+    if (renewed > floor)
+        floor = renewed;
+    if (floor > 0 && (!durability->is_kept || floor >= store_epoch_base(store)))
+        floor += 1ull << EPOCH_LIFE_MARGIN_BITS;
+    store_recovered(store, floor);
+    durability->life.renewed = durability->is_kept ? renewed : store_epoch_base(store);
+    store_renew(store, durability->life.renewed);
+    durability->epoch_base = store_epoch_base(store);
 }
 
 static enum weir_status durability_recover(struct durability *durability, struct weir_error *error)
@@ -186,15 +247,13 @@ static enum weir_status durability_recover(struct durability *durability, struct
     if (status == WEIR_OK)
         status = wal_clean(durability->io, durability->settings->data_dir, &durability->recovered,
                            error);
+    durability_begin_life(durability);
+    if (status == WEIR_OK)
+        status = durability_judge_last(durability, error);
     if (status != WEIR_OK)
         return status;
-    /* The clock may have been set back; epochs may not. */
-    uint64_t floor = durability->recovered.epoch_base;
-    if (!durability->recovered.is_empty && floor >= store_epoch_base(store))
-        floor += 1ull << EPOCH_LIFE_MARGIN_BITS;
-    store_recovered(store, floor);
+    durability_set_epochs(durability);
     engine_publish_replayed(durability->engine);
-    durability->epoch_base = store_epoch_base(store);
     durability->resume_end = engine_ring_head(durability->engine);
     durability_report(durability, begun_ms);
     return WEIR_OK;
@@ -251,6 +310,33 @@ static enum weir_status durability_open_wal(struct durability *durability, struc
     if (getrandom(&options.log_id, sizeof options.log_id, 0) != (ssize_t)sizeof options.log_id)
         return weir_fail_errno(error, errno, "getrandom");
     return wal_open(&durability->wal, &options, &durability->recovered, error);
+}
+
+static bool lives_are_equal(const struct wal_life *one, const struct wal_life *other)
+{
+    return one->log_id == other->log_id && one->renewed == other->renewed &&
+           one->level == other->level && one->is_stopped == other->is_stopped &&
+           strcmp(one->boot, other->boot) == 0;
+}
+
+/* Before anybody is shown anything. */
+static enum weir_status durability_say_life(struct durability *durability, struct weir_error *error)
+{
+    durability->life.log_id = wal_log_id(durability->wal);
+    if (durability->has_last_life && lives_are_equal(&durability->life, &durability->last_life))
+        return WEIR_OK;
+    return wal_life_write(durability->io, durability->settings->data_dir, &durability->life, error);
+}
+
+/* What was shown is only in the memory of a kernel whose disk has refused it: it may be gone although
+ * the kernel goes on. */
+static void durability_void_life(struct durability *durability)
+{
+    struct weir_error error = {0};
+    durability->is_life_void = true;
+    if (durability->life.level != WAL_LIFE_SYNCED &&
+        wal_life_remove(durability->io, durability->settings->data_dir, &error) != WEIR_OK)
+        log_line("event=life_not_removed reason=\"%s\"", error.text);
 }
 
 /* Of an earlier life's requests those that a gateway may still ask again. */
@@ -313,6 +399,8 @@ enum weir_status durability_start(struct durability *durability, struct loop *lo
     if (status == WEIR_OK)
         status = durability_open_wal(durability, error);
     if (status == WEIR_OK)
+        status = durability_say_life(durability, error);
+    if (status == WEIR_OK)
         status = engine_set_log(durability->engine, durability->wal, is_written_behind, error);
     if (status == WEIR_OK)
         status = durability_open_snapshot(durability, answers, error);
@@ -320,6 +408,27 @@ enum weir_status durability_start(struct durability *durability, struct loop *lo
         return status;
     commits_use_device(engine_commits(durability->engine), durability->device);
     return WEIR_OK;
+}
+
+void durability_flushed(struct durability *durability)
+{
+    if (durability)
+        durability->is_flushed = true;
+}
+
+/* At level SYNCED the next life has nothing to learn from that. */
+static void durability_end_life(struct durability *durability, bool is_synced)
+{
+    struct weir_error error = {0};
+    if (!is_synced && !durability->is_life_void)
+        durability_void_life(durability);
+    if (!durability->is_flushed || durability->is_life_void ||
+        durability->life.level == WAL_LIFE_SYNCED)
+        return;
+    durability->life.is_stopped = true;
+    if (wal_life_write(durability->io, durability->settings->data_dir, &durability->life, &error) !=
+        WEIR_OK)
+        log_line("event=life_not_written reason=\"%s\"", error.text);
 }
 
 void durability_close(struct durability *durability)
@@ -332,7 +441,8 @@ void durability_close(struct durability *durability)
         background_close(durability->background);
     wal_device_close(durability->device);
     snapshot_close(durability->snapshot);
-    wal_close(durability->wal);
+    if (durability->wal)
+        durability_end_life(durability, wal_close(durability->wal));
     answered_close(durability->answered);
     free(durability->frames);
     if (durability->lock_fd >= 0)
@@ -342,8 +452,11 @@ void durability_close(struct durability *durability)
 
 void durability_turn(struct durability *durability, uint64_t now_ms)
 {
-    if (durability)
-        snapshot_turn(durability->snapshot, now_ms);
+    if (!durability)
+        return;
+    snapshot_turn(durability->snapshot, now_ms);
+    if (!durability->is_life_void && wal_failure(durability->wal))
+        durability_void_life(durability);
 }
 
 void durability_tick(struct durability *durability, uint64_t now_ms)
@@ -362,7 +475,7 @@ void durability_tick(struct durability *durability, uint64_t now_ms)
 
 bool durability_keeps(const struct durability *durability, uint64_t frame)
 {
-    return durability && durability->settings->durability != SETTINGS_DURABILITY_MEMORY &&
+    return durability && durability->is_kept && durability->last_life.level != WAL_LIFE_MEMORY &&
            frame < durability->recovered.next_seq;
 }
 

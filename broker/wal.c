@@ -64,6 +64,7 @@ struct wal {
     uint64_t synced_ms;
     uint64_t synced_seq; /* the newest frame known to be synced */
     bool is_dirty;
+    bool has_left_unsynced; /* frames in a segment that was given up, or whose sync failed */
 
     uint64_t asked_ms; /* for the next segment */
     bool is_closing;
@@ -272,6 +273,7 @@ static void wal_leave_segment(struct wal *wal, int fd, bool is_given_up)
         wal_sync_start(wal, sync, fd, true);
         return;
     }
+    wal->has_left_unsynced |= wal->options.level == WAL_LEVEL_WRITTEN && is_given_up;
     /* Without memory the sync is made here, and takes its time. */
     int result = wants_sync ? io->sync(io->context, fd) : 0;
     if (result < 0)
@@ -543,7 +545,7 @@ enum weir_status wal_open(struct wal **wal, const struct wal_options *options,
     opened->current.fd = -1;
     enum weir_status status = wal_open_current(opened, recovered, error);
     if (status != WEIR_OK) {
-        wal_close(opened);
+        (void)wal_close(opened);
         return status;
     }
     wal_device_use_file(options->device, opened->current.fd);
@@ -565,17 +567,21 @@ void wal_stop(struct wal *wal)
         wal->is_closing = true;
 }
 
-void wal_close(struct wal *wal)
+bool wal_close(struct wal *wal)
 {
     if (!wal)
-        return;
+        return false;
     const struct wal_io *io = wal->options.io;
+    bool is_synced = wal->failure[0] == '\0' && !wal->has_left_unsynced;
     if (wal->options.level == WAL_LEVEL_WRITTEN && wal->is_dirty && wal->current.fd >= 0 &&
-        io->sync(io->context, wal->current.fd) < 0)
+        io->sync(io->context, wal->current.fd) < 0) {
         log_line("event=log_not_synced reason=\"fdatasync failed at the end\"");
+        is_synced = false;
+    }
     if (wal->current.fd >= 0)
         (void)io->close(io->context, wal->current.fd);
     if (wal->next.segment.fd >= 0)
         (void)io->close(io->context, wal->next.segment.fd);
     free(wal);
+    return is_synced;
 }

@@ -62,8 +62,9 @@ enum weir_status wal_open(struct wal **wal, const struct wal_options *options,
                           struct weir_error *error) WEIR_MUST_CHECK;
 /* Nothing is begun any more when background work ends. Before background_close(). NULL is fine. */
 void wal_stop(struct wal *wal);
-/* At level WRITTEN syncs. Behind background_close() and wal_device_close(). */
-void wal_close(struct wal *wal);
+/* At level WRITTEN syncs. Behind background_close() and wal_device_close(). True: every frame that was
+ * written is on the disk. False for NULL. */
+bool wal_close(struct wal *wal);
 
 /* A frame's number is given when it is begun: frames are written in this order. */
 uint64_t wal_next_seq(const struct wal *wal);

@@ -168,8 +168,7 @@ static int life_store(const struct wal_io *io, int fd, const char sector[WAL_SEC
 {
     size_t done = 0;
     while (done < WAL_SECTOR_BYTES) { /* each turn writes something, or fails */
-        ssize_t written =
-            io->write(io->context, fd, sector + done, WAL_SECTOR_BYTES - done, done);
+        ssize_t written = io->write(io->context, fd, sector + done, WAL_SECTOR_BYTES - done, done);
         if (written <= 0)
             return written == 0 ? -EIO : (int)written;
         done += (size_t)written;

@@ -431,7 +431,10 @@ static enum weir_status end_segment(struct recovery *recovery, uint64_t offset,
         abandon_here(recovery, offset);
     *is_last =
         judgement->verdict == WAL_VERDICT_CUT || judgement->behind.state == WAL_BEHIND_NOTHING;
-    return judgement->verdict == WAL_VERDICT_CUT ? cut_here(recovery, offset) : WEIR_OK;
+    if (judgement->verdict != WAL_VERDICT_CUT)
+        return WEIR_OK;
+    recovery->recovered->is_shortened = judgement->behind.state == WAL_BEHIND_LOOSE;
+    return cut_here(recovery, offset);
 }
 
 static enum weir_status read_segment(struct recovery *recovery, bool *is_last)

@@ -4,6 +4,7 @@
  *   DIR/lock                           held by the one process that may write here (flock(2))
  *   DIR/log-00000000000000000007       segment 7
  *   DIR/snapshot-00000000000000000007  everything of segments below 7
+ *   DIR/life                           how the last life went (wal_life.h)
  *   DIR/NAME.new                        being made; of no meaning after a crash
  *
  * A log is its newest snapshot (none: empty) and the segments from the snapshot's number on, without a
@@ -135,6 +136,9 @@ struct wal_recovered {
     /* An interrupted write at the end; cut_bytes 0: none. The bytes are up to the last that is not
      * zero, those of later segments included. */
     uint64_t cut_segment, cut_offset, cut_bytes;
+    /* Frames whose write had ended are among what was cut off, or are gone before that: some that were
+     * written later are there. */
+    bool is_shortened;
     /* Remains of failed writes whose frames are in the next segment, and segments cut short behind
      * which nothing is missing; the place of the latest. Harmless, and to be told. */
     uint64_t abandoned_count, abandoned_segment, abandoned_offset;
@@ -158,7 +162,7 @@ enum weir_status wal_clean(const struct wal_io *io, const char *directory,
  * frame starts or where the reader has stopped; 0 removes the segment too. INVALID: the log does not
  * reach as far or has a frame across that place. A snapshot that needs frames from there on is refused
  * as in wal_recover(), and so is other damage before it. Whenever it ends early, the directory is as
- * before, but for segments that were to go. */
+ * before, but for segments that were to go, and positions of before fit it no more (wal_life.h). */
 enum weir_status wal_cut(const struct wal_io *io, const char *directory, uint64_t segment,
                          uint64_t offset, struct weir_error *error) WEIR_MUST_CHECK;
 /* Make the directory if need be and lock it; *fd is to be kept open. REFUSED: another process has it.

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "broker/wal_inside.h"
+#include "broker/wal_life.h"
 #include "broker/wal_read.h"
 
 enum { CHUNK_BYTES = 1024 * 1024 };
@@ -352,7 +353,10 @@ static enum weir_status cut_listed(struct repair *repair, const struct wal_direc
         status = check_cut(&recovered, segment, offset, repair->error);
     if (status != WEIR_OK)
         return status;
-    status = remove_from(repair, segments, offset == 0 ? segment : segment + 1);
+    /* First: what is cut off may have been shown. */
+    status = wal_life_remove(repair->io, repair->directory, repair->error);
+    if (status == WEIR_OK)
+        status = remove_from(repair, segments, offset == 0 ? segment : segment + 1);
     if (status == WEIR_OK && offset > 0)
         status = replace_segment(repair, segment, offset);
     return status;

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "broker/wal_life.h"
 #include "cli/log_command.h"
 
 struct log_verification {
@@ -54,9 +55,12 @@ void log_tell_cut(const struct wal_recovered *recovered)
     log_file_name(name, WAL_FILE_LOG, recovered->cut_segment);
     (void)fprintf(stderr,
                   "weir: the last write, at %s:%" PRIu64
-                  ", was interrupted: the next start cuts off %" PRIu64
-                  " bytes; nobody was told that they are kept\n",
-                  name, recovered->cut_offset, recovered->cut_bytes);
+                  ", was interrupted: the next start cuts off %" PRIu64 " bytes; %s\n",
+                  name, recovered->cut_offset, recovered->cut_bytes,
+                  recovered->is_shortened
+                      ? "they were not synced yet, and something before them is "
+                        "missing"
+                      : "nobody was told that they are kept");
 }
 
 /* Not read by a start, which removes them. */
@@ -115,6 +119,24 @@ static void log_describe_found(const struct log_verification *found,
     (void)printf("end          %s:%" PRIu64 "\n", name, recovered->end_offset);
 }
 
+/* What the next start makes of the positions that clients have kept. */
+static void log_describe_life(const struct log_directory *directory,
+                              const struct wal_recovered *recovered)
+{
+    struct wal_life life;
+    char boot[WAL_LIFE_BOOT_BYTES];
+    const char *why;
+    bool is_known = wal_life_read(&wal_io_system, directory->path, &life) == WEIR_OK;
+    wal_life_read_boot(boot);
+    const struct wal_life_finding finding =
+        wal_life_finding(is_known ? &life : NULL, boot, recovered);
+    bool is_kept = wal_life_verdict(&finding, &why) == WAL_LIFE_KEEP;
+    if (is_known)
+        (void)printf("last life    level %s, %s\n", wal_life_level_name(life.level),
+                     life.is_stopped ? "stopped" : "not stopped");
+    (void)printf("epochs       %s by the next start: %s\n", is_kept ? "kept" : "renewed", why);
+}
+
 enum weir_status log_describe(const struct log_options *options,
                               const struct log_directory *directory, struct weir_error *error)
 {
@@ -135,7 +157,9 @@ enum weir_status log_describe(const struct log_options *options,
         return WEIR_OK;
     log_tell_cut(&recovered);
     log_describe_found(&found, &recovered);
-    if (recovered.is_empty)
+    if (!recovered.is_empty)
+        log_describe_life(directory, &recovered);
+    else
         (void)printf("empty        no file of a log is there: a broker starts without items\n");
     log_describe_superfluous(directory, &recovered);
     (void)printf("sound        %s\n", directory->path);

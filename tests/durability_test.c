@@ -11,6 +11,7 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,6 +40,8 @@ static struct {
     struct broker_counters counters;
     uint64_t now_ms;
     uint64_t generation;
+    uint64_t empty_groups_max;
+    char boot[16]; /* the machine's */
 } life;
 static struct recorder recorder;
 static char directory[64];
@@ -71,7 +74,7 @@ static enum weir_status try_begin(struct weir_error *error)
     static struct wal_io io;
     io = wal_io_system;
     io.open = io_open;
-    const struct durability_seam seam = {.io = &io, .wrap_device = wrap_device};
+    const struct durability_seam seam = {.io = &io, .wrap_device = wrap_device, .boot = life.boot};
     const struct segment_options options = {.ring_bytes = 16 * 1024 * 1024,
                                             .store_bytes = 64 * 1024 * 1024,
                                             .generation = ++life.generation};
@@ -80,7 +83,7 @@ static enum weir_status try_begin(struct weir_error *error)
         .adapter = &adapter_kv,
         .store = {.items_max = 100000,
                   .groups_max = 1000,
-                  .empty_groups_max = 100,
+                  .empty_groups_max = life.empty_groups_max,
                   .is_logged = life.settings.durability != SETTINGS_DURABILITY_MEMORY},
         .value_bytes_max = life.settings.value_bytes_max,
         .output = {recorder_send, recorder_is_busy, &recorder},
@@ -142,6 +145,14 @@ static void settle(void)
     cr_assert(commits_are_idle(engine_commits(life.engine)));
 }
 
+/* As the broker ends when it is told to. */
+static void stop(void)
+{
+    settle();
+    durability_flushed(life.durability);
+    drop();
+}
+
 static void setup(enum settings_io io, enum settings_durability durability)
 {
     snprintf(directory, sizeof directory, "/tmp/weir-durability-test-XXXXXX");
@@ -156,6 +167,8 @@ static void setup(enum settings_io io, enum settings_durability durability)
     life.settings.snapshot_interval_ms = 0;
     life.now_ms = (uint64_t)time(NULL) * 1000;
     life.generation = 1700000000000000;
+    life.empty_groups_max = 100;
+    snprintf(life.boot, sizeof life.boot, "boot 0");
     refuse_making = 0;
     begin();
 }
@@ -689,6 +702,419 @@ Test(durability, a_full_disk_refuses_writes_until_there_is_room)
     cr_assert_str_eq(recorded_text(answer, 0), "(nil)", "%s", recorded_text(answer, 1));
     again();
     expect_result(ask(WIRE_OP_GET, "g", "a", NULL), "1");
+}
+
+/* ---- positions that clients keep ---- */
+
+static struct store_snapshot state_of(const char *group, struct buffer *out)
+{
+    struct store_reader *reader = store_reader_open(&life.segment, NULL);
+    struct store_snapshot state = {0};
+    cr_assert_eq(store_snapshot(reader, span_text("s"), span_text(group), NULL, &state, out),
+                 WEIR_OK);
+    store_reader_close(reader);
+    return state;
+}
+
+static struct store_snapshot numbers_of(const char *group)
+{
+    struct buffer out;
+    buffer_init(&out, 1 << 20);
+    struct store_snapshot state = state_of(group, &out);
+    buffer_fini(&out);
+    return state;
+}
+
+static void restart_machine(void)
+{
+    static unsigned boots;
+    snprintf(life.boot, sizeof life.boot, "boot %u", ++boots);
+}
+
+static const char *life_path(void)
+{
+    static char path[SETTINGS_TEXT_BYTES + 8];
+    snprintf(path, sizeof path, "%s/life", life.settings.data_dir);
+    return path;
+}
+
+/* Whether "g" goes on in its epoch; in any case its items and seq do, and epochs do not fall. */
+static bool goes_on_in_its_epoch(void (*end)(void))
+{
+    (void)ask(WIRE_OP_SET, "g", "a", "1");
+    (void)ask(WIRE_OP_SET, "g", "b", "2");
+    (void)ask(WIRE_OP_SET, "h", "a", "0");
+    struct store_snapshot before = numbers_of("g");
+    end();
+    begin();
+    struct store_snapshot after = numbers_of("g");
+    cr_assert_eq(after.seq, before.seq);
+    cr_assert_geq(after.epoch, before.epoch);
+    expect_result(ask(WIRE_OP_LIST, "g", NULL, NULL), "[1,2]");
+    bool is_kept = after.epoch == before.epoch;
+    cr_assert(is_kept || !durability_keeps(life.durability, 0), "gateways start anew with it");
+    cr_assert_eq(numbers_of("h").epoch == before.epoch, is_kept, "all groups do the same");
+    cr_assert_geq(numbers_of("none").epoch, after.epoch);
+    return is_kept;
+}
+
+static void drop_with_machine(void)
+{
+    drop();
+    restart_machine();
+}
+
+static void stop_with_machine(void)
+{
+    stop();
+    restart_machine();
+}
+
+static void drop_without_record(void)
+{
+    drop();
+    cr_assert_eq(unlink(life_path()), 0);
+}
+
+static void drop_on_silent_machine(void)
+{
+    drop();
+    life.boot[0] = 0;
+}
+
+Test(durability, positions_outlive_any_end_of_what_is_synced)
+{
+    cr_assert(goes_on_in_its_epoch(drop));
+    cr_assert(goes_on_in_its_epoch(drop_with_machine));
+    cr_assert(goes_on_in_its_epoch(stop));
+    cr_assert(goes_on_in_its_epoch(stop_with_machine));
+    cr_assert_not(goes_on_in_its_epoch(drop_without_record), "a copy of a directory");
+    cr_assert(goes_on_in_its_epoch(drop));
+}
+
+Test(durability_written, positions_outlive_the_process_and_a_stop_but_no_other_end_of_the_machine)
+{
+    cr_assert(goes_on_in_its_epoch(drop));
+    cr_assert_not(goes_on_in_its_epoch(drop_with_machine));
+    cr_assert(goes_on_in_its_epoch(drop));
+    cr_assert(goes_on_in_its_epoch(stop_with_machine));
+    cr_assert_not(goes_on_in_its_epoch(drop_without_record));
+    cr_assert_not(goes_on_in_its_epoch(drop_on_silent_machine));
+    cr_assert_not(goes_on_in_its_epoch(drop), "what is not known is not the same");
+}
+
+Test(durability_behind, positions_outlive_nothing_but_a_stop)
+{
+    settle();
+    cr_assert(goes_on_in_its_epoch(stop));
+    cr_assert(goes_on_in_its_epoch(stop_with_machine));
+    (void)ask(WIRE_OP_SET, "g", "c", "3");
+    (void)ask(WIRE_OP_DELETE, "g", "c", NULL);
+    settle();
+    struct store_snapshot before = numbers_of("g");
+    again();
+    cr_assert_eq(numbers_of("g").seq, before.seq);
+    cr_assert_gt(numbers_of("g").epoch, before.epoch);
+}
+
+/* The level that counts is that of the life that has shown something. */
+Test(durability_behind, the_level_of_the_last_life_counts)
+{
+    (void)ask(WIRE_OP_SET, "g", "a", "1");
+    settle();
+    uint64_t epoch = numbers_of("g").epoch;
+    life.settings.durability = SETTINGS_DURABILITY_SYNCED;
+    again();
+    cr_assert_gt(numbers_of("g").epoch, epoch);
+    cr_assert_not(durability_keeps(life.durability, 0));
+    epoch = numbers_of("g").epoch;
+    life.settings.durability = SETTINGS_DURABILITY_MEMORY;
+    again();
+    cr_assert_eq(numbers_of("g").epoch, epoch);
+    cr_assert(durability_keeps(life.durability, 0));
+}
+
+/* What people cut off may have been shown. */
+Test(durability, positions_do_not_outlive_a_cut_by_hand)
+{
+    struct weir_error error = {0};
+    struct wal_recovered recovered;
+    (void)ask(WIRE_OP_SET, "g", "a", "1");
+    (void)ask(WIRE_OP_SET, "g", "a", "2");
+    uint64_t epoch = numbers_of("g").epoch;
+    drop();
+    const struct wal_recovery_options options = {.io = &wal_io_system,
+                                                 .directory = life.settings.data_dir};
+    cr_assert_eq(wal_recover(&options, &recovered, &error), WEIR_OK, "%s", error.text);
+    cr_assert_eq(wal_cut(&wal_io_system, life.settings.data_dir, recovered.end_segment,
+                         recovered.end_offset - WAL_BLOCK_BYTES, &error),
+                 WEIR_OK, "%s", error.text);
+    begin();
+    cr_assert_eq(numbers_of("g").seq, 1);
+    cr_assert_gt(numbers_of("g").epoch, epoch);
+}
+
+/* Nothing is written for a group that is renewed, and yet it has the same epoch in every later life. */
+Test(durability_written, a_renewed_epoch_stays)
+{
+    (void)ask(WIRE_OP_SET, "g", "a", "1");
+    (void)ask(WIRE_OP_SET, "h", "a", "2");
+    uint64_t first = numbers_of("g").epoch;
+    drop_with_machine();
+    begin();
+    uint64_t renewed = numbers_of("g").epoch;
+    cr_assert_gt(renewed, first);
+    (void)ask(WIRE_OP_SET, "h", "b", "3");
+    (void)ask(WIRE_OP_SET, "new", "a", "4");
+    cr_assert_gt(numbers_of("new").epoch, renewed,
+                 "a group that is made is not one that came back");
+    for (unsigned lives = 0; lives < 3; lives++) {
+        again();
+        cr_assert_eq(numbers_of("g").epoch, renewed);
+        cr_assert_eq(numbers_of("g").seq, 1);
+        cr_assert_eq(numbers_of("h").epoch, renewed);
+        cr_assert_eq(numbers_of("h").seq, 2);
+        expect_result(ask(WIRE_OP_LIST, "h", NULL, NULL), "[2,3]");
+    }
+    drop_with_machine();
+    begin();
+    cr_assert_gt(numbers_of("g").epoch, renewed);
+    cr_assert_gt(numbers_of("g").epoch, numbers_of("none").epoch - 2);
+    expect_result(ask(WIRE_OP_LIST, "h", NULL, NULL), "[2,3]");
+}
+
+/* A disk that refuses a sync may have dropped what the kernel had, and the kernel goes on. */
+Test(durability_written, a_failed_log_is_no_proof_of_anything)
+{
+    (void)ask(WIRE_OP_SET, "g", "a", "1");
+    uint64_t epoch = numbers_of("g").epoch;
+    const struct faulty_plan plan = {.kind = FAULTY_ERROR, .count = UINT64_MAX, .argument = EIO};
+    faulty_device_plan(life.device, &plan, 1);
+    expect_error(ask(WIRE_OP_SET, "g", "a", "2"), "STREAM_SET_ERROR", "Input/output error");
+    turn();
+    again();
+    cr_assert_gt(numbers_of("g").epoch, epoch);
+    expect_result(ask(WIRE_OP_GET, "g", "a", NULL), "1");
+}
+
+/* ---- ... and what they mean ---- */
+
+/* What was shown at a position: an event, or the state of its group. */
+struct shown {
+    uint64_t group, epoch, seq, is_state;
+    uint64_t sum; /* 0: free */
+};
+enum { SHOWN_MAX = 1 << 19 };
+static struct shown shown_table[SHOWN_MAX];
+
+static uint64_t sum_of(uint64_t sum, const void *data, size_t bytes)
+{
+    const unsigned char *at = data;
+    for (size_t i = 0; i < bytes; i++)
+        sum = (sum ^ at[i]) * 0x100000001b3ull;
+    return sum | 1;
+}
+
+static void note_shown(const struct shown *is)
+{
+    uint64_t key[] = {is->group, is->epoch, is->seq, is->is_state};
+    uint64_t at = sum_of(0xcbf29ce484222325ull, key, sizeof key) >> 7;
+    for (unsigned probes = 0; probes < SHOWN_MAX; probes++) {
+        struct shown *entry = &shown_table[(at + probes) % SHOWN_MAX];
+        if (entry->sum == 0) {
+            *entry = *is;
+            return;
+        }
+        if (entry->group != is->group || entry->epoch != is->epoch || entry->seq != is->seq ||
+            entry->is_state != is->is_state)
+            continue;
+        cr_assert_eq(entry->sum, is->sum, "group %llu: %s (%llu, %llu) had other content",
+                     (unsigned long long)is->group, is->is_state ? "state" : "event",
+                     (unsigned long long)is->epoch, (unsigned long long)is->seq);
+        return;
+    }
+    cr_assert_fail("too much is shown");
+}
+
+enum { POSITION_GROUPS = 4, POSITION_ITEMS = 5 };
+static const char *const position_groups[POSITION_GROUPS] = {"g", "h", "i", "j"};
+
+static uint64_t group_of_hash(uint64_t hash)
+{
+    for (unsigned group = 0; group < POSITION_GROUPS; group++)
+        if (store_group_hash(segment_hash_seed(&life.segment), span_text("s"),
+                             span_text(position_groups[group])) == hash)
+            return group;
+    cr_assert_fail("a group nobody has named");
+    return 0;
+}
+
+static void note_events(void)
+{
+    struct ring_record record;
+    struct buffer out;
+    buffer_init(&out, 1 << 20);
+    while (ring_read(&life.ring, &record, &out) == WEIR_OK) {
+        const struct shown event = {
+            .group = group_of_hash(record.group_hash),
+            .epoch = record.epoch,
+            .seq = record.seq,
+            .sum = sum_of(record.kind, out.data + record.json_offset,
+                          record.frame_bytes - record.json_offset),
+        };
+        note_shown(&event);
+        buffer_clear(&out);
+    }
+    buffer_fini(&out);
+}
+
+/* Only when nothing waits for the log: this reader is shown everything. */
+static void note_states(void)
+{
+    struct buffer out;
+    buffer_init(&out, 1 << 20);
+    for (unsigned group = 0; group < POSITION_GROUPS; group++) {
+        buffer_clear(&out);
+        struct store_snapshot is = state_of(position_groups[group], &out);
+        const struct shown state = {
+            .group = group,
+            .epoch = is.epoch,
+            .seq = is.seq,
+            .is_state = 1,
+            .sum = sum_of(1, out.data, out.bytes),
+        };
+        note_shown(&state);
+    }
+    buffer_fini(&out);
+}
+
+/* The newest segment as it was when the life began: what the disk has for sure. */
+static struct {
+    char path[SETTINGS_TEXT_BYTES + 64];
+    char *bytes;
+    size_t size;
+} disk;
+
+static size_t newest_segment(char *path, size_t path_bytes)
+{
+    unsigned number = 1;
+    struct stat status = {0};
+    for (;; number++) {
+        snprintf(path, path_bytes, "%s/log-%020u", life.settings.data_dir, number + 1);
+        if (stat(path, &status) != 0)
+            break;
+    }
+    /* The last one is prepared and empty. */
+    snprintf(path, path_bytes, "%s/log-%020u", life.settings.data_dir,
+             number > 1 ? number - 1 : number);
+    return stat(path, &status) == 0 ? (size_t)status.st_size : 0;
+}
+
+static void remember_disk(void)
+{
+    free(disk.bytes);
+    disk.size = newest_segment(disk.path, sizeof disk.path);
+    disk.bytes = malloc(disk.size);
+    int fd = open(disk.path, O_RDONLY);
+    cr_assert_eq(read(fd, disk.bytes, disk.size), (ssize_t)disk.size);
+    close(fd);
+}
+
+/* Blocks of this life's frames go back to what they were: all from one on, or any. */
+static void lose_power(unsigned short state[3])
+{
+    enum { BLOCK = WAL_BLOCK_BYTES };
+    static char block[BLOCK];
+    bool is_tail = nrand48(state) % 2 == 0;
+    int fd = open(disk.path, O_RDWR);
+    size_t changed = 0, lost_from = 0;
+    for (size_t at = BLOCK; at < disk.size; at += BLOCK) {
+        cr_assert_eq(pread(fd, block, BLOCK, (off_t)at), BLOCK);
+        changed += memcmp(block, disk.bytes + at, BLOCK) != 0;
+    }
+    lost_from = changed == 0 ? 0 : (size_t)nrand48(state) % changed;
+    changed = 0;
+    for (size_t at = BLOCK; at < disk.size; at += BLOCK) {
+        cr_assert_eq(pread(fd, block, BLOCK, (off_t)at), BLOCK);
+        if (memcmp(block, disk.bytes + at, BLOCK) == 0)
+            continue;
+        bool is_lost = is_tail ? changed >= lost_from : nrand48(state) % 4 == 0;
+        changed++;
+        if (is_lost)
+            cr_assert_eq(pwrite(fd, disk.bytes + at, BLOCK, (off_t)at), BLOCK);
+    }
+    close(fd);
+    restart_machine();
+}
+
+static void write_something(unsigned short state[3])
+{
+    static uint64_t id, value;
+    char item[8], text[32];
+    snprintf(item, sizeof item, "%u", (unsigned)(nrand48(state) % POSITION_ITEMS));
+    snprintf(text, sizeof text, "%llu", (unsigned long long)++value);
+    const char *group = position_groups[nrand48(state) % POSITION_GROUPS];
+    unsigned kind = (unsigned)(nrand48(state) % 8);
+    if (kind < 4)
+        put(++id, WIRE_OP_SET, group, item, text);
+    else if (kind < 7)
+        put(++id, WIRE_OP_DELETE, group, item, NULL);
+    else
+        put(++id, WIRE_OP_SEND, group, NULL, text);
+}
+
+/* Method: lives at any level end in any way; all events that come out of the ring and the states of the
+ *         groups are written down by their position, and compared when a position comes again. At
+ *         levels below SYNCED the power takes a part of what was written since the life began. Few
+ *         empty groups are remembered, so that some are forgotten and made again. */
+static void positions_mean_one_thing(uint64_t seed, unsigned lives)
+{
+    static const enum settings_durability levels[] = {
+        SETTINGS_DURABILITY_MEMORY, SETTINGS_DURABILITY_WRITTEN, SETTINGS_DURABILITY_SYNCED};
+    unsigned short state[3] = {(unsigned short)seed, (unsigned short)(seed >> 16), 0x330E};
+    (void)fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
+    memset(shown_table, 0, sizeof shown_table);
+    life.empty_groups_max = 1;
+    stop();
+    for (unsigned number = 0; number < lives; number++) {
+        life.settings.durability = levels[nrand48(state) % 3];
+        begin();
+        remember_disk();
+        note_states();
+        for (long writes = nrand48(state) % 60; writes > 0; writes--) {
+            write_something(state);
+            if (nrand48(state) % 3 == 0)
+                turn();
+            note_events();
+        }
+        bool is_settled = nrand48(state) % 2 == 0;
+        if (is_settled) {
+            settle();
+            note_events();
+            note_states();
+        }
+        unsigned end = (unsigned)(nrand48(state) % 4);
+        if (end == 0) {
+            stop();
+            continue;
+        }
+        drop();
+        if (end == 1 && life.settings.durability != SETTINGS_DURABILITY_SYNCED)
+            lose_power(state);
+    }
+    begin();
+    free(disk.bytes);
+    disk.bytes = NULL;
+}
+
+Test(durability, a_position_never_means_two_histories)
+{
+    positions_mean_one_thing((uint64_t)getpid(), 400 / LIVES_SHARE);
+}
+
+Test(durability_plain, a_position_never_means_two_histories)
+{
+    positions_mean_one_thing((uint64_t)getpid() + 1, 100 / LIVES_SHARE);
 }
 
 /* ---- who may write ---- */
