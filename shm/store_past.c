@@ -167,6 +167,16 @@ static void forget_group(struct store *store, uint64_t group_offset)
     store_drop_group(store, group_offset);
 }
 
+/* It goes on in a higher epoch, and no event of before leads to it. */
+static void renew_group(struct group_block *group, uint64_t epoch)
+{
+    if (store_load(&group->epoch) >= epoch)
+        return;
+    store_put(&group->epoch, epoch);
+    store_put(&group->appended_position, RING_NO_POSITION);
+    store_put_link(&group->newest_position, RING_NO_POSITION);
+}
+
 /* ---- replay ---- */
 
 /* OK: the record is to be applied at `place`. */
@@ -194,7 +204,7 @@ static enum weir_status replay_begin(struct store *store, const struct store_key
     if (epoch == past->epoch)
         return store_numbers_load(group).seq >= past->seq ? WEIR_EMPTY : WEIR_OK;
     if (past->seq > 1) {
-        store_put(&store_group_at(store, place->group)->epoch, past->epoch);
+        renew_group(store_group_at(store, place->group), past->epoch);
         return WEIR_OK;
     }
     forget_group(store, place->group);
@@ -373,15 +383,6 @@ void store_recovered(struct store *store, uint64_t epoch_floor)
         store_put_link(&store->root->new_group_ms, store->past_next_ms + 1);
     store->restored_group = 0;
     store->is_recovering = false;
-}
-
-static void renew_group(struct group_block *group, uint64_t epoch)
-{
-    if (store_load(&group->epoch) >= epoch)
-        return;
-    store_put(&group->epoch, epoch);
-    store_put(&group->appended_position, RING_NO_POSITION);
-    store_put_link(&group->newest_position, RING_NO_POSITION);
 }
 
 void store_renew(struct store *store, uint64_t epoch)
