@@ -368,6 +368,17 @@ static void count_note(struct campaign *campaign, const char *note, struct campa
 
 /* ---- one round ---- */
 
+/* What the server's end, at the fault that struck if one did, leaves to be expected of the next one. */
+static void expect_less(struct campaign *campaign, enum campaign_phase phase, bool lost_power)
+{
+    struct world *world = &campaign->world;
+    campaign->subject.boot += lost_power;
+    if (campaign->is_synced)
+        return;
+    world->may_lose |= lost_power || campaign->is_behind;
+    world->may_renew |= world->may_lose || phase == PHASE_ERRORS;
+}
+
 static void choose_fault(struct campaign *campaign, enum campaign_phase phase, char fault[96])
 {
     static const enum fault_point kill_points[] = {
@@ -395,8 +406,6 @@ static void choose_fault(struct campaign *campaign, enum campaign_phase phase, c
     enum fault_action action =
         is_kill ? kill_actions[below(campaign, 4)] : error_actions[below(campaign, 4)];
     bool is_frequent = point == FAULT_POINT_WRITE || point == FAULT_POINT_SYNC;
-    if (action == FAULT_ACTION_CUT && !campaign->is_synced)
-        action = FAULT_ACTION_TORN;
     uint64_t number = 1 + below(campaign, 1ull << below(campaign, is_frequent ? 8 : 5));
     bool is_lasting = !is_kill && action != FAULT_ACTION_SHORT && below(campaign, 3) != 0;
     (void)snprintf(fault, 96, "%s@%llu=%s%s,seed=%llu", fault_point_word(point),
@@ -438,11 +447,13 @@ static bool run_round(struct campaign *campaign, enum campaign_phase phase)
         choose_fault(campaign, phase, campaign->fault);
     tally->rounds++;
 
+    uint64_t cuts = tally->cuts;
     enum subject_start started = subject->kind->start(subject, has_fault ? campaign->fault : NULL);
     if (started != SUBJECT_READY) {
         child_note(&subject->child, note);
         count_note(campaign, note, tally);
         bool was_told = note[0] != 0;
+        expect_less(campaign, phase, tally->cuts > cuts);
         if (started == SUBJECT_STRUCK && was_told) {
             tally->kills++;
             return true;
@@ -483,6 +494,7 @@ static bool run_round(struct campaign *campaign, enum campaign_phase phase)
         end_alive(campaign, phase, &load, tally);
     bury(campaign, note);
     count_note(campaign, note, tally);
+    expect_less(campaign, phase, tally->cuts > cuts);
     if (child_was_killed(&subject->child)) {
         tally->kills++;
     } else if (load.is_dead) {
@@ -511,6 +523,8 @@ static bool end_series(struct campaign *campaign, enum campaign_phase phase)
         bool is_good = check(campaign, tally) && run_load(campaign, &load, tally);
         child_kill(&subject->child, time == 0 ? SIGTERM : SIGKILL);
         bury(campaign, note);
+        if (time == 1)
+            expect_less(campaign, phase, false);
         if (!is_good)
             return false;
     }
@@ -525,6 +539,7 @@ bool campaign_crash(struct campaign *campaign, enum campaign_phase phase, uint64
     double started = campaign_clock();
     campaign->goal_rounds = rounds;
     campaign->doing = phase_words[phase];
+    campaign->may_lose = true;
     while (tally->rounds < rounds && (seconds <= 0 || campaign_clock() - started < seconds) &&
            tally->bad_series < BAD_SERIES_MAX && !*campaign->is_stopped) {
         if (!begin_series(campaign))
@@ -692,6 +707,7 @@ bool campaign_damage(struct campaign *campaign, enum campaign_phase phase, uint6
         rounds / 4 < DAMAGES_OF_ONE_DIRECTORY ? rounds / 4 + 1 : DAMAGES_OF_ONE_DIRECTORY;
     campaign->goal_rounds = rounds;
     campaign->doing = phase_words[phase];
+    campaign->may_lose = false;
     while (tally->rounds < rounds && (seconds <= 0 || campaign_clock() - started < seconds) &&
            !*campaign->is_stopped) {
         static struct image image;

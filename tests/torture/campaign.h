@@ -59,6 +59,8 @@ struct campaign {
     uint64_t seed, random, series;
     bool is_faulty;  /* the subject takes fault plans */
     bool is_synced;  /* this series survives power cuts */
+    bool is_behind;  /* the log of this series is written behind what is shown */
+    bool may_lose;   /* the phase knows how to check a level that does not keep all */
     bool asks_again; /* as gateways do */
     bool disk_lies;  /* its disk tells of writes it has not done: the campaign must fail */
     /* Further arguments for a series, chosen by its number; may be NULL. */

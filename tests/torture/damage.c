@@ -81,7 +81,8 @@ static bool number_of(const char *name, const char *prefix, uint64_t *number)
     return end != name + bytes && *end == 0;
 }
 
-/* What a start of weir does not look at: the lock, what is being made, what a newer snapshot contains. */
+/* What a start of weir does not look at: the lock, what is being made, what a newer snapshot contains. The
+ * record of the last life is as good as none when it is spoiled (broker/wal_life.h). */
 static void image_pass_over(struct image *image)
 {
     uint64_t newest = 0, number = 0;
@@ -95,7 +96,8 @@ static void image_pass_over(struct image *image)
         bool is_old = (number_of(file->name, "snapshot-", &number) ||
                        number_of(file->name, "log-", &number)) &&
                       number < newest;
-        if (strcmp(file->name, "lock") == 0 || is_new || is_old)
+        bool is_none = strcmp(file->name, "lock") == 0 || strcmp(file->name, "life") == 0;
+        if (is_none || is_new || is_old)
             file->used_bytes = 0;
     }
 }

@@ -1,9 +1,9 @@
 /* weir-broker with a disk that fails when told, for the crash campaign:
  *
- *   torture_broker [--fault PLAN] [--limbo DIR] [--snapshot-bytes N] [--set KEY=VALUE]... --ready-fd N
+ *   torture_broker [--fault PLAN] [--limbo DIR] [--snapshot-bytes N] [--boot ID] [--set KEY=VALUE]... --ready-fd N
  *
  * PLAN is fault_plan.h's, and needs a directory for removed files when the power can go (power.h). --snapshot-bytes is snapshot_log_bytes below what the setting allows, so that
- * snapshots come one after the other. */
+ * snapshots come one after the other. --boot is what the machine's boot id is supposed to be. */
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -19,6 +19,7 @@ struct command {
     struct settings settings;
     struct faulty_disk disk;
     uint64_t snapshot_bytes; /* 0: as set */
+    const char *boot;        /* NULL: what the kernel says */
     int ready_fd;
 };
 
@@ -33,6 +34,7 @@ static int parse(struct command *command, int argc, char **argv)
 {
     static const struct option options[] = {{"fault", required_argument, NULL, 'f'},
                                             {"snapshot-bytes", required_argument, NULL, 'n'},
+                                            {"boot", required_argument, NULL, 'b'},
                                             {"limbo", required_argument, NULL, 'l'},
                                             {"set", required_argument, NULL, 's'},
                                             {"ready-fd", required_argument, NULL, 'r'},
@@ -44,6 +46,9 @@ static int parse(struct command *command, int argc, char **argv)
         switch (option) {
         case 'f':
             fault = optarg;
+            break;
+        case 'b':
+            command->boot = optarg;
             break;
         case 'l':
             limbo = optarg;
@@ -95,6 +100,7 @@ int main(int argc, char **argv)
 
     prepare_signals();
     struct durability_seam seam = faulty_disk_seam(&command.disk);
+    seam.boot = command.boot;
     if (broker_open(&broker, &command.settings, &seam, &error) != WEIR_OK)
         return fail(error.text);
     if (command.ready_fd >= 0) {

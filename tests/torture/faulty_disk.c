@@ -66,6 +66,8 @@ static void disk_start(struct wal_device *device, struct wal_device_request *req
         faulty_device_plan(disk->back, NULL, 0);
     }
     disk->is_armed = action != FAULT_ACTION_NONE;
+    if (!request->is_synced)
+        power_writing(disk->power, request->fd, request->bytes, request->offset);
     disk->back->start(disk->back, request);
 }
 

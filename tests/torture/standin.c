@@ -617,11 +617,10 @@ static void setting(struct standin *standin, const char *text)
 
 static void parse(struct standin *standin, int argc, char **argv)
 {
-    static const struct option options[] = {{"lie", required_argument, NULL, 'l'},
-                                            {"fault", required_argument, NULL, 'f'},
-                                            {"set", required_argument, NULL, 's'},
-                                            {"ready-fd", required_argument, NULL, 'r'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"lie", required_argument, NULL, 'l'},      {"fault", required_argument, NULL, 'f'},
+        {"boot", required_argument, NULL, 'b'},     {"set", required_argument, NULL, 's'},
+        {"ready-fd", required_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
     const char *fault = NULL;
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -632,6 +631,8 @@ static void parse(struct standin *standin, int argc, char **argv)
             break;
         case 'f':
             fault = optarg;
+            break;
+        case 'b': /* it keeps all that it shows */
             break;
         case 's':
             setting(standin, optarg);

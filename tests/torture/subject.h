@@ -42,6 +42,7 @@ struct subject {
     char *extra[SUBJECT_ARGUMENTS_MAX]; /* further arguments of the program, NULL at the end */
     struct child child;
     struct subject_lane lanes[WORLD_LANES];
+    unsigned boot;      /* which run of the machine this is supposed to be */
     bool may_ask_again; /* the running server knows which requests it has carried out */
     void *own;          /* the kind's */
 };

@@ -312,13 +312,14 @@ static bool open_standin(struct campaign *campaign, const struct options *option
 }
 
 /* Small segments and frequent snapshots, so that a series passes many of both; both ways to the disk,
- * and both levels that survive a killed process. */
+ * and all levels, of which memory survives nothing. */
 static void vary_weir(struct campaign *campaign)
 {
     static char option[] = "--snapshot-bytes", set[] = "--set";
     static char *const snapshots[] = {"100000000", "100000", "100000", "4096"};
     static char *const ios[] = {"io=uring", "io=plain"};
-    static char *const levels[] = {"durability=synced", "durability=synced", "durability=written"};
+    static char *const levels[] = {"durability=synced", "durability=synced", "durability=written",
+                                   "durability=written", "durability=memory"};
     static char limbo_option[] = "--limbo", limbo[SUBJECT_PATH_BYTES + 16];
     static char *const fixed[] = {"ring_bytes=8MiB", "store_bytes=64MiB", "value_bytes_max=1536KiB",
                                   "log_segment_bytes=4MiB"};
@@ -328,8 +329,9 @@ static void vary_weir(struct campaign *campaign)
     *extra++ = set;
     *extra++ = ios[world_random(&campaign->random) % 2];
     *extra++ = set;
-    uint64_t level = world_random(&campaign->random) % 3;
+    uint64_t level = world_random(&campaign->random) % (campaign->may_lose ? 5 : 4);
     campaign->is_synced = level < 2;
+    campaign->is_behind = level == 4;
     *extra++ = levels[level];
     (void)snprintf(limbo, sizeof limbo, "%s/limbo", campaign->subject.scratch);
     *extra++ = limbo_option;

@@ -169,7 +169,7 @@ static bool weir_connect(struct subject *subject)
 static enum subject_start weir_start(struct subject *subject, const char *fault)
 {
     char run_dir[SUBJECT_PATH_BYTES + 16], log[SUBJECT_PATH_BYTES + 16],
-        data_dir[SUBJECT_PATH_BYTES + 16];
+        data_dir[SUBJECT_PATH_BYTES + 16], boot[16];
     char *argv[SUBJECT_ARGUMENTS_MAX + 16];
     unsigned count = 0;
     (void)snprintf(run_dir, sizeof run_dir, "run_dir=%s/run", subject->scratch);
@@ -180,6 +180,9 @@ static enum subject_start weir_start(struct subject *subject, const char *fault)
         argv[count++] = "--fault";
         argv[count++] = (char *)fault;
     }
+    (void)snprintf(boot, sizeof boot, "boot %u", subject->boot);
+    argv[count++] = "--boot";
+    argv[count++] = boot;
     argv[count++] = "--set";
     argv[count++] = run_dir;
     argv[count++] = "--set";

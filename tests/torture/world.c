@@ -142,6 +142,7 @@ void world_fini(struct world *world)
 void world_begin(struct world *world)
 {
     world->first_token = world->next_token;
+    world->may_lose = world->may_renew = false;
     for (unsigned index = 0; index < WORLD_LANES; index++) {
         struct world_lane *lane = &world->lanes[index];
         lane->state = lane->ahead = (struct world_state){0};
@@ -275,13 +276,19 @@ static bool lane_fits(const struct world *world, const struct world_state *state
     return true;
 }
 
-/* Behind the last acknowledged request: what is before must be there. */
-static size_t lane_must(const struct world_lane *lane)
+/* Behind the last acknowledged request. */
+static size_t lane_acknowledged(const struct world_lane *lane)
 {
-    size_t must = lane->count;
-    while (must > 0 && lane->requests[must - 1].state != WORLD_ACKNOWLEDGED)
-        must--;
-    return must;
+    size_t end = lane->count;
+    while (end > 0 && lane->requests[end - 1].state != WORLD_ACKNOWLEDGED)
+        end--;
+    return end;
+}
+
+/* What is before must be there. */
+static size_t lane_must(const struct world *world, const struct world_lane *lane)
+{
+    return world->may_lose ? 0 : lane_acknowledged(lane);
 }
 
 static bool is_skipped(const struct world_lane *lane, size_t index, size_t must, bool refused_too)
@@ -294,7 +301,7 @@ static size_t lane_prefix(const struct world *world, const struct world_lane *la
                           const struct seen_group *seen, bool refused_too)
 {
     struct world_state state = lane->state;
-    size_t must = lane_must(lane);
+    size_t must = lane_must(world, lane);
     for (size_t index = 0;; index++) {
         if (index >= must && lane_fits(world, &state, seen))
             return index;
@@ -311,7 +318,7 @@ static void lane_blame(const struct world *world, unsigned number, const struct 
 {
     const struct world_lane *lane = &world->lanes[number];
     struct world_state least = lane->state;
-    size_t must = lane_must(lane);
+    size_t must = lane_must(world, lane);
     for (size_t index = 0; index < must; index++)
         if (!is_skipped(lane, index, must, true))
             (void)world_apply(&least, &lane->requests[index]);
@@ -410,9 +417,10 @@ static bool history_add(struct world_history *history, const struct world_event 
 }
 
 /* The requests that turned out to be applied become the past. */
-static bool lane_accept(struct world_lane *lane, size_t prefix, bool refused_too)
+static bool lane_accept(const struct world *world, struct world_lane *lane, size_t prefix,
+                        bool refused_too)
 {
-    size_t must = lane_must(lane);
+    size_t must = lane_must(world, lane);
     bool is_kept = true;
     for (size_t index = 0; index < prefix; index++) {
         if (is_skipped(lane, index, must, refused_too))
@@ -439,6 +447,33 @@ static bool lane_accept(struct world_lane *lane, size_t prefix, bool refused_too
     return is_kept;
 }
 
+/* What the group would be at with all that was acknowledged. */
+static struct world_state lane_promised(const struct world_lane *lane)
+{
+    struct world_state promised = lane->state;
+    size_t end = lane_acknowledged(lane);
+    for (size_t index = 0; index < end; index++)
+        if (!is_skipped(lane, index, end, true))
+            (void)world_apply(&promised, &lane->requests[index]);
+    return promised;
+}
+
+/* `is_less`: writes that were shown or acknowledged are gone, and their seqs will be given again. */
+static void group_check_epoch(const struct world *world, unsigned shown, uint64_t is, bool is_less,
+                              uint64_t *epoch, struct world_findings *findings)
+{
+    uint64_t before = *epoch;
+    *epoch = is;
+    if (before == 0)
+        return;
+    if (is < before || (is > before && !world->may_renew))
+        world_found(findings, VERDICT_EPOCH, "g%02u: epoch %llu was %llu", shown,
+                    (unsigned long long)is, (unsigned long long)before);
+    else if (is_less && is == before)
+        world_found(findings, VERDICT_EPOCH, "g%02u: epoch %llu goes on, though more was shown",
+                    shown, (unsigned long long)is);
+}
+
 static void lane_check(struct world *world, unsigned number, const struct seen *seen,
                        struct world_findings *findings)
 {
@@ -454,7 +489,8 @@ static void lane_check(struct world *world, unsigned number, const struct seen *
         lane_blame(world, number, groups, findings);
         return;
     }
-    if (!lane_accept(lane, prefix, refused_too))
+    const struct world_state promised = lane_promised(lane);
+    if (!lane_accept(world, lane, prefix, refused_too))
         world_found(findings, VERDICT_UNREADABLE, "no memory for the history");
     for (unsigned group = 0; group < WORLD_LANE_GROUPS && world->has_seq; group++) {
         const struct seen_group *is = &groups[group];
@@ -465,16 +501,18 @@ static void lane_check(struct world *world, unsigned number, const struct seen *
         if (count != is->item_count)
             world_found(findings, VERDICT_INVENTED, "g%02u counts %llu items and has %llu", shown,
                         (unsigned long long)is->item_count, (unsigned long long)count);
-        if (is->shown_seq > is->seq)
+        if (is->shown_seq > is->seq && !world->may_lose)
             world_found(findings, VERDICT_SHOWN, "g%02u is at seq %llu, readers have seen %llu",
                         shown, (unsigned long long)is->seq, (unsigned long long)is->shown_seq);
-        if (is->seq == 0)
+        uint64_t *epoch = &lane->epochs[group];
+        bool is_less = is->seq < is->shown_seq || is->seq < promised.seqs[group];
+        if (is->shown_seq != 0)
+            group_check_epoch(world, shown, is->shown_epoch, false, epoch, findings);
+        if (is->seq == 0) {
+            *epoch += is_less && *epoch != 0; /* whatever comes of it later is above */
             continue;
-        if (lane->epochs[group] == 0)
-            lane->epochs[group] = is->shown_seq != 0 ? is->shown_epoch : is->epoch;
-        if (is->epoch != lane->epochs[group])
-            world_found(findings, VERDICT_EPOCH, "g%02u: epoch %llu was %llu", shown,
-                        (unsigned long long)is->epoch, (unsigned long long)lane->epochs[group]);
+        }
+        group_check_epoch(world, shown, is->epoch, is_less, epoch, findings);
         group_check_events(world, number, group, seen, is, findings);
     }
 }
@@ -491,6 +529,7 @@ bool world_check(struct world *world, const struct seen *seen, struct world_find
                     (unsigned long long)seen->strangers);
     for (unsigned lane = 0; lane < WORLD_LANES; lane++)
         lane_check(world, lane, seen, findings);
+    world->may_lose = false;
     return findings->total == before;
 }
 

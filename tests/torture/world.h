@@ -14,8 +14,13 @@
  * A gateway asks again for what was not answered, in its order and with the same ids, when the broker
  * is back: what was applied before the crash is not applied once more (world_ask_again()).
  *
- * A group's seq is the number of its applied writes, its epoch stays, every value is whole and is one
- * that was sent, and its events are its writes in order. A server without seq and events (redis) is
+ * A server whose level does not promise more may have lost acknowledged requests (may_lose): then it
+ * has any prefix of what was asked since the last check.
+ *
+ * A group's seq is the number of its applied writes, every value is whole and is one that was sent, and
+ * its events are its writes in order. Its epoch stays; where writes that were shown or acknowledged are
+ * gone it must have risen, so that no (epoch, seq) ever has two contents, and where they might be it may
+ * (may_renew). It never falls. A server without seq and events (redis) is
  * held to the rest.
  *
  * Values: a write has a token, a number that is never used twice; the value is made from the token and
@@ -91,6 +96,8 @@ struct world {
     uint64_t next_token;
     uint64_t first_token; /* of what stands in the directory */
     bool has_seq;
+    bool may_lose;       /* at the next check: what was acknowledged since the last one */
+    bool may_renew;      /* epochs may rise, from now on */
     uint32_t big_one_in; /* of so many values one is larger than 1 MiB; 0: none */
     struct world_lane lanes[WORLD_LANES];
     struct buffer value; /* scratch */
@@ -125,7 +132,7 @@ struct seen {
     X(ORDER, "order", "what is there is no prefix of what was asked")                              \
     X(GAP, "gap", "seq is not the number of applied writes, or events leave one out")              \
     X(TWICE, "twice", "a request that was asked again was carried out once more")                  \
-    X(EPOCH, "epoch", "a group's epoch changed")                                                   \
+    X(EPOCH, "epoch", "a group's epoch changed, or has not when it must")                          \
     X(SHOWN, "shown", "what a reader was shown is not there")                                      \
     X(UNREADABLE, "unreadable", "the server could not be asked what it has")                       \
     X(REFUSED, "refused", "the server did not start after a crash")                                \
