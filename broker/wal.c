@@ -39,8 +39,9 @@ struct wal_sync {
     struct wal *wal;
     int fd;
     int result;
-    uint64_t seq; /* the newest frame there when it was begun */
-    bool is_last; /* closed afterwards, and the struct is freed */
+    uint64_t seq;     /* the newest frame there when it was begun */
+    bool is_last;     /* closed afterwards, and the struct is freed */
+    bool only_closes; /* a segment that was given up: nothing is known of it, synced or not */
 };
 
 struct wal {
@@ -233,7 +234,7 @@ static void wal_sync_run(struct background_job *job)
 {
     struct wal_sync *sync = job->owner;
     const struct wal_io *io = sync->wal->options.io;
-    sync->result = io->sync(io->context, sync->fd);
+    sync->result = sync->only_closes ? 0 : io->sync(io->context, sync->fd);
     if (sync->is_last)
         (void)io->close(io->context, sync->fd);
 }
@@ -243,34 +244,33 @@ static void wal_sync_done(struct background_job *job)
     struct wal_sync *sync = job->owner;
     if (sync->result < 0)
         wal_fail(sync->wal, "fdatasync", -sync->result);
-    else if (sync->seq > sync->wal->synced_seq)
+    else if (!sync->only_closes && sync->seq > sync->wal->synced_seq)
         sync->wal->synced_seq = sync->seq;
     if (sync->is_last)
         free(sync);
 }
 
-static void wal_sync_start(struct wal *wal, struct wal_sync *sync, int fd, bool is_last)
+/* What it is told of wal, fd and flags stays as it is. */
+static void wal_sync_start(struct wal *wal, struct wal_sync *sync)
 {
-    *sync = (struct wal_sync){
-        .job = {.run = wal_sync_run, .done = wal_sync_done, .owner = sync},
-        .wal = wal,
-        .fd = fd,
-        .seq = wal->next_seq - 1,
-        .is_last = is_last,
-    };
+    sync->job = (struct background_job){.run = wal_sync_run, .done = wal_sync_done, .owner = sync};
+    sync->seq = wal->next_seq - 1;
     background_start(wal->options.background, &sync->job);
 }
 
-/* A segment's frames stay as they are from here on. */
+/* A segment's frames stay as they are from here on. At level WRITTEN the background may be about to
+ * sync it, so that it is closed there, behind that. */
 static void wal_leave_segment(struct wal *wal, int fd, bool is_given_up)
 {
     const struct wal_io *io = wal->options.io;
     struct wal_sync *sync = NULL;
     bool wants_sync = wal->options.level == WAL_LEVEL_WRITTEN && !is_given_up;
-    if (wants_sync)
+    if (wants_sync || wal->sync.job.in_flight)
         sync = malloc(sizeof *sync);
     if (sync) {
-        wal_sync_start(wal, sync, fd, true);
+        *sync =
+            (struct wal_sync){.wal = wal, .fd = fd, .is_last = true, .only_closes = is_given_up};
+        wal_sync_start(wal, sync);
         return;
     }
     wal->has_left_unsynced |= wal->options.level == WAL_LEVEL_WRITTEN && is_given_up;
@@ -423,7 +423,8 @@ void wal_tick(struct wal *wal, uint64_t now_ms)
         return;
     wal->synced_ms = now_ms;
     wal->is_dirty = false;
-    wal_sync_start(wal, &wal->sync, wal->current.fd, false);
+    wal->sync = (struct wal_sync){.wal = wal, .fd = wal->current.fd};
+    wal_sync_start(wal, &wal->sync);
 }
 
 /* ---- room ---- */

@@ -1,0 +1,552 @@
+#include "tests/sim/gateway.h"
+
+#include <stdlib.h>
+
+#include "shm/envelope.h"
+#include "shm/json.h"
+
+enum { CLOSE_ABNORMAL = 1006 };
+
+/* ---- sockets ---- */
+
+struct sim_socket *sim_socket_open(struct sim_gateway *gateway, size_t window_bytes,
+                                   uint32_t stingy_percent)
+{
+    struct sim_socket *socket = gateway->sockets;
+    while (socket < gateway->sockets + SIM_SOCKETS_MAX && socket->is_used)
+        socket++;
+    if (socket == gateway->sockets + SIM_SOCKETS_MAX)
+        return NULL;
+    struct buffer bytes = socket->bytes;
+    struct sim_sent *sent = socket->sent;
+    uint32_t capacity = socket->sent_capacity;
+    *socket = (struct sim_socket){
+        .gateway = gateway,
+        .is_used = true,
+        .bytes = bytes,
+        .sent = sent,
+        .sent_capacity = capacity,
+        .window_bytes = window_bytes,
+        .stingy_percent = stingy_percent,
+    };
+    buffer_clear(&socket->bytes);
+    socket->bytes.limit_bytes = 256 * 1024 * 1024;
+    socket->subscriber.connection = socket;
+    return socket;
+}
+
+void sim_socket_free(struct sim_socket *socket)
+{
+    weir_assert(socket->gateway == NULL);
+    socket->is_used = false;
+}
+
+uint64_t sim_socket_end(const struct sim_socket *socket)
+{
+    return socket->taken + socket->bytes.bytes;
+}
+
+bool sim_socket_receive(struct sim_socket *socket, size_t bytes)
+{
+    bool has_all = bytes <= socket->kernel_bytes;
+    if (!has_all)
+        bytes = socket->kernel_bytes;
+    socket->kernel_bytes -= bytes;
+    socket->received_bytes += bytes;
+    return has_all;
+}
+
+struct span sim_socket_received(const struct sim_socket *socket)
+{
+    return span_of(socket->bytes.data, socket->received_bytes);
+}
+
+void sim_socket_take(struct sim_socket *socket, size_t bytes)
+{
+    weir_assert(bytes <= socket->received_bytes);
+    buffer_consume(&socket->bytes, bytes);
+    socket->received_bytes -= bytes;
+    socket->taken += bytes;
+}
+
+struct sim_sent sim_socket_sent(struct sim_socket *socket, uint64_t end)
+{
+    while (socket->sent_count > 0) { /* each turn drops one */
+        struct sim_sent sent = socket->sent[socket->sent_first++];
+        socket->sent_count--;
+        if (sent.end == end)
+            return sent;
+        weir_assert(sent.end < end);
+    }
+    weir_assert_failed("a message that was never sent", __FILE__, __LINE__);
+}
+
+static void socket_note_sent(struct sim_socket *socket)
+{
+    const struct sim_gateway *gateway = socket->gateway;
+    if (socket->sent_first + socket->sent_count == socket->sent_capacity) {
+        if (socket->sent_first > socket->sent_capacity / 2) {
+            memmove(socket->sent, socket->sent + socket->sent_first,
+                    socket->sent_count * sizeof *socket->sent);
+        } else {
+            socket->sent_capacity = socket->sent_capacity == 0 ? 64 : socket->sent_capacity * 2;
+            struct sim_sent *grown = malloc(socket->sent_capacity * sizeof *grown);
+            weir_assert(grown != NULL);
+            if (socket->sent_count > 0)
+                memcpy(grown, socket->sent + socket->sent_first,
+                       socket->sent_count * sizeof *grown);
+            free(socket->sent);
+            socket->sent = grown;
+        }
+        socket->sent_first = 0;
+    }
+    socket->sent[socket->sent_first + socket->sent_count++] =
+        (struct sim_sent){sim_socket_end(socket), gateway->history->acknowledged, gateway->life};
+}
+
+/* One whole frame, behind what is there already. */
+static void socket_append(struct sim_socket *socket, struct span header, struct span payload)
+{
+    enum weir_status status = buffer_append(&socket->bytes, header);
+    if (status == WEIR_OK)
+        status = buffer_append(&socket->bytes, payload);
+    weir_assert(status == WEIR_OK);
+    socket_note_sent(socket);
+}
+
+static size_t socket_backlog(const struct sim_socket *socket)
+{
+    return socket->bytes.bytes - socket->received_bytes - socket->kernel_bytes;
+}
+
+/* The kernel takes of the backlog what it has room for. */
+static void socket_push(struct sim_socket *socket)
+{
+    size_t room = socket->window_bytes - socket->kernel_bytes;
+    size_t backlog = socket_backlog(socket);
+    socket->kernel_bytes += backlog < room ? backlog : room;
+}
+
+static void gateway_forget(struct sim_gateway *gateway, struct sim_socket *socket)
+{
+    fanout_forget(gateway->fanout, &socket->subscriber);
+    catch_up_forget(gateway->catch_up, &socket->subscriber);
+    subscriptions_remove_subscriber(&gateway->subscriptions, &socket->subscriber);
+    counters_subtract(&gateway->counters, COUNTER_STREAM_CONNECTIONS, 1);
+    socket->gateway = NULL;
+}
+
+void sim_socket_leave(struct sim_socket *socket)
+{
+    if (socket->gateway == NULL) {
+        sim_socket_free(socket);
+        return;
+    }
+    socket->is_left = true;
+}
+
+void sim_gateway_poll(struct sim_gateway *gateway, struct sim_socket *socket)
+{
+    if (socket->is_left) {
+        gateway_forget(gateway, socket);
+        sim_socket_free(socket);
+        return;
+    }
+    socket_push(socket);
+    if (socket->is_closing && socket_backlog(socket) == 0) {
+        gateway_forget(gateway, socket);
+        return;
+    }
+    if (!socket->owes_writable || socket_backlog(socket) > 0 ||
+        socket->kernel_bytes == socket->window_bytes)
+        return;
+    if (gateway->fault == SIM_FAULT_STUCK && sim_chance(gateway->scheduler, 2))
+        socket->owes_writable = false;
+    if (!socket->owes_writable)
+        return;
+    socket->owes_writable = false;
+    subscriptions_unblock(&gateway->subscriptions, &socket->subscriber);
+}
+
+/* ---- outlet ---- */
+
+static void on_add(void *context, void *connection, const struct iovec *frames,
+                   unsigned frame_count, void *entry)
+{
+    struct sim_gateway *gateway = context;
+    weir_assert(gateway->send_count < SIM_SENDS_MAX);
+    weir_assert(frame_count <= SIM_IOVECS);
+    gateway->sends[gateway->send_count].socket = connection;
+    memcpy(gateway->sends[gateway->send_count].frames, frames, frame_count * sizeof *frames);
+    gateway->sends[gateway->send_count].frame_count = frame_count;
+    gateway->sends[gateway->send_count++].entry = entry;
+}
+
+/* One frame of a send, or what a planted fault makes of it. */
+static void gateway_append(struct sim_gateway *gateway, struct sim_socket *socket,
+                           struct span frame, struct span next, bool *skips_next)
+{
+    bool is_wrong = sim_chance(gateway->scheduler, gateway->fault == SIM_FAULT_NONE ? 0 : 2);
+    if (gateway->fault == SIM_FAULT_DROP && is_wrong)
+        return;
+    if (gateway->fault == SIM_FAULT_SWAP && is_wrong && next.bytes > 0) {
+        socket_append(socket, next, (struct span){0});
+        *skips_next = true;
+    }
+    socket_append(socket, frame, (struct span){0});
+    if (gateway->fault == SIM_FAULT_REPEAT && is_wrong)
+        socket_append(socket, frame, (struct span){0});
+}
+
+static struct span first_frame(struct sim_gateway *gateway, struct span bytes)
+{
+    if (bytes.bytes == 0)
+        return bytes;
+    uint64_t frame_bytes = envelope_frame_bytes(bytes);
+    if (frame_bytes == 0 || frame_bytes > bytes.bytes)
+        sim_fail(gateway->scheduler, SIM_WIRE, "a send is not made of whole frames");
+    return span_of(bytes.data, frame_bytes);
+}
+
+static void gateway_append_all(struct sim_gateway *gateway, struct sim_socket *socket,
+                               struct span bytes)
+{
+    while (bytes.bytes > 0) { /* each turn takes a frame or two */
+        struct span frame = first_frame(gateway, bytes);
+        bytes = span_of(bytes.data + frame.bytes, bytes.bytes - frame.bytes);
+        struct span next = first_frame(gateway, bytes);
+        bool skips_next = false;
+        gateway_append(gateway, socket, frame, next, &skips_next);
+        if (skips_next)
+            bytes = span_of(bytes.data + next.bytes, bytes.bytes - next.bytes);
+    }
+}
+
+static enum weir_status gateway_send(struct sim_gateway *gateway, struct sim_socket *socket,
+                                     const struct iovec *frames, unsigned frame_count)
+{
+    if (socket->gateway == NULL || socket->is_closing)
+        return WEIR_CLOSED;
+    if (socket->is_left) { /* found out now, as by an error of send(2) */
+        if (sim_chance(gateway->scheduler, 50)) {
+            gateway_forget(gateway, socket);
+            sim_socket_free(socket);
+        }
+        return WEIR_CLOSED;
+    }
+    bool is_stingy = !gateway->is_calm && sim_chance(gateway->scheduler, socket->stingy_percent);
+    bool is_full = socket->kernel_bytes == socket->window_bytes || socket_backlog(socket) > 0;
+    if (is_full || (is_stingy && sim_chance(gateway->scheduler, 50))) {
+        socket->owes_writable = true;
+        sim_note(gateway->scheduler, "gateway: busy", gateway->index,
+                 (uint64_t)(socket - gateway->sockets), is_full);
+        return WEIR_AGAIN;
+    }
+    for (unsigned i = 0; i < frame_count; i++)
+        gateway_append_all(gateway, socket, span_of(frames[i].iov_base, frames[i].iov_len));
+    sim_note(gateway->scheduler, "gateway: sends", gateway->index,
+             (uint64_t)(socket - gateway->sockets), sim_socket_end(socket));
+    size_t before = socket->kernel_bytes;
+    socket_push(socket);
+    if (is_stingy) /* the send was cut: the kernel has a part of it */
+        socket->kernel_bytes =
+            before + sim_below(gateway->scheduler, (uint32_t)(socket->kernel_bytes - before + 1));
+    return WEIR_OK;
+}
+
+static void on_flush(void *context, outlet_done *done, void *done_context)
+{
+    struct sim_gateway *gateway = context;
+    for (unsigned i = 0; i < gateway->send_count; i++)
+        done(done_context, gateway->sends[i].entry,
+             gateway_send(gateway, gateway->sends[i].socket, gateway->sends[i].frames,
+                          gateway->sends[i].frame_count));
+    gateway->send_count = 0;
+}
+
+static bool text_has(struct span text, const char *part)
+{
+    return memmem(text.data, text.bytes, part, strlen(part)) != NULL;
+}
+
+static void gateway_count_sync(struct sim_gateway *gateway, struct span json)
+{
+    if (!text_has(json, "\"event\":{\"type\":\"sync\""))
+        return;
+    gateway->syncs++;
+    gateway->syncs_lagged += text_has(json, ",\"reason\":\"lagged\"");
+    gateway->syncs_restarted += text_has(json, ",\"reason\":\"restarted\"");
+    gateway->syncs_expired += text_has(json, ",\"reason\":\"expired\"");
+}
+
+/* What a planted fault makes of a sync, in `out`; false: nothing at all. */
+static bool gateway_spoil_sync(struct sim_gateway *gateway, struct span json, struct buffer *out)
+{
+    static const char reason[] = ",\"reason\":\"";
+    const char *at = memmem(json.data, json.bytes, reason, sizeof reason - 1);
+    enum weir_status status = buffer_append(out, json);
+    weir_assert(status == WEIR_OK);
+    bool is_wrong = sim_chance(gateway->scheduler, 20);
+    if (gateway->fault == SIM_FAULT_SILENT && at != NULL) {
+        size_t head = (size_t)(at - json.data);
+        const char *end = memchr(at + sizeof reason - 1, '"', json.bytes - head - sizeof reason);
+        size_t tail = (size_t)(end + 1 - json.data);
+        out->bytes = head;
+        status = buffer_append(out, span_of(json.data + tail, json.bytes - tail));
+        weir_assert(status == WEIR_OK);
+    }
+    static const char seq[] = ",\"seq\":";
+    at = memmem(out->data, out->bytes, seq, sizeof seq - 1);
+    if (gateway->fault == SIM_FAULT_SYNC_SEQ && is_wrong && at[sizeof seq] != ',') {
+        char *digit = out->data + (at - out->data) + sizeof seq - 1;
+        *digit = *digit == '9' ? '8' : (char)(*digit + 1);
+    }
+    return gateway->fault != SIM_FAULT_SWALLOW || !is_wrong;
+}
+
+static enum weir_status on_send_text(void *context, void *connection, struct span json,
+                                     struct cursor at)
+{
+    struct sim_gateway *gateway = context;
+    struct sim_socket *socket = connection;
+    if (socket->gateway == NULL || socket->is_closing || socket->is_left)
+        return WEIR_CLOSED;
+    if (!gateway->is_calm && sim_chance(gateway->scheduler, socket->stingy_percent / 2))
+        return WEIR_FULL;
+    gateway_count_sync(gateway, json);
+    sim_note(gateway->scheduler, "gateway: sends text", gateway->index,
+             (uint64_t)(socket - gateway->sockets), at.seq);
+    struct buffer spoilt;
+    buffer_init(&spoilt, json.bytes + 16);
+    bool is_sent = gateway_spoil_sync(gateway, json, &spoilt);
+    char header[10];
+    size_t header_bytes = envelope_frame_header(header, spoilt.bytes);
+    if (is_sent)
+        socket_append(socket, span_of(header, header_bytes), buffer_span(&spoilt));
+    buffer_fini(&spoilt);
+    socket_push(socket);
+    return WEIR_OK;
+}
+
+static size_t on_backlog_bytes(void *context, void *connection)
+{
+    (void)context;
+    return socket_backlog(connection);
+}
+
+static void on_close(void *context, void *connection, unsigned code, const char *reason)
+{
+    struct sim_gateway *gateway = context;
+    struct sim_socket *socket = connection;
+    (void)reason;
+    if (socket->is_closing)
+        return;
+    sim_note(gateway->scheduler, "gateway: close", gateway->index, code, 0);
+    socket->is_closing = true;
+    socket->close_code = code;
+}
+
+/* ---- a life ---- */
+
+void sim_gateway_start(struct sim_gateway *gateway, struct scheduler *scheduler,
+                       struct history *history, struct sim_broker *broker, enum sim_fault fault)
+{
+    const struct outlet outlet = {on_add,   on_flush, on_send_text, on_backlog_bytes,
+                                  on_close, gateway,  SIM_IOVECS};
+    gateway->scheduler = scheduler;
+    gateway->history = history;
+    gateway->broker = broker;
+    gateway->fault = fault;
+    gateway->is_alive = true;
+    gateway->is_attached = false;
+    gateway->mapping = NULL;
+    gateway->syncs = gateway->syncs_lagged = gateway->syncs_restarted = gateway->syncs_expired = 0;
+    gateway->counters = (struct counters){0};
+    enum weir_status status =
+        subscriptions_init(&gateway->subscriptions, 16, false, &gateway->counters);
+    if (status == WEIR_OK)
+        status = feed_init(&gateway->feed, &gateway->counters);
+    weir_assert(status == WEIR_OK);
+    gateway->fanout = fanout_open(&gateway->subscriptions, &outlet, &gateway->counters);
+    gateway->catch_up = catch_up_open(&gateway->subscriptions, &outlet, &gateway->counters);
+    gateway->joins =
+        joins_open(&gateway->subscriptions, gateway->catch_up, &outlet, &gateway->counters);
+    weir_assert(gateway->fanout != NULL && gateway->catch_up != NULL && gateway->joins != NULL);
+}
+
+static void gateway_drop_mapping(struct sim_gateway *gateway)
+{
+    if (gateway->mapping == NULL)
+        return;
+    mapping_close(gateway->mapping);
+    if (gateway->life == gateway->broker->life)
+        sim_broker_detach(gateway->broker, gateway->slot);
+    gateway->mapping = NULL;
+}
+
+void sim_gateway_kill(struct sim_gateway *gateway)
+{
+    sim_note(gateway->scheduler, "gateway: killed", gateway->index, 0, 0);
+    for (unsigned i = 0; i < SIM_SOCKETS_MAX; i++) {
+        struct sim_socket *socket = &gateway->sockets[i];
+        if (!socket->is_used || socket->gateway == NULL)
+            continue;
+        gateway_forget(gateway, socket);
+        socket->kernel_bytes = sim_below(gateway->scheduler, (uint32_t)socket->kernel_bytes + 1);
+        socket->bytes.bytes = socket->received_bytes + socket->kernel_bytes;
+        socket->close_code = CLOSE_ABNORMAL;
+        if (socket->is_left)
+            sim_socket_free(socket);
+    }
+    joins_close(gateway->joins);
+    catch_up_close(gateway->catch_up);
+    fanout_close(gateway->fanout);
+    feed_fini(&gateway->feed);
+    subscriptions_fini(&gateway->subscriptions);
+    gateway_drop_mapping(gateway);
+    gateway->is_alive = gateway->is_attached = false;
+}
+
+/* ---- the broker ---- */
+
+bool sim_gateway_wants_broker(const struct sim_gateway *gateway)
+{
+    return gateway->is_alive && gateway->broker->is_alive &&
+           (gateway->mapping == NULL || gateway->life != gateway->broker->life);
+}
+
+/* All that the old ring has is read before the next broker is asked. */
+static void gateway_drain(struct sim_gateway *gateway)
+{
+    while (gateway->mapping != NULL &&
+           gateway->mapping->ring.position < ring_published(&gateway->mapping->ring))
+        sim_gateway_turn(gateway);
+}
+
+static bool gateway_read_on(const struct sim_gateway *gateway,
+                            const struct sim_attachment *attachment)
+{
+    return gateway->feed.is_commit_known &&
+           mapping_read_from(attachment->mapping, attachment->position);
+}
+
+void sim_gateway_attach(struct sim_gateway *gateway)
+{
+    struct mapping *old = gateway->mapping;
+    gateway_drain(gateway);
+    uint64_t frame = gateway->feed.is_commit_known ? gateway->feed.commit : 0;
+    uint64_t newest_ms = joins_newest_ms(gateway->joins);
+    if (gateway->feed.newest_ms > newest_ms)
+        newest_ms = gateway->feed.newest_ms;
+    struct sim_attachment attachment = sim_broker_attach(gateway->broker, frame, newest_ms);
+    struct mapping *mapping = attachment.mapping;
+    bool is_resumed = attachment.is_kept && old != NULL;
+    bool reads_on = is_resumed && gateway_read_on(gateway, &attachment);
+    sim_note(gateway->scheduler, "gateway: attached", gateway->index, is_resumed, reads_on);
+    feed_start(&gateway->feed, &mapping->ring, reads_on);
+    gateway->mapping = mapping;
+    gateway->slot = attachment.slot;
+    gateway->life = gateway->broker->life;
+    gateway->is_attached = true;
+    catch_up_set_mapping(gateway->catch_up, mapping);
+    joins_set_mapping(gateway->joins, mapping);
+    if (is_resumed) {
+        counters_add(&gateway->counters, COUNTER_LINK_RESUMED, 1);
+        subscriptions_resume(&gateway->subscriptions, mapping->hash_seed);
+        if (!reads_on)
+            feed_lapped(&gateway->feed);
+    } else {
+        subscriptions_restart(&gateway->subscriptions, mapping->hash_seed, "restarted");
+    }
+    if (attachment.is_kept && !reads_on && mapping_read_from(mapping, attachment.position))
+        feed_start_behind(&gateway->feed, attachment.commit);
+    counters_attach(&gateway->counters, &mapping->reader);
+    mapping_close(old);
+}
+
+/* A planted fault: the oldest write that is not answered, sent as if it were. */
+static void gateway_show_early(struct sim_gateway *gateway)
+{
+    struct history *history = gateway->history;
+    if (gateway->fault != SIM_FAULT_EARLY || history->acknowledged >= history->place_count)
+        return;
+    const struct history_place *place = &history->places[history->acknowledged];
+    const struct history_event *event = history_event(history, place->group, place->index);
+    char stream[64], group[64], item[64], frame[16384];
+    struct buffer data;
+    buffer_init(&data, sizeof frame);
+    history_value_text(history, event->value, &data);
+    struct envelope envelope = {
+        .event = (enum envelope_event)event->kind,
+        .timestamp_ms = sim_now_ms(gateway->scheduler),
+        .seq = event->seq,
+        .epoch = event->epoch,
+        .stream_escaped = span_of(stream, json_escape(stream, history_stream(place->group))),
+        .group_escaped = span_of(group, json_escape(group, history_group_name(place->group))),
+        .event_type = SPAN_LITERAL("note"),
+        .data = buffer_span(&data),
+    };
+    if (event->item != HISTORY_NO_ITEM)
+        envelope.id_escaped = span_of(item, json_escape(item, history_item_name(event->item)));
+    struct envelope_layout layout = envelope_encode(frame, &envelope);
+    for (unsigned i = 0; i < SIM_SOCKETS_MAX; i++) {
+        struct sim_socket *socket = &gateway->sockets[i];
+        if (socket->is_used && socket->gateway != NULL && socket->subscriber.links != NULL)
+            socket_append(socket, span_of(frame, layout.frame_bytes), (struct span){0});
+    }
+    buffer_fini(&data);
+}
+
+void sim_gateway_turn(struct sim_gateway *gateway)
+{
+    if (gateway->mapping != NULL) {
+        enum weir_status status =
+            feed_drain(&gateway->feed, &gateway->mapping->ring, &gateway->subscriptions);
+        if (status != WEIR_EMPTY) {
+            fanout_run(gateway->fanout, &gateway->feed);
+            weir_assert(status == WEIR_OK || status == WEIR_LAPPED || status == WEIR_FULL);
+            if (status == WEIR_LAPPED) {
+                sim_note(gateway->scheduler, "gateway: lapped", gateway->index, 0, 0);
+                subscriptions_all_behind(&gateway->subscriptions);
+            }
+        }
+    }
+    gateway_show_early(gateway);
+    (void)catch_up_run(gateway->catch_up);
+    (void)joins_run(gateway->joins, sim_now_ms(gateway->scheduler));
+    counters_publish(&gateway->counters);
+}
+
+bool sim_gateway_is_idle(const struct sim_gateway *gateway)
+{
+    return gateway->subscriptions.behind_count == 0 && gateway->subscriptions.sync_count == 0 &&
+           gateway->mapping->ring.position == ring_published(&gateway->mapping->ring);
+}
+
+static void check_counter(const struct sim_gateway *gateway, enum counter counter, uint64_t seen)
+{
+    uint64_t counted = gateway->counters.values[counter];
+    if (counted != seen)
+        sim_fail(gateway->scheduler, SIM_BOUNDED, "gateway %u counts %s %llu, its sockets got %llu",
+                 gateway->index, counters_name(counter), (unsigned long long)counted,
+                 (unsigned long long)seen);
+}
+
+void sim_gateway_check_counters(const struct sim_gateway *gateway)
+{
+    uint64_t connections = 0, subscriptions = 0;
+    for (unsigned i = 0; i < SIM_SOCKETS_MAX; i++) {
+        const struct sim_socket *socket = &gateway->sockets[i];
+        if (!socket->is_used || socket->gateway == NULL)
+            continue;
+        connections++;
+        subscriptions += socket->subscriber.subscription_count;
+    }
+    check_counter(gateway, COUNTER_STREAM_CONNECTIONS, connections);
+    check_counter(gateway, COUNTER_SUBSCRIPTIONS, subscriptions);
+    check_counter(gateway, COUNTER_TOPICS, gateway->subscriptions.topic_count);
+    check_counter(gateway, COUNTER_SYNCS, gateway->syncs);
+    check_counter(gateway, COUNTER_SYNCS_LAGGED, gateway->syncs_lagged);
+    check_counter(gateway, COUNTER_SYNCS_RESTARTED, gateway->syncs_restarted);
+    check_counter(gateway, COUNTER_SYNCS_WAITING, 0);
+}

@@ -1,0 +1,64 @@
+/* tests/sim/subscriber.h -- a client as @motiadev/stream-client is one: it joins, applies what it is sent to
+ * its own state, loses its socket and comes back with its position. And it is the checker: every
+ * message is compared with the history.
+ *
+ *   view: NONE --join--> ASKED --sync, resumed--> LIVE --event--> LIVE
+ *                                                  `---sync with a reason--> LIVE
+ *
+ * A view is one subscription: a whole group, or an item of it. Its place (`index`) in the group's
+ * history moves with every message; what lies between two places must not have concerned it.
+ */
+#ifndef WEIR_TESTS_SIM_SUBSCRIBER_H
+#define WEIR_TESTS_SIM_SUBSCRIBER_H
+
+#include "tests/sim/gateway.h"
+
+enum { SIM_VIEWS = 3 };
+
+enum sim_view_mode { VIEW_NONE, VIEW_ASKED, VIEW_LIVE };
+
+struct sim_view {
+    enum sim_view_mode mode;
+    unsigned group;
+    int item;           /* HISTORY_NO_ITEM: the whole group */
+    uint64_t joined_at; /* bytes of the socket before the join: what came earlier is not for it */
+    bool has_place;     /* it was live, and knows where it was */
+    bool is_resuming;   /* it has brought its place */
+    struct cursor at;   /* of the newest message */
+    uint64_t newest_ms; /* its stamp */
+    int32_t index;      /* in the history */
+    uint32_t life;      /* of the broker that showed it this */
+    struct history_state state;
+};
+
+struct sim_subscriber {
+    struct scheduler *scheduler;
+    struct history *history;
+    unsigned index;
+    struct sim_socket *socket; /* NULL: not connected */
+    struct sim_view views[SIM_VIEWS];
+    uint64_t left_at[HISTORY_GROUPS]; /* bytes of the socket before a leave: may be for nobody */
+    uint64_t stalled_until;           /* step: it reads nothing before */
+    unsigned closed_code;             /* of the last socket */
+    struct buffer text;
+    /* What it was told, for the world's sums. */
+    uint64_t events, syncs, losses, resumes;
+};
+
+void sim_subscriber_init(struct sim_subscriber *subscriber, struct scheduler *scheduler,
+                         struct history *history, unsigned index);
+void sim_subscriber_fini(struct sim_subscriber *subscriber);
+/* A new socket; every view joins again. `brings_place`: with its position. */
+void sim_subscriber_connect(struct sim_subscriber *subscriber, struct sim_gateway *gateway,
+                            size_t window_bytes, uint32_t stingy_percent, bool brings_place);
+void sim_subscriber_disconnect(struct sim_subscriber *subscriber);
+/* Nobody else of its views wants the same. */
+void sim_subscriber_join(struct sim_subscriber *subscriber, unsigned view, unsigned group, int item,
+                         enum slow_policy policy, bool brings_place);
+void sim_subscriber_leave(struct sim_subscriber *subscriber, unsigned view);
+/* Take up to so many bytes of what has come; notices the end of the socket. */
+void sim_subscriber_read(struct sim_subscriber *subscriber, size_t bytes);
+/* Every view has everything. */
+void sim_subscriber_check_complete(const struct sim_subscriber *subscriber);
+
+#endif
