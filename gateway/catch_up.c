@@ -410,8 +410,6 @@ static enum outcome catch_up_compare(struct catch_up *catch_up, struct subscribe
      * older when its record was dropped and a next life is not there yet. */
     if (trail_is_behind(trail, at))
         return link->resumed == LINK_NOT_RESUMED ? OUTCOME_CURRENT : catch_up_lose(catch_up, link);
-    if (trail->newest.seq == 0 && link->sent_seq == 0) /* it was empty, and is, perhaps anew */
-        return OUTCOME_CURRENT;
     if (trail->epoch != link->epoch)
         return catch_up_lose(catch_up, link);
     return trail->newest.seq == link->sent_seq ? OUTCOME_CURRENT : OUTCOME_WAIT;
