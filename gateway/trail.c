@@ -88,12 +88,15 @@ void trail_note(struct trail *trail, uint32_t life, const struct ring_record *re
 struct trail_mark trail_find(const struct trail *trail, uint64_t seq)
 {
     uint64_t at = (seq + TRAIL_STRIDE - 1) & ~(uint64_t)(TRAIL_STRIDE - 1);
-    /* At most once round the table. */
+    struct trail_mark closest = trail->newest;
+    /* At most once round the table: in the place of one that is missing there may be one further up. */
     for (uint32_t tries = 0; tries < trail->mark_count && at < trail->newest.seq; tries++) {
         const struct trail_mark *mark = trail_slot(trail, at);
         if (mark->seq == at)
             return *mark;
+        if (mark->seq > at && mark->seq < closest.seq)
+            closest = *mark;
         at += TRAIL_STRIDE;
     }
-    return trail->newest;
+    return closest;
 }
