@@ -432,8 +432,7 @@ static enum outcome catch_up_serve(struct catch_up *catch_up, struct subscriber_
         return outcome;
     uint64_t newest = topic->trail.newest.seq;
     uint64_t lag = newest - (link->sent_seq - link->conflated);
-    if (link->conflated == 0 &&
-        (lag <= catch_up->subscriptions->lag_events || link->policy == SLOW_LOSSLESS))
+    if (link->conflated == 0 && (lag <= link->lag_events || link->policy == SLOW_LOSSLESS))
         return catch_up_all(catch_up, link, newest < limit ? newest : limit, stays);
     if (limit != UINT64_MAX)
         return OUTCOME_WAIT;

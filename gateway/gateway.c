@@ -308,7 +308,6 @@ static enum weir_status gateway_open_subscribers(struct gateway *gateway, struct
                            settings->duplicate_deliveries, counters) != WEIR_OK ||
         feed_init(&gateway->feed, counters) != WEIR_OK)
         return no_memory(error);
-    subscriptions->lag_events = settings->lag_events;
     const struct outlet outlet = stream_outlet(gateway->ws);
     gateway->fanout = fanout_open(subscriptions, &outlet, counters);
     gateway->catch_up = catch_up_open(subscriptions, &outlet, counters);

@@ -604,7 +604,7 @@ static enum weir_status joins_resume(struct joins *joins, struct subscription *s
     enum weir_status status = WEIR_EMPTY;
     if (was_idle)
         status = joins_reach(joins, link->topic, cursor);
-    else if (link->epoch == cursor.epoch && link->sent_seq == cursor.seq)
+    else if (link->epoch == cursor.epoch && link->sent_seq == cursor.seq && link->conflated == 0)
         status = WEIR_OK;
     if (status == WEIR_OK)
         status = joins_encode_greeting(joins, subscription, cursor);

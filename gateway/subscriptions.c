@@ -7,7 +7,7 @@
 
 const char SUBSCRIPTION_EXPIRED[] = "expired";
 
-enum { BUCKETS_FIRST = 64, LINKS_FIRST = 1, LAG_EVENTS_DEFAULT = 1024 };
+enum { BUCKETS_FIRST = 64, LINKS_FIRST = 1 };
 static_assert(sizeof(struct subscriber_link) <= 88, "one of 96 bytes with the heap's own");
 
 enum weir_status subscriptions_init(struct subscriptions *subscriptions, uint64_t subscriptions_max,
@@ -15,7 +15,6 @@ enum weir_status subscriptions_init(struct subscriptions *subscriptions, uint64_
 {
     *subscriptions = (struct subscriptions){
         .subscriptions_max = subscriptions_max,
-        .lag_events = LAG_EVENTS_DEFAULT,
         .ring_life = 1,
         .duplicate_deliveries = duplicate_deliveries,
         .counters = counters,
@@ -289,7 +288,8 @@ static struct subscriber_link *subscriber_find_link(const struct subscriber *sub
 }
 
 static struct subscriber_link *subscriptions_make_link(struct subscriber *subscriber,
-                                                       struct topic *topic, enum slow_policy policy)
+                                                       struct topic *topic,
+                                                       const struct subscription_wish *wish)
 {
     if (topic->link_count == topic->link_capacity) {
         uint32_t capacity = topic->link_capacity == 0 ? LINKS_FIRST : topic->link_capacity * 2;
@@ -304,7 +304,8 @@ static struct subscriber_link *subscriptions_make_link(struct subscriber *subscr
         return NULL;
     link->topic = topic;
     link->subscriber = subscriber;
-    link->policy = (unsigned)policy & 3;
+    link->policy = (unsigned)wish->policy & 3;
+    link->lag_events = wish->lag_events < UINT16_MAX ? (uint16_t)wish->lag_events : UINT16_MAX;
     link->topic_index = topic->link_count;
     topic->links[topic->link_count++] = link;
     link->next = subscriber->links;
@@ -497,7 +498,7 @@ enum weir_status subscriptions_add(struct subscriptions *subscriptions,
     if (topic != NULL)
         link = subscriber_find_link(subscriber, topic);
     if (topic != NULL && link == NULL) {
-        link = subscriptions_make_link(subscriber, topic, wish->policy);
+        link = subscriptions_make_link(subscriber, topic, wish);
         if (link == NULL && topic->link_count == 0)
             subscriptions_drop_topic(subscriptions, topic);
     }

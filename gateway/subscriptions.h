@@ -88,12 +88,14 @@ struct subscriber_link {
     /* Not 0: it is being given the newest event of each item of a range that starts `conflated` events
      * before sent_seq, where the client stands until it has all of it, `conflated_left` behind. */
     uint16_t conflated, conflated_left;
+    uint16_t
+        lag_events; /* behind by more, the policy decides; both of the subscription that made it */
     uint8_t mode : 2;       /* enum delivery_mode */
     uint8_t is_queued : 1;  /* in the behind queue */
     uint8_t is_blocked : 1; /* behind, and the socket's writable notice is to come */
     uint8_t is_held : 1;    /* stands still: the sync of one of them is on its way */
     uint8_t resumed : 2;    /* enum link_resumed */
-    uint8_t policy : 2;     /* enum slow_policy, of the subscription that made the link */
+    uint8_t policy : 2;     /* enum slow_policy */
 };
 
 /* Behind, and the cursor is not yet compared with the group: it is of the last broker's, or what a
@@ -144,8 +146,6 @@ struct subscriptions {
     size_t topic_count;
     uint64_t hash_seed;
     uint64_t subscriptions_max; /* per socket */
-    uint64_t
-        lag_events; /* a link may be behind by and still gets each; set after init, or as it is */
     uint32_t
         ring_life; /* of which the topics' trails are; another one when the feed misses something */
     bool duplicate_deliveries;

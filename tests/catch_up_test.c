@@ -156,6 +156,7 @@ static struct {
 } sends[SENDS_MAX];
 static unsigned send_count, flush_count, largest_batch;
 static bool is_calm;
+static uint32_t lag_events = 1024;
 static size_t sent_bytes;
 
 static uint64_t number_of(struct json_value value)
@@ -515,7 +516,8 @@ static void client_subscribe(struct client *client)
                                                .stream = SPAN_LITERAL("s"),
                                                .group = group_name(client->group),
                                                .item = item_name(item),
-                                               .policy = client->policy};
+                                               .policy = client->policy,
+                                               .lag_events = lag_events};
         cr_assert_eq(subscriptions_add(&world.subscriptions, &client->subscriber, &wish), WEIR_OK);
     }
 }
@@ -638,6 +640,15 @@ static void check_all(void)
     }
 }
 
+static void set_lag_events(uint32_t limit)
+{
+    lag_events = limit;
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        if (clients[i].subscriber.links != NULL)
+            clients[i].subscriber.links->lag_events = (uint16_t)limit;
+    }
+}
+
 /* ---- the model ---- */
 
 static void step(unsigned pad_max)
@@ -676,11 +687,11 @@ static void step(unsigned pad_max)
     }
 }
 
-static void run_model(uint64_t ring_bytes, unsigned pad_max, uint64_t lag_events)
+static void run_model(uint64_t ring_bytes, unsigned pad_max, uint32_t limit)
 {
     random_state = fixture_seed("catch_up");
     open_world(ring_bytes);
-    world.subscriptions.lag_events = lag_events;
+    lag_events = limit;
     for (unsigned i = 0; i < CLIENTS; i++) {
         clients[i].subscriber.format = i % 4 == 3;
         clients[i].busy_percent = i % 3 == 0 ? 30 : 0;
@@ -774,7 +785,7 @@ Test(catch_up, within_the_lag_limit_every_event_is_sent, .timeout = 20)
 {
     open_clients(4 * 1024 * 1024, 2, SLOW_LATEST);
     struct client *client = &clients[0];
-    uint64_t limit = world.subscriptions.lag_events;
+    uint64_t limit = lag_events;
     miss(client, (unsigned)limit);
     (void)turns_until_live(client);
     cr_assert_eq(client->conflated, 0);
@@ -806,7 +817,7 @@ Test(catch_up, who_disconnects_is_closed_once_and_told_nothing_more, .timeout = 
 {
     open_clients(4 * 1024 * 1024, 2, SLOW_DISCONNECT);
     struct client *client = &clients[0];
-    miss(client, (unsigned)world.subscriptions.lag_events + 1);
+    miss(client, (unsigned)lag_events + 1);
     turn();
     cr_assert(client->is_closed);
     unsigned received = client->received;
@@ -843,7 +854,7 @@ Test(catch_up, kinds_are_put_right_for_who_has_missed_what, .timeout = 20)
 {
     open_clients(1024 * 1024, 1, SLOW_LATEST);
     struct client *client = &clients[0];
-    world.subscriptions.lag_events = 0;
+    set_lag_events(0);
     write_event(0, 1, ENVELOPE_UPDATE, 1);
     write_event(0, 2, ENVELOPE_UPDATE, 1);
     turn();
@@ -883,7 +894,7 @@ Test(catch_up, a_conflation_of_nothing_wanted_is_nothing, .timeout = 20)
     client->subscriber = (struct subscriber){0};
     client_subscribe(client);
     turn();
-    world.subscriptions.lag_events = 0;
+    set_lag_events(0);
     client->is_stalled = true;
     for (unsigned i = 0; i < 100; i++)
         write_event(0, 0, ENVELOPE_UPDATE, 1);
@@ -975,7 +986,7 @@ Test(catch_up, those_at_one_place_share_what_is_read, .timeout = 20)
     cr_assert_eq(largest_batch, CLIENTS);
     cr_assert_leq(flush_count, 4);
     check_all();
-    world.subscriptions.lag_events = 10; /* likewise of a conflation */
+    set_lag_events(10); /* likewise of a conflation */
     for (unsigned i = 0; i < CLIENTS; i++)
         clients[i].is_stalled = true;
     for (unsigned i = 0; i < 600; i++)

@@ -467,6 +467,7 @@ static struct subscription_wish wish_of(const char *id, unsigned group, int item
         .stream = SPAN_LITERAL("s"),
         .group = group_name(group),
         .item = item < 0 ? (struct span){0} : item_name((unsigned)item),
+        .lag_events = 16384,
     };
 }
 
