@@ -74,15 +74,37 @@ static bool seq_follows(uint64_t epoch, uint64_t seq, const struct run_event *ne
            (next->epoch > epoch && next->seq == 1);
 }
 
-static void fanout_deliver(struct fanout *fanout, struct run *run, struct subscriber_link *link)
+/* The same for the next link, which most often stands where the last one did. NOWHERE: there is a gap
+ * before it. */
+struct run_place {
+    uint64_t epoch, seq;
+    uint32_t start;
+};
+enum { NOWHERE = UINT32_MAX };
+
+static void place_find(struct run_place *place, const struct run *run,
+                       const struct subscriber_link *link)
+{
+    if (link->sent_seq == place->seq && link->epoch == place->epoch)
+        return;
+    place->epoch = link->epoch;
+    place->seq = link->sent_seq;
+    place->start = run_start(run, link);
+    if (place->start < run->count &&
+        !seq_follows(link->epoch, link->sent_seq, &run->events[place->start]))
+        place->start = NOWHERE;
+}
+
+static void fanout_deliver(struct fanout *fanout, struct run *run, struct run_place *place,
+                           struct subscriber_link *link)
 {
     if (link->mode != DELIVERY_LIVE || link->is_held)
         return;
-    uint32_t start = run_start(run, link);
-    if (start == run->count)
+    place_find(place, run, link);
+    if (place->start == run->count)
         return;
-    if (!seq_follows(link->epoch, link->sent_seq, &run->events[start]) ||
-        !sends_add_run(fanout->sends, run, start, run->count, link, SEND_STAYS))
+    if (place->start == NOWHERE ||
+        !sends_add_run(fanout->sends, run, place->start, run->count, link, SEND_STAYS))
         subscriptions_set_behind(fanout->subscriptions, link);
 }
 
@@ -135,9 +157,10 @@ static void fanout_topic(struct fanout *fanout, const struct feed *feed, struct 
         .text = &fanout->text,
         .text_room = feed->bytes.bytes + (size_t)feed->entry_count * EVENT_STREAM_EXTRA_BYTES_MAX,
     };
+    struct run_place place = {0, 0, NOWHERE}; /* no link stands in epoch 0 */
     bool is_whole = fanout_lay_out(fanout, feed, first_entry, &run);
     for (uint32_t i = 0; i < topic->link_count; i++)
-        fanout_deliver(fanout, &run, topic->links[i]);
+        fanout_deliver(fanout, &run, &place, topic->links[i]);
     if (is_whole)
         return;
     for (uint32_t i = 0; i < topic->link_count; i++)

@@ -69,18 +69,35 @@ uint64_t sends_bytes(const struct sends *sends)
     return sends->bytes;
 }
 
+static bool sends_grow(struct sends *sends)
+{
+    if (sends->block_count == BLOCKS_MAX)
+        return false;
+    struct send *block = malloc(BLOCK_SENDS * sizeof *block);
+    if (block == NULL)
+        return false;
+    sends->blocks[sends->block_count++] = block;
+    return true;
+}
+
 static struct send *sends_take(struct sends *sends)
 {
-    unsigned block = sends->count / BLOCK_SENDS;
-    if (block == sends->block_count) {
-        if (block == BLOCKS_MAX)
-            return NULL;
-        sends->blocks[block] = malloc(BLOCK_SENDS * sizeof(struct send));
-        if (sends->blocks[block] == NULL)
-            return NULL;
-        sends->block_count++;
-    }
+    if (sends->count / BLOCK_SENDS == sends->block_count && !sends_grow(sends))
+        return NULL;
     return sends_at(sends, sends->count++);
+}
+
+/* `send` is in the batch; its bytes are the frames'. */
+static void sends_put(struct sends *sends, struct send *send, const struct iovec *frames,
+                      unsigned frame_count)
+{
+    size_t bytes = frames[0].iov_len;
+    for (unsigned i = 1; i < frame_count; i++)
+        bytes += frames[i].iov_len;
+    send->bytes = (uint32_t)bytes;
+    sends->bytes += bytes;
+    sends->outlet.add(sends->outlet.context, send->link->subscriber->connection, frames,
+                      frame_count, send);
 }
 
 bool sends_add(struct sends *sends, const struct send *send, const struct iovec *frames,
@@ -89,14 +106,8 @@ bool sends_add(struct sends *sends, const struct send *send, const struct iovec 
     struct send *own = sends_take(sends);
     if (own == NULL)
         return false;
-    size_t bytes = 0;
-    for (unsigned i = 0; i < frame_count; i++)
-        bytes += frames[i].iov_len;
     *own = *send;
-    own->bytes = (uint32_t)bytes;
-    sends->bytes += bytes;
-    sends->outlet.add(sends->outlet.context, send->link->subscriber->connection, frames,
-                      frame_count, own);
+    sends_put(sends, own, frames, frame_count);
     return true;
 }
 
@@ -181,12 +192,19 @@ static bool run_lay_text(struct run *run)
 static bool sends_add_all(struct sends *sends, const struct run *run, uint32_t start, uint32_t end,
                           struct subscriber_link *link, enum send_then then)
 {
-    struct span piece = run_piece(run, link->subscriber->format, start, end);
-    struct iovec frames = {(void *)(uintptr_t)piece.data, piece.bytes};
+    struct send *send = sends_take(sends);
+    if (send == NULL)
+        return false;
     const struct run_event *last = &run->events[end - 1];
-    const struct send send = {
-        .link = link, .epoch = last->epoch, .seq = last->seq, .then = (uint8_t)then};
-    return sends_add(sends, &send, &frames, 1);
+    send->link = link;
+    send->epoch = last->epoch;
+    send->seq = last->seq;
+    send->conflated = send->conflated_left = 0;
+    send->then = (uint8_t)then;
+    struct span piece = run_piece(run, link->subscriber->format, start, end);
+    const struct iovec frames = {(void *)(uintptr_t)piece.data, piece.bytes};
+    sends_put(sends, send, &frames, 1);
+    return true;
 }
 
 /* More copies of one event than a send has pieces: one piece. False: not in this batch. */

@@ -9,7 +9,7 @@
  * blocked until the socket is writable.
  *
  * Process:  gateway, loop thread only.
- * Memory:   32 bytes a send, in blocks sized by the largest batch. A run's bytes are the caller's and
+ * Memory:   40 bytes a send, in blocks sized by the largest batch. A run's bytes are the caller's and
  *           stay where they are until sends_flush().
  */
 #ifndef WEIR_GATEWAY_SENDS_H

@@ -717,11 +717,3 @@ unsigned subscriptions_copies(const struct subscriptions *subscriptions,
     unsigned count = subscriptions_match_count(link, item);
     return count > 1 && !subscriptions->duplicate_deliveries ? 1 : count;
 }
-
-bool subscriptions_takes_all(const struct subscriptions *subscriptions,
-                             const struct subscriber_link *link)
-{
-    if (!subscriptions->duplicate_deliveries)
-        return link->whole_count > 0;
-    return link->whole_count == 1 && link->item_count == 0;
-}

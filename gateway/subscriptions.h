@@ -218,8 +218,13 @@ unsigned subscriptions_copies(const struct subscriptions *subscriptions,
                               const struct subscriber_link *link, struct span item);
 /* True when every event of the group goes to the link exactly once, so that its bytes can be
  * shared. */
-bool subscriptions_takes_all(const struct subscriptions *subscriptions,
-                             const struct subscriber_link *link);
+static inline bool subscriptions_takes_all(const struct subscriptions *subscriptions,
+                                           const struct subscriber_link *link)
+{
+    if (!subscriptions->duplicate_deliveries)
+        return link->whole_count > 0;
+    return link->whole_count == 1 && link->item_count == 0;
+}
 
 /* Link modes. resync: all its subscriptions stop and are queued for a fresh sync. */
 void subscriptions_set_behind(struct subscriptions *subscriptions, struct subscriber_link *link);
