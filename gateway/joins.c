@@ -9,13 +9,6 @@
 
 enum { CLOSE_TOO_BIG = 1009, CLOSE_TRY_AGAIN = 1013 };
 
-/* What a pass knows of positions in one group: the ring leads on from those from `oldest` to `newest`,
- * and not from `missed`. */
-struct join_reach {
-    const struct topic *topic; /* NULL: nothing */
-    uint64_t epoch, oldest, newest, missed;
-};
-
 struct joins {
     struct subscriptions *subscriptions;
     struct catch_up *catch_up;
@@ -31,9 +24,8 @@ struct joins {
     const struct topic *cached_topic;
     const char *cached_reason;
     struct store_snapshot cached;
-    struct join_reach reach; /* of this pass */
-    unsigned walk_count, resume_count, sync_count;
-    bool has_resumed; /* links that have events to catch up with */
+    unsigned resume_count, sync_count; /* of this pass */
+    bool has_resumed;                  /* links that have events to catch up with */
     /* What `envelope` holds if it is a `resumed` of the whole group. */
     const struct topic *greeted_topic;
     struct cursor greeted;
@@ -533,33 +525,6 @@ static enum weir_status joins_send(struct joins *joins, struct subscription *sub
 
 /* ---- positions clients have brought ---- */
 
-/* As catch_up_reaches(), without walking the ring again for a position it has answered for, or one
- * between two the ring leads on from. What is overwritten before the link has read it becomes a sync
- * then. AGAIN: the ring was walked often enough in this turn. */
-static enum weir_status joins_reach(struct joins *joins, const struct topic *topic,
-                                    struct cursor cursor)
-{
-    struct join_reach *reach = &joins->reach;
-    if (reach->topic != topic || reach->epoch != cursor.epoch)
-        *reach = (struct join_reach){
-            .topic = topic, .epoch = cursor.epoch, .oldest = UINT64_MAX, .missed = UINT64_MAX};
-    if (cursor.seq >= reach->oldest && cursor.seq <= reach->newest)
-        return WEIR_OK;
-    if (cursor.seq == reach->missed)
-        return WEIR_EMPTY;
-    if (joins->walk_count >= JOINS_TURN_WALKS)
-        return WEIR_AGAIN;
-    joins->walk_count++;
-    enum weir_status status = catch_up_reaches(joins->catch_up, topic, cursor);
-    if (status == WEIR_OK && cursor.seq < reach->oldest)
-        reach->oldest = cursor.seq;
-    if (status == WEIR_OK && cursor.seq > reach->newest)
-        reach->newest = cursor.seq;
-    if (status == WEIR_EMPTY)
-        reach->missed = cursor.seq;
-    return status;
-}
-
 /* joins->json becomes the `resumed` envelope. */
 static enum weir_status joins_encode_greeting(struct joins *joins,
                                               const struct subscription *subscription,
@@ -603,7 +568,7 @@ static enum weir_status joins_resume(struct joins *joins, struct subscription *s
     joins->resume_count++;
     enum weir_status status = WEIR_EMPTY;
     if (was_idle)
-        status = joins_reach(joins, link->topic, cursor);
+        status = catch_up_reaches(joins->catch_up, link->topic, cursor);
     else if (link->epoch == cursor.epoch && link->sent_seq == cursor.seq && link->conflated == 0)
         status = WEIR_OK;
     if (status == WEIR_OK)
@@ -758,16 +723,15 @@ static bool is_news(const void *custom, struct span stream)
 static bool joins_are_spent(const struct joins *joins)
 {
     return joins->sync_count >= JOINS_TURN_MAX || joins->resume_count >= JOINS_TURN_RESUMES ||
-           joins->walk_count >= JOINS_TURN_WALKS || joins->vain_count >= JOINS_VAIN_MAX;
+           joins->vain_count >= JOINS_VAIN_MAX;
 }
 
 static void joins_start_pass(struct joins *joins, uint64_t now_ms)
 {
     joins->now_ms = now_ms;
     joins->turn_bytes = 0;
-    joins->vain_count = joins->walk_count = joins->resume_count = joins->sync_count = 0;
+    joins->vain_count = joins->resume_count = joins->sync_count = 0;
     joins->has_resumed = false;
-    joins->reach = (struct join_reach){0};
     joins_forget_encoded(joins);
 }
 

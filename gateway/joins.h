@@ -58,8 +58,9 @@
 
 enum {
     JOINS_TURN_MAX = 512,
-    JOINS_TURN_RESUMES = 1024, /* positions looked at */
-    JOINS_TURN_WALKS = 128,    /* ways through the ring for them; equal ones share one */
+    JOINS_TURN_RESUMES =
+        1024, /* positions looked at; the way to them through the ring has a budget of
+                                  its own, in catch_up.h */
     JOINS_TURN_BYTES = 8 * 1024 * 1024,
     JOINS_BACKLOG_BYTES_MAX = 1024 * 1024, /* a socket with more waiting gets its sync later */
     JOINS_READ_SHARE_MAX = 512,            /* subscriptions that share one reading */
