@@ -532,6 +532,7 @@ static enum weir_status joins_encode_greeting(struct joins *joins,
 {
     const struct topic *topic = subscription->link->topic;
     bool is_whole = subscription->item_bytes == SUBSCRIPTION_WHOLE;
+    weir_assert(topic != NULL);
     if (is_whole && joins->greeted_topic == topic && joins->greeted.epoch == cursor.epoch &&
         joins->greeted.seq == cursor.seq)
         return WEIR_OK;

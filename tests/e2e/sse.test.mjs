@@ -30,6 +30,7 @@ async function workerWith(weir, handlers) {
   return worker;
 }
 
+// covers: 6.10#5
 test('the head, a retry hint, the sync, and then every event as the WebSocket gets it, each with its position', async () => {
   await withWeir({}, async (weir, later) => {
     const worker = later(await RawWorker.open(weir.workerUrl));
@@ -110,6 +111,7 @@ test('Last-Event-ID goes on where the last event was, and wins over the query', 
   });
 });
 
+// covers: 6.10#1, 6.10#3
 test('what cannot be served is refused with a sentence', async () => {
   await withWeir({ settings: { origins: 'https://good.example' } }, async (weir) => {
     const origin = { Origin: 'https://good.example' };
@@ -192,6 +194,7 @@ test('HEAD is answered with the head alone, HTTP/1.0 and a pipelined rest do no 
   });
 });
 
+// covers: 6.10#2, 6.10#4
 test('authorization is asked before the head: function, tokens, header and query', async () => {
   const directory = temporaryDirectory();
   const file = path.join(directory, 'weir.yaml');
@@ -225,6 +228,7 @@ test('authorization is asked before the head: function, tokens, header and query
   }
 });
 
+// covers: 6.10#3
 test('gates are asked before the head, with the auth context; who leaves meanwhile is forgotten', async () => {
   await withWeir({ settings: { auth_function: 'app::auth' } }, async (weir, later) => {
     const asked = [];
