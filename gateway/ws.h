@@ -1,12 +1,14 @@
 /* gateway/ws.h -- WebSocket and HTTP connections of a gateway; the only door to libwebsockets
- * (ws.c).
+ * (ws_tls.c).
  *
  * Listening sockets are ours (listener.h: SO_REUSEPORT, accept4, TCP_NODELAY). Accepted descriptors
- * are adopted by libwebsockets as raw sockets on the gateway's libuv loop: it watches, reads, paces
- * and closes them and speaks TLS. Request heads (handshake.h) and client frames (frame.h) are taken
- * apart here, because the WebSocket role of libwebsockets 4.1 offers no way to refuse unmasked
- * frames, fails a handshake whose subprotocol list exceeds 127 bytes (a token of PROTOCOL 6.8
- * does), answers only one of several Pings in flight, and holds a frame buffer for each connection.
+ * are watched by an epoll set of our own inside the libuv loop; those with TLS are adopted by
+ * libwebsockets as raw sockets on the same loop: it watches, reads, paces, encrypts and closes them.
+ * Request heads (handshake.h) and client frames (frame.h) are taken apart here, because the
+ * WebSocket role of libwebsockets 4.1 offers no way to refuse unmasked frames, fails a handshake
+ * whose subprotocol list exceeds 127 bytes (a token of PROTOCOL 6.8 does), answers only one of
+ * several Pings in flight, and holds a frame buffer for each connection; and sockets without TLS are
+ * not given to it, because it has a structure of 700 bytes and a poll handle for each.
  *
  * A request for server-sent events becomes an event stream: a connection like a WebSocket, whose
  * bytes are text as it stands instead of frames. What the peer says after its request is discarded;
@@ -21,13 +23,13 @@
  * queue per connection keeps all that the socket did not take, of whatever origin (answers, batch
  * tails, Pongs, Close), in the order it was taken, so a cut frame is always continued by its own
  * rest; until that queue is empty the connection is busy and batches leave it alone. A writable
- * request always follows a short send. A hard error kills the connection through lws, never by
- * closing the descriptor. TLS connections take the lws_write path (LWS_WRITE_RAW, inside the
+ * request always follows a short send. A hard error only marks the connection; its descriptor is
+ * closed at the end of the turn, when nobody refers to it any more. TLS connections take the lws_write path (LWS_WRITE_RAW, inside the
  * writable callback) with the same interface.
  *
  * Process:  gateway, loop thread only.
- * Memory:   a ws_connection belongs to ws.c from on_open to the return of on_close; `user` is the
- *           owner's.
+ * Memory:   a ws_connection, 112 bytes, belongs to ws.c from on_open to the return of on_close; `user`
+ *           is the owner's. An idle one without TLS has nothing else in user space.
  * Errors:   AGAIN: the connection is busy, nothing was taken; on_writable follows exactly once.
  *           CLOSED: it is going away; on_close follows (or has been called).
  */
@@ -173,7 +175,8 @@ void ws_upgrade_accept(struct ws_connection *connection, enum ws_role role);
 void ws_upgrade_refuse(struct ws_connection *connection, unsigned http_status, const char *refusal);
 
 void *ws_user(const struct ws_connection *connection);
-const char *ws_peer(const struct ws_connection *connection); /* "ip:port" */
+/* "ip:port", asked of the socket: valid until the next call, "?:0" when the peer has gone. */
+const char *ws_peer(const struct ws_connection *connection);
 
 /* ---- sending: whole server-to-client frames, ready made ---- */
 
@@ -198,12 +201,13 @@ bool ws_is_idle(const struct ws_connection *connection);
 size_t ws_backlog_bytes(const struct ws_connection *connection);
 
 /* A batch of ready-made frames for many connections; the bytes stay valid until ws_batch_flush()
- * returns. Frames go out after everything ws_send_text() has taken for that connection. `done` is
- * called from ws_batch_flush() once per entry, in the order they were added: OK (taken whole; a
- * tail the socket did not take is kept, so one entry's bytes bound what a slow subscriber costs),
- * AGAIN (nothing taken, on_writable follows), CLOSED (`connection` is NULL if on_close has been
- * called since). `done` may send, close and add to the next batch; it must not flush. At most
- * WS_BATCH_IOV_MAX frames an entry. */
+ * returns. Frames go out after everything ws_send_text() has taken for that connection, all entries of
+ * a connection in one send. `done` is called from ws_batch_flush() once per entry, in the order they
+ * were added: OK (taken whole; a tail the socket did not take is kept, so one entry's bytes bound
+ * what a slow subscriber costs), AGAIN (nothing taken, on_writable follows), CLOSED (`connection` is
+ * NULL if on_close has been called since). `done` may send, close and add to the next batch; it must
+ * not flush. At most WS_BATCH_IOV_MAX frames an entry. Entries one after the other with the same
+ * single piece share it: they cost 32 bytes each. */
 typedef void ws_batch_done(void *context, struct ws_connection *connection, void *entry,
                            enum weir_status status);
 enum { WS_BATCH_IOV_MAX = 16 };
