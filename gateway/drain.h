@@ -28,8 +28,8 @@
 #include "gateway/ws.h"
 
 enum {
-    DRAIN_TICK_MS = 20,
-    DRAIN_TICK_CLOSES = 512,
+    DRAIN_TICK_MS = 2, /* workers' pauses have to be noticed (parting.h) */
+    DRAIN_TICK_CLOSES = 64,
     DRAIN_SOCKET_MS = 10,
     DRAIN_HTTP_MS = 500,
     DRAIN_TELL_MS = 200, /* how often on_left is called */

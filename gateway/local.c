@@ -3,11 +3,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "gateway/parting.h"
 #include "gateway/printer.h"
 
 enum {
@@ -44,13 +46,11 @@ struct local_connection {
     int events; /* being polled for */
     bool is_paused;
     bool is_slow;
-    bool is_held;      /* it waits for the end of its previous connection */
-    bool is_greeting;  /* the HELLO is at the front of the input, to be taken up again */
-    bool has_leftover; /* whole frames may wait in the input: a pause came between */
-    bool is_closing;   /* closed at the end of the turn */
-    bool is_leaving;   /* closed as soon as nothing of it is in flight */
-    bool was_answered; /* since it was last looked at */
-    uint64_t spoke_ms; /* while it is leaving */
+    bool is_held;           /* it waits for the end of its previous connection */
+    bool is_greeting;       /* the HELLO is at the front of the input, to be taken up again */
+    bool has_leftover;      /* whole frames may wait in the input: a pause came between */
+    bool is_closing;        /* closed at the end of the turn */
+    struct parting parting; /* closed as soon as nothing of it is in flight */
 };
 
 static void local_consume(struct local_connection *connection);
@@ -171,13 +171,11 @@ void local_stop_accepting(struct local *local)
 bool local_let_go(struct local *local)
 {
     struct local_connection *connection = local->connections;
-    while (connection != NULL && connection->is_leaving)
+    while (connection != NULL && connection->parting.has_begun)
         connection = connection->next;
     if (connection == NULL)
         return false;
-    connection->is_leaving = true;
-    connection->was_answered = false;
-    connection->spoke_ms = uv_hrtime() / 1000000;
+    parting_begin(&connection->parting, uv_hrtime());
     return true;
 }
 
@@ -197,10 +195,11 @@ static bool local_is_idle(const struct local_connection *connection)
 
 static void local_let_leave(struct local_connection *connection)
 {
-    bool may_leave =
-        connection->was_answered || uv_hrtime() / 1000000 - connection->spoke_ms >= LOCAL_QUIET_MS;
-    connection->was_answered = false;
-    if (connection->is_closing || !may_leave || !local_is_idle(connection))
+    int unread = 0;
+    if (!parting_is_due(&connection->parting, uv_hrtime()) || connection->is_closing ||
+        !local_is_idle(connection))
+        return;
+    if (ioctl(connection->fd, FIONREAD, &unread) == 0 && unread > 0)
         return;
     connection->is_closing = true;
     counters_add(connection->local->counters, COUNTER_CONNECTIONS_DRAINED, 1);
@@ -218,7 +217,7 @@ void local_flush(struct local *local)
             local_send(connection);
         }
         local_update_poll(connection);
-        if (connection->is_leaving)
+        if (connection->parting.has_begun)
             local_let_leave(connection);
         if (connection->is_closing)
             local_end(connection);
@@ -244,7 +243,7 @@ static void on_answer(void *peer, const struct session_answer *answer)
     const struct wire_field fields[] = {WIRE_SPAN(answer->result), WIRE_SPAN(answer->error_json),
                                         WIRE_SPAN(answer->traceparent), WIRE_SPAN(answer->baggage)};
     struct local_connection *connection = peer;
-    connection->was_answered = true;
+    parting_answered(&connection->parting);
     local_append(connection, WIRE_RESULT, id, fields);
 }
 
@@ -710,9 +709,10 @@ static void local_receive(struct local_connection *connection)
             return;
         }
         connection->input.bytes += (size_t)got;
-        if (connection->is_leaving)
-            connection->spoke_ms = uv_hrtime() / 1000000;
         local_consume(connection);
+        if (connection->parting.has_begun)
+            parting_heard(&connection->parting, uv_hrtime(),
+                          connection->session != NULL ? connection->session->call_count : 0);
         if (got < RECEIVE_BYTES)
             return;
     }

@@ -22,7 +22,6 @@ enum {
     LOCAL_CONNECTIONS_MAX = 1024,
     LOCAL_BACKLOG_BYTES = 1024 * 1024,
     LOCAL_OUTPUT_BYTES_MAX = 128 * 1024 * 1024,
-    LOCAL_QUIET_MS = 100,
 };
 
 struct local;
@@ -38,8 +37,8 @@ void local_close(struct local *local);
 void local_flush(struct local *local);
 /* Accept no more; what waits already is taken. Where gateways share the socket the others go on. */
 void local_stop_accepting(struct local *local);
-/* Let one more connection go: it is closed right behind the last answer its worker waits for, or when
- * the worker has said nothing for LOCAL_QUIET_MS and nothing of it is in flight. False: all are. */
+/* Let one more connection go: it is closed at a moment when no call of it or to it is in flight
+ * (parting.h). False: all are. */
 bool local_let_go(struct local *local);
 unsigned local_connection_count(const struct local *local);
 

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "gateway/parting.h"
 #include "gateway/printer.h"
 #include "gateway/salvage.h"
 #include "gateway/session_access.h"
@@ -37,9 +38,7 @@ struct worker {
     bool is_closing;
     struct session_access *access; /* NULL: everything is allowed */
     bool is_asking;                /* about its rights, or the message at hand */
-    bool is_leaving;               /* closed as soon as nothing of it is in flight */
-    bool was_answered;             /* in this turn */
-    uint64_t spoke_ms;             /* while it is leaving */
+    struct parting parting;        /* closed as soon as nothing of it is in flight */
 };
 
 struct worker_channel *worker_channel_open(struct sessions *sessions, struct counters *counters)
@@ -243,7 +242,7 @@ static void on_answer(void *peer, const struct session_answer *answer)
     print_string_member(&printer, SPAN_LITERAL(",\"traceparent\":"), answer->traceparent);
     print_string_member(&printer, SPAN_LITERAL(",\"baggage\":"), answer->baggage);
     print_literal(&printer, "}");
-    worker->was_answered = true;
+    parting_answered(&worker->parting);
     worker_send_printed(worker, &printer);
 }
 
@@ -476,11 +475,9 @@ static void worker_end_session(struct worker *worker)
 
 bool worker_let_go(struct worker *worker)
 {
-    if (worker->is_leaving || worker->is_closing)
+    if (worker->parting.has_begun || worker->is_closing)
         return false;
-    worker->is_leaving = true;
-    worker->was_answered = false;
-    worker->spoke_ms = uv_hrtime() / 1000000;
+    parting_begin(&worker->parting, uv_hrtime());
     worker->channel->leaving_count++;
     return true;
 }
@@ -505,19 +502,18 @@ static void channel_let_leave(struct worker_channel *channel)
 {
     if (channel->leaving_count == 0)
         return;
-    uint64_t now_ms = uv_hrtime() / 1000000;
+    uint64_t now_ns = uv_hrtime();
     for (struct worker *worker = channel->workers; worker != NULL; worker = worker->next) {
-        bool may_leave = worker->was_answered || now_ms - worker->spoke_ms >= WORKER_QUIET_MS;
-        if (worker->is_leaving && !worker->is_closing && may_leave && worker_is_idle(worker))
+        if (parting_is_due(&worker->parting, now_ns) && !worker->is_closing &&
+            worker_is_idle(worker) && !ws_has_unread(worker->connection))
             worker_leave(worker);
-        worker->was_answered = false;
     }
 }
 
 void worker_closed(struct worker *worker)
 {
     struct worker_channel *channel = worker->channel;
-    if (worker->is_leaving)
+    if (worker->parting.has_begun)
         channel->leaving_count--;
     worker->is_closing = true;
     worker_end_session(worker);
@@ -1178,8 +1174,6 @@ static void worker_defer(struct worker *worker, struct span message)
 void worker_message(struct worker *worker, struct span message, bool is_binary)
 {
     bool is_unknown = worker->session == NULL && worker->is_asking; /* nothing is read yet */
-    if (worker->is_leaving)
-        worker->spoke_ms = uv_hrtime() / 1000000;
     if ((worker->session == NULL && !is_unknown) || worker->is_closing || span_is_blank(message) ||
         (is_binary && is_telemetry(message)))
         return;
@@ -1190,6 +1184,9 @@ void worker_message(struct worker *worker, struct span message, bool is_binary)
     } else if (is_unknown || (is_kept_back && !message_is_ping(message)) ||
                !worker_take(worker, message))
         worker_defer(worker, message);
+    if (worker->parting.has_begun)
+        parting_heard(&worker->parting, uv_hrtime(),
+                      worker->session != NULL ? worker->session->call_count : 0);
 }
 
 /* True when nothing is left. Bounded by what was kept back; a message may make the worker wait

@@ -22,7 +22,6 @@ enum {
     WORKER_HELD_BYTES_MAX = 128 * 1024 * 1024,
     WORKER_INVOCATION_ID_BYTES_MAX = 128,
     WORKER_DEFERRED_BYTES = 1024 * 1024, /* kept back during a reattach: reading pauses */
-    WORKER_QUIET_MS = 100,
 };
 
 struct worker_channel;
@@ -41,10 +40,9 @@ void worker_free(struct worker *worker);
 void worker_opened(struct worker *worker, struct ws_connection *connection);
 void worker_message(struct worker *worker, struct span message, bool is_binary);
 void worker_closed(struct worker *worker); /* frees it */
-/* The gateway is to stop. The worker's socket is closed with 1012 right behind the last answer it waits
- * for, in the same send, so that a worker that calls one thing after the other calls the next one
- * elsewhere; or when it has said nothing for WORKER_QUIET_MS and nothing of it is in flight. Its session
- * ends with that: whoever calls it is told it is gone. False: it was let go before. */
+/* The gateway is to stop: the worker's socket is closed with 1012 at a moment when no call of it or to
+ * it is in flight (parting.h). Its session ends with that: whoever calls it is told it is gone. False:
+ * it was let go before. */
 bool worker_let_go(struct worker *worker);
 /* Once a turn: give out answers and take up messages that were kept back. */
 void worker_channel_turn(struct worker_channel *channel);

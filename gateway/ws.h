@@ -199,6 +199,8 @@ bool ws_is_event_stream(const struct ws_connection *connection);
 /* True when everything taken so far has reached the kernel and a batch send may go straight out. */
 bool ws_is_idle(const struct ws_connection *connection);
 size_t ws_backlog_bytes(const struct ws_connection *connection);
+/* Bytes of the peer wait in the kernel. */
+bool ws_has_unread(const struct ws_connection *connection);
 
 /* A batch of ready-made frames for many connections; the bytes stay valid until ws_batch_flush()
  * returns. Frames go out after everything ws_send_text() has taken for that connection, all entries of

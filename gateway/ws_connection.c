@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "gateway/ws_private.h"
@@ -270,6 +271,12 @@ bool ws_is_idle(const struct ws_connection *connection)
 size_t ws_backlog_bytes(const struct ws_connection *connection)
 {
     return send_buffer_bytes(connection->output);
+}
+
+bool ws_has_unread(const struct ws_connection *connection)
+{
+    int bytes = 0;
+    return ioctl(connection->fd, FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
 /* Try to send a long text without copying it; what the socket does not take is kept. */
