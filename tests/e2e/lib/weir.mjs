@@ -163,6 +163,11 @@ export class Weir {
     return this.#pids('weir-gateway');
   }
 
+  // What a process was started with.
+  argumentsOf(pid) {
+    return readText(`/proc/${pid}/cmdline`).split('\0');
+  }
+
   broker() {
     const [pid] = this.#pids('weir-broker');
     return pid;
