@@ -116,6 +116,23 @@ Test(listener, shares_a_port, .init = open_loop, .fini = close_loop, .timeout = 
     listener_stop(second);
 }
 
+/* A listening socket that closes resets what waits in it. */
+Test(listener, takes_what_waits_before_it_closes, .init = open_loop, .fini = close_loop,
+     .timeout = 20)
+{
+    enum { CLIENTS = 3 * LISTENER_ACCEPTS_PER_TURN };
+    unsigned count = 0;
+    static struct client clients[CLIENTS];
+    struct listener *listener = listen_on("127.0.0.1", 0, true, &count);
+    for (unsigned index = 0; index < CLIENTS; index++)
+        cr_assert(client_connect(&clients[index], listener_port(listener), 0));
+    listener_take_waiting(listener);
+    listener_stop(listener);
+    cr_assert_eq(count, CLIENTS);
+    for (unsigned index = 0; index < CLIENTS; index++)
+        client_close(&clients[index]);
+}
+
 Test(listener, names_what_it_cannot_have, .init = open_loop, .fini = close_loop, .timeout = 20)
 {
     unsigned count = 0;
