@@ -20,19 +20,19 @@ enum { SIM_SOCKETS_MAX = 64, SIM_SENDS_MAX = 1024, SIM_IOVECS = 16 };
 
 /* What can be wrong on purpose, to see that it is noticed. */
 #define SIM_FAULT_MAP(X)                                                                           \
-    X(NONE, "none", ORDER)                                                                         \
-    X(DROP, "drop", EXACT)         /* an event is left out of a send */                            \
-    X(REPEAT, "repeat", EXACT)     /* ... or sent twice */                                         \
-    X(SWAP, "swap", EXACT)         /* two events of a send change places */                        \
-    X(EARLY, "early", COMMITTED)   /* a write is shown before it is answered */                    \
-    X(SILENT, "silent", TOLD)      /* a fresh sync does not say why */                             \
-    X(SWALLOW, "swallow", EXACT)   /* a sync is counted as sent and is not */                      \
-    X(SYNC_SEQ, "sync_seq", EXACT) /* a sync says a seq it was not taken at */                     \
-    X(STUCK, "stuck", COMPLETE)    /* a writable notice is forgotten */                            \
-    X(LIAR, "liar", KEPT)          /* the disk says it has written what it has not */
+    X(NONE, "none", 0)                                                                             \
+    X(DROP, "drop", 1u << SIM_EXACT)       /* an event is left out of a send */                    \
+    X(REPEAT, "repeat", 1u << SIM_EXACT)   /* ... or sent twice */                                 \
+    X(SWAP, "swap", 1u << SIM_EXACT)       /* two events of a send change places */                \
+    X(EARLY, "early", 1u << SIM_COMMITTED) /* a write is shown before it is answered */            \
+    X(SILENT, "silent", 1u << SIM_TOLD)    /* a fresh sync does not say why */                     \
+    X(SWALLOW, "swallow", 1u << SIM_EXACT | 1u << SIM_COMPLETE) /* a sync is not sent at all */    \
+    X(SYNC_SEQ, "sync_seq", 1u << SIM_EXACT) /* a sync says a seq it was not taken at */           \
+    X(STUCK, "stuck", 1u << SIM_COMPLETE)    /* a writable notice is forgotten */                  \
+    X(LIAR, "liar", 1u << SIM_KEPT)          /* the disk says it has written what it has not */
 
 enum sim_fault {
-#define SIM_FAULT_ENUM(name, word, promise) SIM_FAULT_##name,
+#define SIM_FAULT_ENUM(name, word, promises) SIM_FAULT_##name,
     SIM_FAULT_MAP(SIM_FAULT_ENUM)
 #undef SIM_FAULT_ENUM
         SIM_FAULTS

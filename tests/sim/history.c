@@ -256,6 +256,16 @@ bool history_is_next(const struct history *history, unsigned group, int32_t from
     return at == from;
 }
 
+bool history_is_at(const struct history *history, unsigned group, int32_t from, int32_t to,
+                   int item)
+{
+    if (from == to)
+        return true;
+    return item != HISTORY_NO_ITEM && to != HISTORY_NONE &&
+           history_event(history, group, to)->item != item &&
+           history_is_next(history, group, from, to, item);
+}
+
 void history_lose(struct history *history, uint32_t place, uint32_t life)
 {
     for (uint32_t i = history->place_count; i > place; i--) {

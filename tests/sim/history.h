@@ -97,6 +97,9 @@ int32_t history_before_epoch(const struct history *history, unsigned group, uint
  * that `to` is in. False: or `from` is not in that order. */
 bool history_is_next(const struct history *history, unsigned group, int32_t from, int32_t to,
                      int item);
+/* Whoever is at `from` and sees only the item has missed nothing up to `to`. */
+bool history_is_at(const struct history *history, unsigned group, int32_t from, int32_t to,
+                   int item);
 /* Writes from `place` on are lost to life `life`. */
 void history_lose(struct history *history, uint32_t place, uint32_t life);
 

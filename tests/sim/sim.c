@@ -27,9 +27,9 @@ struct sim_options {
 
 static const struct {
     const char *word;
-    enum sim_promise promise; /* by which it is noticed */
+    uint32_t promises; /* set of 1 << enum sim_promise: what it breaks */
 } faults[SIM_FAULTS] = {
-#define SIM_FAULT_ROW(name, word, promise) {word, SIM_##promise},
+#define SIM_FAULT_ROW(name, word, promises) {word, promises},
     SIM_FAULT_MAP(SIM_FAULT_ROW)
 #undef SIM_FAULT_ROW
 };
@@ -114,14 +114,13 @@ static int run_planted(const struct sim_options *options)
 {
     struct scheduler scheduler = {0};
     struct sim_figures sum = {0};
-    enum sim_promise promise = faults[options->fault].promise;
     for (uint64_t i = 0; i < options->seeds; i++) {
         uint64_t seed = options->first_seed + i;
         if (run_seed(&scheduler, options, seed, &sum))
             continue;
         printf("sim: planted %s: noticed as %s at seed %" PRIu64 "\n", faults[options->fault].word,
                sim_promise_word(scheduler.promise), seed);
-        return scheduler.promise == promise ? 0 : 1;
+        return (faults[options->fault].promises & 1u << scheduler.promise) != 0 ? 0 : 1;
     }
     printf("sim: planted %s: not noticed in %" PRIu64 " seeds\n", faults[options->fault].word,
            options->seeds);

@@ -342,7 +342,7 @@ static void subscriber_take_event(struct sim_subscriber *subscriber, struct mess
     bool is_wanted = message->start < subscriber->left_at[message->group];
     for (unsigned i = 0; i < SIM_VIEWS; i++) {
         struct sim_view *view = &subscriber->views[i];
-        if (view->mode != VIEW_NONE && view->group == message->group && view->mode == VIEW_ASKED)
+        if (view->group == message->group && (view->mode == VIEW_ASKED || view->mode == VIEW_STALE))
             is_wanted = true;
         if (!view_is_meant(view, message) || view->mode != VIEW_LIVE ||
             (view->item != HISTORY_NO_ITEM && view->item != message->item))
@@ -381,7 +381,7 @@ static void check_reason(const struct sim_subscriber *subscriber, const struct s
     bool is_expired = reason_is(message, "expired");
     if (message->reason.data != NULL && !is_told && !is_expired)
         subscriber_fail(subscriber, SIM_TOLD, message, view, "an unknown reason");
-    if (view->mode == VIEW_LIVE && message->reason.data == NULL)
+    if (view->mode != VIEW_ASKED && message->reason.data == NULL)
         subscriber_fail(subscriber, SIM_TOLD, message, view, "a fresh sync without a reason");
     if (view->mode == VIEW_ASKED && view->is_resuming != is_expired)
         subscriber_fail(subscriber, SIM_TOLD, message, view,
@@ -412,7 +412,7 @@ static bool view_starts_anew(const struct sim_subscriber *subscriber, const stru
 static void check_forward(const struct sim_subscriber *subscriber, const struct sim_view *view,
                           const struct message *message)
 {
-    if (view->mode == VIEW_LIVE && message->index < view->index &&
+    if (view->mode != VIEW_ASKED && message->index < view->index &&
         !view_starts_anew(subscriber, view, message))
         subscriber_fail(subscriber, SIM_EXACT, message, view, "a sync goes back");
 }
@@ -422,9 +422,23 @@ static void check_stamp(const struct sim_subscriber *subscriber, const struct si
 {
     if (event != NULL && message->timestamp_ms < event->timestamp_ms)
         subscriber_fail(subscriber, SIM_ORDER, message, view, "a sync is stamped before its seq");
-    if (view->mode == VIEW_LIVE && message->timestamp_ms < view->newest_ms &&
+    if (view->mode != VIEW_ASKED && message->timestamp_ms < view->newest_ms &&
         !view_starts_anew(subscriber, view, message))
         subscriber_fail(subscriber, SIM_ORDER, message, view, "a sync's stamp goes back");
+}
+
+/* A loss is the socket's: views of the group that are not where this one is now have missed something
+ * too, and will be told. `told` NULL: one that was left meanwhile. */
+static void subscriber_lose_others(struct sim_subscriber *subscriber, const struct sim_view *told,
+                                   const struct message *message)
+{
+    for (unsigned i = 0; i < SIM_VIEWS; i++) {
+        struct sim_view *view = &subscriber->views[i];
+        if (view != told && view->mode == VIEW_LIVE && view_is_meant(view, message) &&
+            !history_is_at(subscriber->history, view->group, view->index, message->index,
+                           view->item))
+            view->mode = VIEW_STALE;
+    }
 }
 
 static void subscriber_take_sync(struct sim_subscriber *subscriber, struct message *message)
@@ -447,11 +461,15 @@ static void subscriber_take_sync(struct sim_subscriber *subscriber, struct messa
     if (view == NULL) {
         if (message->start >= subscriber->left_at[message->group])
             subscriber_fail(subscriber, SIM_EXACT, message, NULL, "a sync nobody asked for");
+        if (message->reason.data != NULL && !reason_is(message, "expired"))
+            subscriber_lose_others(subscriber, NULL, message);
         return;
     }
     check_reason(subscriber, view, message);
     check_forward(subscriber, view, message);
     check_stamp(subscriber, view, message, event);
+    if (view->mode == VIEW_LIVE)
+        subscriber_lose_others(subscriber, view, message);
     subscriber->syncs++;
     subscriber->losses += message->reason.data != NULL;
     view->mode = VIEW_LIVE;
@@ -543,12 +561,8 @@ void sim_subscriber_check_complete(const struct sim_subscriber *subscriber)
         const struct history_group *group = &subscriber->history->groups[view->group];
         struct history_state newest = history_newest_state(subscriber->history, view->group);
         struct history_state state = state_of_view(&newest, view->item);
-        bool is_there = view->index == group->newest;
-        if (!is_there && view->item != HISTORY_NO_ITEM && group->newest != HISTORY_NONE)
-            is_there = history_event(subscriber->history, view->group, group->newest)->item !=
-                           view->item &&
-                       history_is_next(subscriber->history, view->group, view->index, group->newest,
-                                       view->item);
+        bool is_there =
+            history_is_at(subscriber->history, view->group, view->index, group->newest, view->item);
         if (view->mode != VIEW_LIVE || !is_there || !states_are_equal(&view->state, &state))
             sim_fail(subscriber->scheduler, SIM_COMPLETE,
                      "subscriber %u ends %s at epoch %" PRIu64 " seq %" PRIu64

@@ -5,6 +5,9 @@
  *   view: NONE --join--> ASKED --sync, resumed--> LIVE --event--> LIVE
  *                                                  `---sync with a reason--> LIVE
  *
+ * All views of a group on one socket lose together, and each is told by a sync of its own; until it has
+ * come a view is STALE: what the socket gets meanwhile is for the others.
+ *
  * A view is one subscription: a whole group, or an item of it. Its place (`index`) in the group's
  * history moves with every message; what lies between two places must not have concerned it.
  */
@@ -15,7 +18,7 @@
 
 enum { SIM_VIEWS = 3 };
 
-enum sim_view_mode { VIEW_NONE, VIEW_ASKED, VIEW_LIVE };
+enum sim_view_mode { VIEW_NONE, VIEW_ASKED, VIEW_LIVE, VIEW_STALE };
 
 struct sim_view {
     enum sim_view_mode mode;
