@@ -23,20 +23,23 @@ void sim_subscriber_fini(struct sim_subscriber *subscriber)
 /* ---- joining ---- */
 
 static void view_ask(struct sim_subscriber *subscriber, struct sim_view *view,
-                     enum slow_policy policy, bool brings_place)
+                     const struct sim_wish *how)
 {
     struct sim_socket *socket = subscriber->socket;
     char id[8];
     (void)snprintf(id, sizeof id, "%d", (int)(view - subscriber->views));
     view->mode = VIEW_ASKED;
     view->joined_at = sim_socket_end(socket);
-    view->is_resuming = brings_place && view->has_place;
+    view->is_resuming = how->brings_place && view->has_place;
+    view->pending_count = 0;
+    subscriber->policies[view->group] |= (uint8_t)(1u << how->policy);
     const struct subscription_wish wish = {
         .subscription_id = span_text(id),
         .stream = history_stream(view->group),
         .group = history_group_name(view->group),
         .item = history_item_name(view->item),
-        .policy = policy,
+        .policy = how->policy,
+        .lag_events = how->lag_events,
         .has_cursor = view->is_resuming,
         .cursor = view->at,
     };
@@ -50,7 +53,7 @@ static void view_ask(struct sim_subscriber *subscriber, struct sim_view *view,
 }
 
 void sim_subscriber_join(struct sim_subscriber *subscriber, unsigned view, unsigned group, int item,
-                         enum slow_policy policy, bool brings_place)
+                         const struct sim_wish *wish)
 {
     struct sim_view *made = &subscriber->views[view];
     if (subscriber->socket == NULL)
@@ -64,7 +67,7 @@ void sim_subscriber_join(struct sim_subscriber *subscriber, unsigned view, unsig
         subscriber->left_at[made->group] = sim_socket_end(subscriber->socket);
     if (made->group != group || made->item != item)
         *made = (struct sim_view){.group = group, .item = item, .index = HISTORY_NONE};
-    view_ask(subscriber, made, policy, brings_place);
+    view_ask(subscriber, made, wish);
 }
 
 void sim_subscriber_leave(struct sim_subscriber *subscriber, unsigned view)
@@ -84,7 +87,8 @@ void sim_subscriber_leave(struct sim_subscriber *subscriber, unsigned view)
 }
 
 void sim_subscriber_connect(struct sim_subscriber *subscriber, struct sim_gateway *gateway,
-                            size_t window_bytes, uint32_t stingy_percent, bool brings_place)
+                            size_t window_bytes, uint32_t stingy_percent,
+                            const struct sim_wish *wish)
 {
     weir_assert(subscriber->socket == NULL);
     subscriber->socket = sim_socket_open(gateway, window_bytes, stingy_percent);
@@ -94,9 +98,10 @@ void sim_subscriber_connect(struct sim_subscriber *subscriber, struct sim_gatewa
     sim_note(subscriber->scheduler, "subscriber: connect", subscriber->index, gateway->index,
              window_bytes);
     memset(subscriber->left_at, 0, sizeof subscriber->left_at);
+    memset(subscriber->policies, 0, sizeof subscriber->policies);
     for (unsigned i = 0; i < SIM_VIEWS; i++) {
         if (subscriber->views[i].mode != VIEW_NONE)
-            view_ask(subscriber, &subscriber->views[i], SLOW_LATEST, brings_place);
+            view_ask(subscriber, &subscriber->views[i], wish);
     }
 }
 
@@ -123,6 +128,9 @@ struct message {
     struct span data;
     struct span reason; /* data NULL: none */
     int32_t index;      /* the place it tells of */
+    bool is_conflated;  /* the newest of its item behind `since`, and (has_more) others follow */
+    bool has_more;
+    uint64_t since;
 };
 
 enum {
@@ -132,6 +140,7 @@ enum {
     FIELD_ID,
     FIELD_EVENT,
     FIELD_REASON,
+    FIELD_CONFLATED,
     FIELD_SEQ,
     FIELD_EPOCH,
     FIELDS
@@ -175,14 +184,30 @@ static bool message_parse_event(struct message *message, struct json_value event
     return json_string_equals(inner[0], SPAN_LITERAL("note"));
 }
 
+static bool message_parse_mark(struct message *message, struct json_value mark)
+{
+    static const char *const names[] = {"since", "more"};
+    struct json_value values[2];
+    message->is_conflated = mark.kind != JSON_ABSENT;
+    if (!message->is_conflated)
+        return true;
+    if (mark.kind != JSON_OBJECT ||
+        json_scan_object(mark.text, JSON_DEPTH_MAX, names, 2, values, NULL) != WEIR_OK)
+        return false;
+    message->since = number_of(values[0]);
+    message->has_more = span_equal(values[1].text, SPAN_LITERAL("true"));
+    return message->has_more || span_equal(values[1].text, SPAN_LITERAL("false"));
+}
+
 static bool message_parse(struct sim_subscriber *subscriber, struct message *message,
                           struct span json)
 {
-    static const char *const names[FIELDS] = {"timestamp", "streamName", "groupId", "id",
-                                              "event",     "reason",     "seq",     "epoch"};
+    static const char *const names[FIELDS] = {"timestamp", "streamName", "groupId", "id",   "event",
+                                              "reason",    "conflated",  "seq",     "epoch"};
     struct json_value values[FIELDS];
     if (json_scan_object(json, JSON_DEPTH_MAX, names, FIELDS, values, NULL) != WEIR_OK ||
-        !message_parse_event(message, values[FIELD_EVENT]))
+        !message_parse_event(message, values[FIELD_EVENT]) ||
+        !message_parse_mark(message, values[FIELD_CONFLATED]))
         return false;
     message->timestamp_ms = number_of(values[FIELD_STAMP]);
     message->at = (struct cursor){number_of(values[FIELD_EPOCH]), number_of(values[FIELD_SEQ])};
@@ -230,11 +255,37 @@ static void check_shown(const struct sim_subscriber *subscriber, const struct me
 
 /* ---- events ---- */
 
+/* An item's events, or what was sent to it: they are conflated apart from one another. */
+static bool events_are_alike(const struct history_event *a, const struct history_event *b)
+{
+    return a->item == b->item && (a->kind == ENVELOPE_EVENT) == (b->kind == ENVELOPE_EVENT);
+}
+
+/* A set is a create when the item was not known at `since`. */
+static uint8_t conflated_kind(const struct sim_subscriber *subscriber,
+                              const struct message *message)
+{
+    const struct history_event *event =
+        history_event(subscriber->history, message->group, message->index);
+    const struct history_event *oldest = event, *at = event;
+    while (at->previous != HISTORY_NONE) { /* towards `since` */
+        at = history_event(subscriber->history, message->group, at->previous);
+        if (at->epoch != event->epoch || at->seq <= message->since)
+            break;
+        if (events_are_alike(at, event))
+            oldest = at;
+    }
+    if (event->kind != ENVELOPE_CREATE && event->kind != ENVELOPE_UPDATE)
+        return event->kind;
+    return oldest->kind == ENVELOPE_CREATE ? ENVELOPE_CREATE : ENVELOPE_UPDATE;
+}
+
 static void check_contents(struct sim_subscriber *subscriber, const struct message *message)
 {
     struct history_group *group = &subscriber->history->groups[message->group];
     struct history_event *event = &group->events[message->index];
-    if (event->kind != message->kind || event->item != message->item)
+    uint8_t kind = message->is_conflated ? conflated_kind(subscriber, message) : event->kind;
+    if (kind != message->kind || event->item != message->item)
         subscriber_fail(subscriber, SIM_EXACT, message, NULL, "another kind or item");
     buffer_clear(&subscriber->text);
     history_value_text(subscriber->history, event->value, &subscriber->text);
@@ -250,14 +301,15 @@ static void check_contents(struct sim_subscriber *subscriber, const struct messa
 }
 
 /* As the client does it: create appends, update replaces, delete filters. */
-static bool state_take(struct history_state *state, const struct message *message, uint32_t value)
+static bool state_take(struct history_state *state, enum envelope_event kind, int item,
+                       uint32_t value)
 {
-    int at = history_state_find(state, message->item);
-    switch (message->kind) {
+    int at = history_state_find(state, item);
+    switch (kind) {
     case ENVELOPE_CREATE:
         if (at >= 0 || state->count == HISTORY_ITEMS)
             return false;
-        state->items[state->count] = (uint8_t)message->item;
+        state->items[state->count] = (uint8_t)item;
         state->values[state->count++] = value;
         return true;
     case ENVELOPE_UPDATE:
@@ -298,6 +350,18 @@ static bool states_are_equal(const struct history_state *a, const struct history
            memcmp(a->values, b->values, a->count * sizeof a->values[0]) == 0;
 }
 
+/* After a conflation items may stand in another order: one that was removed and made again is updated
+ * where it stood. */
+static bool states_are_alike(const struct history_state *a, const struct history_state *b)
+{
+    bool is_alike = a->count == b->count;
+    for (unsigned i = 0; i < a->count && is_alike; i++) {
+        int at = history_state_find(b, a->items[i]);
+        is_alike = at >= 0 && b->values[at] == a->values[i];
+    }
+    return is_alike;
+}
+
 static void view_move(struct sim_view *view, const struct message *message)
 {
     view->index = message->index;
@@ -318,11 +382,102 @@ static void view_take_event(struct sim_subscriber *subscriber, struct sim_view *
     if (message->timestamp_ms <= view->newest_ms || message->at.epoch < view->at.epoch)
         subscriber_fail(subscriber, SIM_ORDER, message, view, "stamp or epoch go back");
     view_move(view, message);
-    if (!state_take(&view->state, message, event->value))
+    if (!state_take(&view->state, message->kind, message->item, event->value))
         subscriber_fail(subscriber, SIM_EXACT, message, view, "an event the client cannot apply");
     struct history_state state = state_of_view(&event->state, view->item);
-    if (!states_are_equal(&view->state, &state))
+    bool is_equal = view->is_loose ? states_are_alike(&view->state, &state)
+                                   : states_are_equal(&view->state, &state);
+    if (!is_equal)
         subscriber_fail(subscriber, SIM_EXACT, message, view, "the state differs");
+}
+
+/* ---- the newest event of each item ---- */
+
+/* The place that `since` names; it is where the view stands. */
+static void view_begin_range(const struct sim_subscriber *subscriber, struct sim_view *view,
+                             const struct message *message)
+{
+    int32_t since =
+        message->since == 0
+            ? history_before_epoch(subscriber->history, message->group, message->at.epoch,
+                                   message->sent.life)
+            : history_find(subscriber->history, message->group, message->at.epoch, message->since);
+    if (!history_is_at(subscriber->history, message->group, view->index, since, view->item))
+        subscriber_fail(subscriber, SIM_EXACT, message, view, "is the newest since another place");
+    view->range_start = since;
+}
+
+static bool view_has_pending(const struct sim_view *view, int32_t index)
+{
+    for (unsigned i = 0; i < view->pending_count; i++) {
+        if (view->pending[i] == index)
+            return true;
+    }
+    return false;
+}
+
+/* What was held back is the newest of each item up to `last`, all of them and nothing else. */
+static void check_range(const struct sim_subscriber *subscriber, const struct sim_view *view,
+                        const struct message *message)
+{
+    const struct history *history = subscriber->history;
+    const struct history_event *newest[SIM_PENDING_MAX];
+    unsigned count = 0;
+    for (int32_t at = message->index; at != view->range_start;
+         at = history_event(history, message->group, at)->previous) {
+        const struct history_event *event = history_event(history, message->group, at);
+        bool is_older = view->item != HISTORY_NO_ITEM && event->item != view->item;
+        for (unsigned i = 0; i < count; i++)
+            is_older = is_older || events_are_alike(newest[i], event);
+        if (is_older != !view_has_pending(view, at))
+            subscriber_fail(subscriber, SIM_EXACT, message, view,
+                            is_older ? "not the newest of its item" : "an item is left out");
+        if (!is_older)
+            newest[count++] = event;
+    }
+}
+
+static void view_end_range(const struct sim_subscriber *subscriber, struct sim_view *view,
+                           const struct message *message)
+{
+    const struct history_event *last =
+        history_event(subscriber->history, message->group, message->index);
+    check_range(subscriber, view, message);
+    for (unsigned i = 0; i < view->pending_count; i++) {
+        const struct history_event *event =
+            history_event(subscriber->history, message->group, view->pending[i]);
+        enum envelope_event kind = (enum envelope_event)view->pending_kinds[i];
+        bool is_taken = state_take(&view->state, kind, event->item, event->value);
+        if (!is_taken && kind != ENVELOPE_DELETE) /* an item may have come and gone */
+            subscriber_fail(subscriber, SIM_EXACT, message, view, "the client cannot apply it");
+    }
+    view->pending_count = 0;
+    view->is_loose = true;
+    view_move(view, message);
+    struct history_state state = state_of_view(&last->state, view->item);
+    if (!states_are_alike(&view->state, &state))
+        subscriber_fail(subscriber, SIM_EXACT, message, view, "the newest do not make the state");
+}
+
+static void view_take_conflated(struct sim_subscriber *subscriber, struct sim_view *view,
+                                const struct message *message)
+{
+    if (subscriber->policies[view->group] == 1u << SLOW_LOSSLESS)
+        subscriber_fail(subscriber, SIM_TOLD, message, view, "lossless, and events are left out");
+    if (view->pending_count == 0)
+        view_begin_range(subscriber, view, message);
+    else if (message->since != view->range_since)
+        subscriber_fail(subscriber, SIM_EXACT, message, view,
+                        "another range before the end of one");
+    view->range_since = message->since;
+    bool is_mine = view->item == HISTORY_NO_ITEM || view->item == message->item;
+    if (is_mine) {
+        weir_assert(view->pending_count < SIM_PENDING_MAX);
+        view->pending_kinds[view->pending_count] = (uint8_t)message->kind;
+        view->pending[view->pending_count++] = message->index;
+    }
+    if (!message->has_more)
+        view_end_range(subscriber, view, message);
 }
 
 static bool view_is_meant(const struct sim_view *view, const struct message *message)
@@ -344,8 +499,16 @@ static void subscriber_take_event(struct sim_subscriber *subscriber, struct mess
         struct sim_view *view = &subscriber->views[i];
         if (view->group == message->group && (view->mode == VIEW_ASKED || view->mode == VIEW_STALE))
             is_wanted = true;
-        if (!view_is_meant(view, message) || view->mode != VIEW_LIVE ||
-            (view->item != HISTORY_NO_ITEM && view->item != message->item))
+        if (!view_is_meant(view, message) || view->mode != VIEW_LIVE)
+            continue;
+        if (message->is_conflated) {
+            view_take_conflated(subscriber, view, message);
+            is_wanted = true;
+            continue;
+        }
+        if (view->pending_count > 0)
+            subscriber_fail(subscriber, SIM_EXACT, message, view, "a range does not end");
+        if ((view->item != HISTORY_NO_ITEM && view->item != message->item))
             continue;
         view_take_event(subscriber, view, message);
         is_wanted = true;
@@ -353,6 +516,7 @@ static void subscriber_take_event(struct sim_subscriber *subscriber, struct mess
     if (!is_wanted)
         subscriber_fail(subscriber, SIM_EXACT, message, NULL, "an event nobody asked for");
     subscriber->events++;
+    subscriber->conflated += message->is_conflated;
 }
 
 /* ---- syncs, and what stands in their place ---- */
@@ -473,6 +637,8 @@ static void subscriber_take_sync(struct sim_subscriber *subscriber, struct messa
     subscriber->syncs++;
     subscriber->losses += message->reason.data != NULL;
     view->mode = VIEW_LIVE;
+    view->pending_count = 0;
+    view->is_loose = false;
     view->state = state_of_view(&state, view->item);
     view_move(view, message);
 }
@@ -563,7 +729,8 @@ void sim_subscriber_check_complete(const struct sim_subscriber *subscriber)
         struct history_state state = state_of_view(&newest, view->item);
         bool is_there =
             history_is_at(subscriber->history, view->group, view->index, group->newest, view->item);
-        if (view->mode != VIEW_LIVE || !is_there || !states_are_equal(&view->state, &state))
+        if (view->mode != VIEW_LIVE || !is_there || view->pending_count > 0 ||
+            !states_are_alike(&view->state, &state))
             sim_fail(subscriber->scheduler, SIM_COMPLETE,
                      "subscriber %u ends %s at epoch %" PRIu64 " seq %" PRIu64
                      ", place %d of %d of group %u, item %d",

@@ -16,7 +16,8 @@
 
 #include "tests/sim/gateway.h"
 
-enum { SIM_VIEWS = 3 };
+/* One of each kind (state, sent event) an item, and sent events without an id. */
+enum { SIM_VIEWS = 3, SIM_PENDING_MAX = 2 * HISTORY_ITEMS + 1 };
 
 enum sim_view_mode { VIEW_NONE, VIEW_ASKED, VIEW_LIVE, VIEW_STALE };
 
@@ -32,6 +33,21 @@ struct sim_view {
     int32_t index;      /* in the history */
     uint32_t life;      /* of the broker that showed it this */
     struct history_state state;
+    /* The newest event of each item of a range, of which some are still to come: held back until then,
+     * so that the view is at the range's start if its socket ends. */
+    int32_t range_start; /* place before it */
+    int32_t pending[SIM_PENDING_MAX];
+    uint8_t pending_kinds[SIM_PENDING_MAX]; /* as they were sent: enum envelope_event */
+    unsigned pending_count;
+    uint64_t range_since;
+    bool is_loose; /* its items may stand in another order than the group's */
+};
+
+/* How a view joins. */
+struct sim_wish {
+    enum slow_policy policy;
+    uint32_t lag_events;
+    bool brings_place;
 };
 
 struct sim_subscriber {
@@ -41,23 +57,26 @@ struct sim_subscriber {
     struct sim_socket *socket; /* NULL: not connected */
     struct sim_view views[SIM_VIEWS];
     uint64_t left_at[HISTORY_GROUPS]; /* bytes of the socket before a leave: may be for nobody */
-    uint64_t stalled_until;           /* step: it reads nothing before */
-    unsigned closed_code;             /* of the last socket */
+    /* Policies of the joins of a group on this socket: a set of 1 << enum slow_policy. */
+    uint8_t policies[HISTORY_GROUPS];
+    uint64_t stalled_until; /* step: it reads nothing before */
+    unsigned closed_code;   /* of the last socket */
     struct buffer text;
     /* What it was told, for the world's sums. */
-    uint64_t events, syncs, losses, resumes;
+    uint64_t events, syncs, losses, resumes, conflated;
 };
 
 void sim_subscriber_init(struct sim_subscriber *subscriber, struct scheduler *scheduler,
                          struct history *history, unsigned index);
 void sim_subscriber_fini(struct sim_subscriber *subscriber);
-/* A new socket; every view joins again. `brings_place`: with its position. */
+/* A new socket; every view joins again. */
 void sim_subscriber_connect(struct sim_subscriber *subscriber, struct sim_gateway *gateway,
-                            size_t window_bytes, uint32_t stingy_percent, bool brings_place);
+                            size_t window_bytes, uint32_t stingy_percent,
+                            const struct sim_wish *wish);
 void sim_subscriber_disconnect(struct sim_subscriber *subscriber);
 /* Nobody else of its views wants the same. */
 void sim_subscriber_join(struct sim_subscriber *subscriber, unsigned view, unsigned group, int item,
-                         enum slow_policy policy, bool brings_place);
+                         const struct sim_wish *wish);
 void sim_subscriber_leave(struct sim_subscriber *subscriber, unsigned view);
 /* Take up to so many bytes of what has come; notices the end of the socket. */
 void sim_subscriber_read(struct sim_subscriber *subscriber, size_t bytes);

@@ -62,7 +62,8 @@ static void world_open(struct world *world)
     world->burst_max = sim_chance(scheduler, 30) ? 60 : 8;
     world->window_max = 1u << sim_between(scheduler, 9, 15);
     world->stingy_max = sim_chance(scheduler, 50) ? 60 : 5;
-    world->resume_percent = 0;
+    world->resume_percent = sim_below(scheduler, 3) * 50;
+    world->lag_max = sim_chance(scheduler, 50) ? 20 : 2000;
     world->stall_steps = sim_chance(scheduler, 30) ? 600 : 100;
     world_choose_weights(world);
     sim_broker_start(&world->broker);
@@ -150,16 +151,27 @@ static void world_poll_socket(struct world *world, struct sim_gateway *gateway)
     }
 }
 
+static struct sim_wish world_wish(struct world *world)
+{
+    static const uint32_t policies[] = {
+        [SLOW_LATEST] = 60, [SLOW_LOSSLESS] = 30, [SLOW_DISCONNECT] = 10};
+    struct scheduler *scheduler = world->scheduler;
+    struct sim_wish wish = {.policy = (enum slow_policy)sim_weighted(scheduler, policies, 3)};
+    wish.lag_events = sim_between(scheduler, 1, world->lag_max);
+    wish.brings_place = sim_chance(scheduler, world->resume_percent);
+    return wish;
+}
+
 static void world_connect(struct world *world, struct sim_subscriber *subscriber)
 {
     struct scheduler *scheduler = world->scheduler;
     struct sim_gateway *gateway = any_gateway(world);
     if (subscriber->socket != NULL || !gateway_runs(world, gateway))
         return;
-    bool brings_place = sim_chance(scheduler, world->resume_percent);
+    const struct sim_wish wish = world_wish(world);
     sim_subscriber_connect(subscriber, gateway,
                            sim_between(scheduler, SMALL_WINDOW_BYTES, world->window_max),
-                           sim_below(scheduler, world->stingy_max), brings_place);
+                           sim_below(scheduler, world->stingy_max), &wish);
 }
 
 static void world_join(struct world *world, struct sim_subscriber *subscriber)
@@ -168,9 +180,8 @@ static void world_join(struct world *world, struct sim_subscriber *subscriber)
     unsigned view = sim_below(scheduler, SIM_VIEWS);
     unsigned group = skewed(scheduler, HISTORY_GROUPS);
     int item = sim_chance(scheduler, 60) ? HISTORY_NO_ITEM : (int)skewed(scheduler, HISTORY_ITEMS);
-    enum slow_policy policy = (enum slow_policy)sim_below(scheduler, 3);
-    sim_subscriber_join(subscriber, view, group, item, policy,
-                        sim_chance(scheduler, world->resume_percent));
+    const struct sim_wish wish = world_wish(world);
+    sim_subscriber_join(subscriber, view, group, item, &wish);
 }
 
 static void world_kill_broker(struct world *world)
@@ -369,6 +380,7 @@ static void world_sum_up(struct world *world)
         world->figures.syncs += world->subscribers[i].syncs;
         world->figures.losses += world->subscribers[i].losses;
         world->figures.resumes += world->subscribers[i].resumes;
+        world->figures.conflated += world->subscribers[i].conflated;
     }
     for (unsigned i = 0; i < SIM_GATEWAYS; i++)
         world->figures.laps += world->gateways[i].counters.values[COUNTER_FEED_LAPPED];

@@ -40,7 +40,7 @@ enum sim_action {
 };
 
 struct sim_figures {
-    uint64_t writes, events, syncs, losses, resumes, laps, gateway_deaths, broker_deaths;
+    uint64_t writes, events, syncs, losses, resumes, conflated, laps, gateway_deaths, broker_deaths;
 };
 
 struct world {
@@ -51,7 +51,7 @@ struct world {
     struct sim_subscriber subscribers[SIM_SUBSCRIBERS];
     uint64_t gateway_stalled_until[SIM_GATEWAYS], broker_stalled_until; /* steps */
     uint32_t weights[SIM_ACTIONS];
-    uint32_t pad_max, burst_max, window_max, stingy_max, resume_percent, stall_steps;
+    uint32_t pad_max, burst_max, window_max, stingy_max, resume_percent, stall_steps, lag_max;
     enum sim_fault fault;
     struct sim_figures figures;
 };
