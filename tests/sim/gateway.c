@@ -182,6 +182,27 @@ static void on_add(void *context, void *connection, const struct iovec *frames,
     gateway->sends[gateway->send_count++].entry = entry;
 }
 
+static bool text_has(struct span text, const char *part)
+{
+    return memmem(text.data, text.bytes, part, strlen(part)) != NULL;
+}
+
+/* Both words have the same length. */
+static void gateway_append_as_update(struct sim_socket *socket, struct span frame)
+{
+    static const char create[] = "\"event\":{\"type\":\"create\"";
+    static const char update[] = "\"event\":{\"type\":\"update\"";
+    struct buffer spoilt;
+    buffer_init(&spoilt, frame.bytes);
+    enum weir_status status = buffer_append(&spoilt, frame);
+    weir_assert(status == WEIR_OK);
+    char *at = memmem(spoilt.data, spoilt.bytes, create, sizeof create - 1);
+    if (at != NULL)
+        memcpy(at, update, sizeof update - 1);
+    socket_append(socket, buffer_span(&spoilt), (struct span){0});
+    buffer_fini(&spoilt);
+}
+
 /* One frame of a send, or what a planted fault makes of it. */
 static void gateway_append(struct sim_gateway *gateway, struct sim_socket *socket,
                            struct span frame, struct span next, bool *skips_next)
@@ -189,6 +210,13 @@ static void gateway_append(struct sim_gateway *gateway, struct sim_socket *socke
     bool is_wrong = sim_chance(gateway->scheduler, gateway->fault == SIM_FAULT_NONE ? 0 : 2);
     if (gateway->fault == SIM_FAULT_DROP && is_wrong)
         return;
+    bool has_more = text_has(frame, "\"more\":true");
+    if (gateway->fault == SIM_FAULT_LEFT_OUT && has_more)
+        return;
+    if (gateway->fault == SIM_FAULT_KIND && text_has(frame, ",\"conflated\":")) {
+        gateway_append_as_update(socket, frame);
+        return;
+    }
     if (gateway->fault == SIM_FAULT_SWAP && is_wrong && next.bytes > 0) {
         socket_append(socket, next, (struct span){0});
         *skips_next = true;
@@ -264,11 +292,6 @@ static void on_flush(void *context, outlet_done *done, void *done_context)
     gateway->send_count = 0;
 }
 
-static bool text_has(struct span text, const char *part)
-{
-    return memmem(text.data, text.bytes, part, strlen(part)) != NULL;
-}
-
 static void gateway_count_sync(struct sim_gateway *gateway, struct span json)
 {
     if (!text_has(json, "\"event\":{\"type\":\"sync\""))
@@ -297,7 +320,9 @@ static bool gateway_spoil_sync(struct sim_gateway *gateway, struct span json, st
     }
     static const char seq[] = ",\"seq\":";
     at = memmem(out->data, out->bytes, seq, sizeof seq - 1);
-    if (gateway->fault == SIM_FAULT_SYNC_SEQ && is_wrong && at[sizeof seq] != ',') {
+    bool is_resumed = text_has(json, "\"event\":{\"type\":\"resumed\"");
+    if (gateway->fault == (is_resumed ? SIM_FAULT_RESUME : SIM_FAULT_SYNC_SEQ) && is_wrong &&
+        at[sizeof seq] != ',') {
         char *digit = out->data + (at - out->data) + sizeof seq - 1;
         *digit = *digit == '9' ? '8' : (char)(*digit + 1);
     }
@@ -367,6 +392,7 @@ void sim_gateway_start(struct sim_gateway *gateway, struct scheduler *scheduler,
     if (status == WEIR_OK)
         status = feed_init(&gateway->feed, &gateway->counters);
     weir_assert(status == WEIR_OK);
+    gateway->subscriptions.lag_events = gateway->lag_events;
     gateway->fanout = fanout_open(&gateway->subscriptions, &outlet, &gateway->counters);
     gateway->catch_up = catch_up_open(&gateway->subscriptions, &outlet, &gateway->counters);
     gateway->joins =

@@ -27,8 +27,12 @@ enum { SIM_SOCKETS_MAX = 64, SIM_SENDS_MAX = 1024, SIM_IOVECS = 16 };
     X(EARLY, "early", 1u << SIM_COMMITTED) /* a write is shown before it is answered */            \
     X(SILENT, "silent", 1u << SIM_TOLD)    /* a fresh sync does not say why */                     \
     X(SWALLOW, "swallow", 1u << SIM_EXACT | 1u << SIM_COMPLETE) /* a sync is not sent at all */    \
-    X(SYNC_SEQ, "sync_seq", 1u << SIM_EXACT) /* a sync says a seq it was not taken at */           \
+    X(SYNC_SEQ, "sync_seq",                                                                        \
+      1u << SIM_EXACT | 1u << SIM_COMMITTED) /* a sync says a seq it was not taken at */           \
     X(STUCK, "stuck", 1u << SIM_COMPLETE)    /* a writable notice is forgotten */                  \
+    X(KIND, "kind", 1u << SIM_EXACT)         /* a conflated create goes out as an update */        \
+    X(LEFT_OUT, "left_out", 1u << SIM_EXACT) /* a conflated item is left out */                    \
+    X(RESUME, "resume", 1u << SIM_TOLD)      /* another position is called served */               \
     X(LIAR, "liar", 1u << SIM_KEPT)          /* the disk says it has written what it has not */
 
 enum sim_fault {
@@ -68,7 +72,8 @@ struct sim_gateway {
     struct history *history;
     struct sim_broker *broker;
     enum sim_fault fault;
-    unsigned index;
+    unsigned index; /* these two are set by the world */
+    uint32_t lag_events;
     bool is_alive, is_attached;
     bool is_calm; /* sockets take everything */
 

@@ -632,7 +632,7 @@ static void subscriber_take_sync(struct sim_subscriber *subscriber, struct messa
     check_reason(subscriber, view, message);
     check_forward(subscriber, view, message);
     check_stamp(subscriber, view, message, event);
-    if (view->mode == VIEW_LIVE)
+    if (view->mode != VIEW_ASKED)
         subscriber_lose_others(subscriber, view, message);
     subscriber->syncs++;
     subscriber->losses += message->reason.data != NULL;
