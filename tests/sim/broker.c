@@ -181,7 +181,7 @@ static void broker_open(struct sim_broker *broker)
 
 static void broker_open_log(struct sim_broker *broker)
 {
-    const struct durability_seam seam = {.io = &broker->disk.faults.io};
+    const struct durability_seam seam = {.io = &broker->disk.io};
     const struct snapshot_answers answers = {0};
     struct weir_error error = {0};
     disk_restart(&broker->disk);
@@ -204,6 +204,29 @@ static enum weir_status broker_read_group(const struct sim_broker *broker, unsig
     return status;
 }
 
+/* Where a recovered group is in its history. Positions of before are served again only when nothing was
+ * lost, so that epochs are renewed then and only then. */
+static int32_t broker_find(const struct sim_broker *broker, unsigned group,
+                           const struct store_group *found)
+{
+    int32_t index = history_find(broker->history, group, found->epoch, found->seq);
+    if (index != HISTORY_NONE || !broker->may_renew)
+        return index;
+    return history_find_renewed(broker->history, group, found->epoch, found->seq);
+}
+
+/* Every group that is there goes on under the epoch the broker has given it. */
+static void broker_renew_groups(const struct sim_broker *broker)
+{
+    for (unsigned group = 0; group < HISTORY_GROUPS; group++) {
+        struct store_group found;
+        int32_t newest = broker->history->groups[group].newest;
+        if (broker_read_group(broker, group, &found) == WEIR_OK && newest != HISTORY_NONE &&
+            history_event(broker->history, group, newest)->epoch < found.epoch)
+            history_renew(broker->history, group, found.epoch);
+    }
+}
+
 /* How many of all writes, in their order, the store has at least: the newest that is a group's newest. */
 static uint32_t broker_count_kept(const struct sim_broker *broker)
 {
@@ -212,7 +235,7 @@ static uint32_t broker_count_kept(const struct sim_broker *broker)
         struct store_group found;
         if (broker_read_group(broker, group, &found) != WEIR_OK)
             continue;
-        int32_t index = history_find(broker->history, group, found.epoch, found.seq);
+        int32_t index = broker_find(broker, group, &found);
         if (index == HISTORY_NONE)
             sim_fail(broker->scheduler, SIM_KEPT,
                      "group %u: recovered at epoch %" PRIu64 " seq %" PRIu64 ", which was no write",
@@ -227,7 +250,7 @@ static uint32_t broker_count_kept(const struct sim_broker *broker)
         const struct history_place *place = &broker->history->places[kept];
         const struct history_event *event =
             history_event(broker->history, place->group, place->index);
-        if (event->lost_in == 0 &&
+        if (event->lost_in == 0 && event->kind != 0 &&
             !durability_answered(broker->durability, ORIGIN, event->request, &result))
             break;
         kept++;
@@ -266,11 +289,13 @@ static void broker_compare(struct sim_broker *broker)
 {
     struct history *history = broker->history;
     uint32_t kept = broker_has_log(broker) ? broker_count_kept(broker) : 0;
-    if (broker->level >= SIM_LEVEL_WRITTEN && kept < history->acknowledged)
+    if (!broker->may_have_lost && kept < history->acknowledged)
         sim_fail(broker->scheduler, SIM_KEPT, "%u writes were acknowledged, %u are there",
                  history->acknowledged, kept);
     sim_note(broker->scheduler, "broker: recovered", kept, history->place_count, broker->life);
     history_lose(history, kept, broker->life);
+    broker_renew_groups(broker);
+    history->acknowledged = history->place_count; /* what is recovered is shown */
     broker_check_groups(broker);
 }
 
@@ -290,17 +315,11 @@ static void broker_ask_again(struct sim_broker *broker)
                        history_event(broker->history, question.group, question.index)->lost_in == 0;
         bool is_known = broker_has_log(broker) &&
                         durability_answered(broker->durability, ORIGIN, question.id, &result);
-        if (is_write && is_kept != is_known && broker->level >= SIM_LEVEL_WRITTEN)
+        if (is_write && is_kept != is_known && !broker->may_have_lost)
             sim_fail(broker->scheduler, SIM_KEPT, "request %" PRIu64 " %s carried out", question.id,
                      is_known ? "was not" : "is not known to be");
-        if (is_known || question.is_refused || broker->level < SIM_LEVEL_WRITTEN) {
-            uint32_t place =
-                is_kept ? history_event(broker->history, question.group, question.index)->place + 1
-                        : 0;
-            if (place > broker->history->acknowledged)
-                broker->history->acknowledged = place;
+        if (is_known || question.is_refused || broker->may_have_lost)
             continue;
-        }
         broker_carry_out(broker, &question);
     }
 }
@@ -329,12 +348,28 @@ static void broker_close(struct sim_broker *broker)
     broker->durability = NULL;
 }
 
-void sim_broker_kill(struct sim_broker *broker)
+void sim_broker_kill(struct sim_broker *broker, bool with_host)
 {
     sim_note(broker->scheduler, "broker: killed", broker->history->place_count,
-             broker->question_count, 0);
-    disk_crash(&broker->disk);
+             broker->question_count, with_host);
+    disk_crash(&broker->disk, with_host);
     broker_close(broker);
+    broker->may_have_lost = broker->level < (with_host ? SIM_LEVEL_SYNCED : SIM_LEVEL_WRITTEN);
+    broker->may_renew = broker->may_have_lost;
+}
+
+void sim_broker_stop(struct sim_broker *broker)
+{
+    sim_note(broker->scheduler, "broker: stopped", broker->history->place_count, 0, 0);
+    while (!sim_broker_is_idle(broker)) { /* ends: the disk gets on with it */
+        sim_broker_turn(broker);
+        (void)sim_broker_run_disk(broker);
+    }
+    durability_flushed(broker->durability);
+    broker_close(broker);
+    broker->may_have_lost = broker->level == SIM_LEVEL_NONE;
+    /* A segment that was given up is not synced by a stop. */
+    broker->may_renew = broker->level < SIM_LEVEL_SYNCED && broker->disk.failing_percent > 0;
 }
 
 void sim_broker_fini(struct sim_broker *broker)

@@ -50,6 +50,8 @@ struct sim_broker {
     enum sim_level level;
     uint32_t life; /* counts from 1 */
     bool is_alive;
+    bool may_have_lost; /* what it had answered, as far as its level says */
+    bool may_renew;     /* it cannot know that it has not */
 
     struct segment segment;
     struct readers *readers;
@@ -74,7 +76,10 @@ void sim_broker_init(struct sim_broker *broker, struct scheduler *scheduler,
 void sim_broker_fini(struct sim_broker *broker);
 /* Recover what the disk has, compare it with the history, and serve. */
 void sim_broker_start(struct sim_broker *broker);
-void sim_broker_kill(struct sim_broker *broker);
+/* `with_host`: the power is cut, and what was not synced is in doubt. */
+void sim_broker_kill(struct sim_broker *broker, bool with_host);
+/* SIGTERM: what is under way is finished. */
+void sim_broker_stop(struct sim_broker *broker);
 bool sim_broker_is_ready(const struct sim_broker *broker);
 /* One request, applied and not yet answered. `pad_bytes` of a set's value. */
 void sim_broker_ask(struct sim_broker *broker, enum wire_op op, unsigned group, int item,

@@ -5,7 +5,8 @@
  *   background_start() --> [job, job, ...]     --disk_run()--> run(), done()
  *
  * disk_crash() is the end of the process: of what was under way nothing, a part or all is in the
- * files, and nothing reaches them any more until disk_restart().
+ * files, and nothing reaches them any more until disk_restart(). When the host goes with it, of each
+ * block that was not synced either what was synced last or what was written is there.
  *
  * Process and thread: one; the disk of the running broker is found without a context.
  */
@@ -21,6 +22,9 @@ struct sim_disk {
     struct scheduler *scheduler;
     struct wal_memory memory;
     struct wal_faults faults; /* on top of it: the end of the process */
+    struct wal_io io;         /* on top of that, the broker's: notes what is synced */
+    struct wal_memory_file synced[WAL_MEMORY_FILES]; /* what a power loss leaves of `memory` */
+    uint64_t boots;
     struct wal_device device;
     struct wal_device_request *requests[WAL_DEVICE_REQUESTS_MAX];
     unsigned request_count;
@@ -35,7 +39,7 @@ void disk_init(struct sim_disk *disk, struct scheduler *scheduler);
 void disk_fini(struct sim_disk *disk);
 /* Finish one request or one job. False: there is none. */
 bool disk_run(struct sim_disk *disk);
-void disk_crash(struct sim_disk *disk);
+void disk_crash(struct sim_disk *disk, bool with_host);
 void disk_restart(struct sim_disk *disk);
 
 #endif

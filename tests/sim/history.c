@@ -195,10 +195,11 @@ static void check_numbers(const struct history *history, unsigned group,
                  group, event->epoch, event->seq);
 }
 
-int32_t history_append(struct history *history, unsigned group, const struct history_event *event)
+/* Behind the newest, with its state. */
+static struct history_event *group_append(struct history *history, unsigned group,
+                                          const struct history_event *event)
 {
     struct history_group *of = &history->groups[group];
-    check_numbers(history, group, event);
     uint32_t capacity = (uint32_t)of->capacity;
     of->events = grow(of->events, (uint32_t)of->count, &capacity, sizeof *of->events);
     of->capacity = (int32_t)capacity;
@@ -207,12 +208,41 @@ int32_t history_append(struct history *history, unsigned group, const struct his
     made->previous = of->newest;
     made->place = history->place_count;
     made->state = history_newest_state(history, group);
-    state_apply(&made->state, made);
     of->newest = of->count++;
     history->places = grow(history->places, history->place_count, &history->place_capacity,
                            sizeof *history->places);
     history->places[history->place_count++] = (struct history_place){(uint8_t)group, of->newest};
-    return of->newest;
+    return made;
+}
+
+int32_t history_append(struct history *history, unsigned group, const struct history_event *event)
+{
+    check_numbers(history, group, event);
+    struct history_event *made = group_append(history, group, event);
+    state_apply(&made->state, made);
+    return history->groups[group].newest;
+}
+
+int32_t history_find_renewed(const struct history *history, unsigned group, uint64_t epoch,
+                             uint64_t seq)
+{
+    const struct history_group *of = &history->groups[group];
+    int32_t at = of->newest;
+    while (at != HISTORY_NONE && (of->events[at].epoch >= epoch || of->events[at].seq != seq))
+        at = of->events[at].previous;
+    return at;
+}
+
+void history_renew(struct history *history, unsigned group, uint64_t epoch)
+{
+    const struct history_group *of = &history->groups[group];
+    weir_assert(of->newest != HISTORY_NONE);
+    const struct history_event before = of->events[of->newest];
+    const struct history_event renewed = {.epoch = epoch,
+                                          .seq = before.seq,
+                                          .item = HISTORY_NO_ITEM,
+                                          .was_received = before.was_received};
+    (void)group_append(history, group, &renewed);
 }
 
 int32_t history_find(const struct history *history, unsigned group, uint64_t epoch, uint64_t seq)

@@ -47,9 +47,10 @@ static void world_choose_weights(struct world *world)
 
 static void world_open(struct world *world)
 {
-    static const enum sim_level levels[] = {SIM_LEVEL_NONE, SIM_LEVEL_WRITTEN, SIM_LEVEL_SYNCED};
+    static const enum sim_level levels[] = {SIM_LEVEL_NONE, SIM_LEVEL_BEHIND, SIM_LEVEL_WRITTEN,
+                                            SIM_LEVEL_SYNCED};
     struct scheduler *scheduler = world->scheduler;
-    enum sim_level level = levels[sim_below(scheduler, 3)];
+    enum sim_level level = levels[sim_below(scheduler, 4)];
     if (world->fault == SIM_FAULT_LIAR || world->fault == SIM_FAULT_EARLY)
         level = SIM_LEVEL_WRITTEN;
     history_init(&world->history, scheduler);
@@ -185,12 +186,15 @@ static void world_join(struct world *world, struct sim_subscriber *subscriber)
     sim_subscriber_join(subscriber, view, group, item, &wish);
 }
 
-static void world_kill_broker(struct world *world)
+static void world_kill_broker(struct world *world, bool with_host)
 {
     if (!world->broker.is_alive)
         return;
     world->figures.broker_deaths++;
-    sim_broker_kill(&world->broker);
+    if (!with_host && sim_chance(world->scheduler, 25))
+        sim_broker_stop(&world->broker);
+    else
+        sim_broker_kill(&world->broker, with_host);
     for (unsigned i = 0; i < SIM_GATEWAYS; i++)
         world->gateways[i].is_attached = false;
 }
@@ -282,10 +286,10 @@ static void world_act(struct world *world, enum sim_action action)
         world_kill_gateway(world, gateway);
         return;
     case SIM_DO_KILL_BROKER:
-        world_kill_broker(world);
+        world_kill_broker(world, false);
         return;
     case SIM_DO_KILL_HOST:
-        world_kill_broker(world);
+        world_kill_broker(world, true);
         for (unsigned i = 0; i < SIM_GATEWAYS; i++)
             world_kill_gateway(world, &world->gateways[i]);
         return;
