@@ -21,9 +21,9 @@ enum { SIM_SOCKETS_MAX = 64, SIM_SENDS_MAX = 1024, SIM_IOVECS = 16 };
 /* What can be wrong on purpose, to see that it is noticed. */
 #define SIM_FAULT_MAP(X)                                                                           \
     X(NONE, "none", 0)                                                                             \
-    X(DROP, "drop", 1u << SIM_EXACT)       /* an event is left out of a send */                    \
-    X(REPEAT, "repeat", 1u << SIM_EXACT)   /* ... or sent twice */                                 \
-    X(SWAP, "swap", 1u << SIM_EXACT)       /* two events of a send change places */                \
+    X(DROP, "drop", 1u << SIM_EXACT | 1u << SIM_COMPLETE) /* an event is left out of a send */     \
+    X(REPEAT, "repeat", 1u << SIM_EXACT)                  /* ... or sent twice */                  \
+    X(SWAP, "swap", 1u << SIM_EXACT)                      /* two events of a send change places */ \
     X(EARLY, "early", 1u << SIM_COMMITTED) /* a write is shown before it is answered */            \
     X(SILENT, "silent", 1u << SIM_TOLD)    /* a fresh sync does not say why */                     \
     X(SWALLOW, "swallow", 1u << SIM_EXACT | 1u << SIM_COMPLETE) /* a sync is not sent at all */    \
@@ -31,9 +31,10 @@ enum { SIM_SOCKETS_MAX = 64, SIM_SENDS_MAX = 1024, SIM_IOVECS = 16 };
       1u << SIM_EXACT | 1u << SIM_COMMITTED) /* a sync says a seq it was not taken at */           \
     X(STUCK, "stuck", 1u << SIM_COMPLETE)    /* a writable notice is forgotten */                  \
     X(KIND, "kind", 1u << SIM_EXACT)         /* a conflated create goes out as an update */        \
-    X(LEFT_OUT, "left_out", 1u << SIM_EXACT) /* a conflated item is left out */                    \
-    X(RESUME, "resume", 1u << SIM_TOLD)      /* another position is called served */               \
-    X(LIAR, "liar", 1u << SIM_KEPT)          /* the disk says it has written what it has not */
+    X(LEFT_OUT, "left_out",                                                                        \
+      1u << SIM_EXACT | 1u << SIM_COMPLETE) /* a conflated item is left out */                     \
+    X(RESUME, "resume", 1u << SIM_TOLD)     /* another position is called served */                \
+    X(LIAR, "liar", 1u << SIM_KEPT)         /* the disk says it has written what it has not */
 
 enum sim_fault {
 #define SIM_FAULT_ENUM(name, word, promises) SIM_FAULT_##name,
