@@ -242,9 +242,10 @@ static void wal_sync_run(struct background_job *job)
 static void wal_sync_done(struct background_job *job)
 {
     struct wal_sync *sync = job->owner;
+    /* Behind frames that stay unsynced nothing counts as synced: they may be gone where later ones are. */
     if (sync->result < 0)
         wal_fail(sync->wal, "fdatasync", -sync->result);
-    else if (!sync->only_closes && sync->seq > sync->wal->synced_seq)
+    else if (!sync->wal->has_left_unsynced && sync->seq > sync->wal->synced_seq)
         sync->wal->synced_seq = sync->seq;
     if (sync->is_last)
         free(sync);
@@ -265,6 +266,7 @@ static void wal_leave_segment(struct wal *wal, int fd, bool is_given_up)
     const struct wal_io *io = wal->options.io;
     struct wal_sync *sync = NULL;
     bool wants_sync = wal->options.level == WAL_LEVEL_WRITTEN && !is_given_up;
+    wal->has_left_unsynced |= wal->options.level == WAL_LEVEL_WRITTEN && is_given_up;
     if (wants_sync || wal->sync.job.in_flight)
         sync = malloc(sizeof *sync);
     if (sync) {
@@ -273,7 +275,6 @@ static void wal_leave_segment(struct wal *wal, int fd, bool is_given_up)
         wal_sync_start(wal, sync);
         return;
     }
-    wal->has_left_unsynced |= wal->options.level == WAL_LEVEL_WRITTEN && is_given_up;
     /* Without memory the sync is made here, and takes its time. */
     int result = wants_sync ? io->sync(io->context, fd) : 0;
     if (result < 0)
