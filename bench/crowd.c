@@ -43,7 +43,7 @@ struct crowd_shared {
 
 struct crowd_process {
     pid_t pid;
-    int control; /* write end: a byte is a command, its end the end */
+    int control; /* write end: a byte is a command */
     struct crowd_shared *shared;
     struct histogram *base;
     unsigned first, count; /* of the subscribers' numbers */
@@ -451,10 +451,7 @@ static void ward_count_newest(struct ward *ward, uint32_t published)
 static void ward_obey(struct ward *ward)
 {
     char byte;
-    ssize_t got = read(ward->control, &byte, 1);
-    if (got == 0)
-        _exit(0);
-    if (got < 0)
+    if (read(ward->control, &byte, 1) != 1)
         return;
     switch (atomic_load(&ward->shared->command)) {
     case CROWD_STOP_READING:
@@ -733,8 +730,10 @@ void crowd_stop(struct crowd *crowd)
 {
     for (unsigned i = 0; i < crowd->process_count; i++) {
         struct crowd_process *process = &crowd->processes[i];
-        (void)close(process->control);
+        /* The end of its pipe would not do: processes started later have the pipe as well. */
+        (void)kill(process->pid, SIGKILL);
         (void)waitpid(process->pid, NULL, 0);
+        (void)close(process->control);
         (void)munmap(process->shared, sizeof *process->shared);
         free(process->base);
     }
