@@ -1,220 +1,250 @@
-/* bench/fanout_bench.c -- what does one delivered frame cost the server?
+/* bench/fanout_bench.c -- what does one delivered frame cost the server, and when does it come?
  *
- * Question: CPU-microseconds (gateways and broker together) per frame delivered to a subscriber, at
- *           1,000 subscribers of one group and 128-byte items, at 100 and at 1,000 writes a second,
- *           beside two bare floors.
- * Method:   floor F1 is an epoll server that does one send() per subscriber and message, F2 the
- *           same with all messages of 5 ms in one send(); both send frames of the same size as
- *           weir's. Writers pace by the clock; subscribers live in a process of their own and count
- *           whole frames. Rounds are interleaved F1, F2, weir; the median round counts, because the
- *           machine is noisy. Every frame has to arrive, or the run fails.
- * Unit:     microseconds of user and system time per delivered frame (process CPU clocks); ratios
- *           to F1 of the same run.
- * Run:      fanout_bench [subscribers] [seconds a round] [rounds]
+ * Question: CPU-microseconds (gateways and broker together) per frame delivered to a subscriber, and
+ *           latency, beside two bare floors: for one group with many subscribers by the clock, for as
+ *           much as goes through with 64 messages in flight, and for many groups with one subscriber
+ *           each.
+ * Method:   floor F1 is an epoll server that reads one message and does one send() per subscriber, F2
+ *           the same with all that has come in one send() (bench/floor.h). All three get messages
+ *           from the same publisher over a socket and send frames of the same size to the same crowd
+ *           (bench/crowd.h), which lives in a process of its own and checks every byte. Rounds are
+ *           interleaved F1, F2, weir; medians of the rounds count, and medians of the rounds' ratios,
+ *           because the machine is noisy. With other load on the machine everybody's messages come
+ *           in heaps, of which F1 has no advantage: its ratio is then too kind, and the load average
+ *           says so.
+ * Unit:     microseconds of user and system time per delivered frame (process CPU clocks); latency in
+ *           microseconds from when a message was due (by the clock) or sent (in flight) to when a
+ *           subscriber has read it; spread is (largest - least) / median over the rounds.
+ * Run:      fanout_bench [seconds a round [rounds [case [KEY=VALUE of weir...]]]]
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <signal.h>
-#include <stdatomic.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/timerfd.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
+#include "bench/crowd.h"
+#include "bench/floor.h"
 #include "bench/load.h"
-#include "shm/envelope.h"
 
-enum { ROUNDS_MAX = 32 };
+enum { ROUNDS_MAX = 32, GATEWAYS = 2 };
+enum candidate { F1, F2, WEIR, CANDIDATES };
+static const char *const candidate_names[CANDIDATES] = {"f1", "f2", "weir"};
 
-struct measure {
-    double cpu_us_per_frame;
-    double frames_per_second;
+struct fanout_case {
+    const char *name;
+    unsigned groups, subscribers;
+    size_t bytes;
+    double rate; /* 0: 64 messages in flight */
+    /* What is to be reached; 0: nothing. */
+    enum candidate floor; /* the ratio's other side */
+    double cpu_ratio, p50_ratio, p99_us, deliveries_per_cpu_s;
+    bool without_f1; /* it cannot keep up there */
 };
 
-static unsigned subscriber_count = 1000;
-static double round_seconds = 4;
-static unsigned round_count = 5;
+static const struct fanout_case cases[] = {
+    {"1000x100x128", 1, 1000, 128, 100, F1, 1.10, 1.10, 0, 0, false},
+    {"1000x100x1024", 1, 1000, 1024, 100, F1, 1.15, 0, 0, 0, false},
+    {"10000x10x128", 1, 10000, 128, 10, F1, 1.10, 0, 0, 0, false},
+    {"1000x1000x128", 1, 1000, 128, 1000, F2, 0, 0, 20000, 0, true},
+    {"1000xflatx128", 1, 1000, 128, 0, F2, 2, 0, 0, 3e6, false},
+    {"groups1000xflatx128", 1000, 1000, 128, 0, F1, 2, 0, 0, 0, false},
+};
 
-static size_t frame_bytes_of_weir(char *out, size_t capacity)
+struct bench {
+    double seconds;
+    unsigned rounds;
+    const char *const *settings;
+    char commit[64];
+};
+
+static struct crowd_result measure(const struct bench *bench, const struct fanout_case *what,
+                                   struct crowd_options *options)
 {
-    char item[LOAD_ITEM_BYTES + 1];
-    struct envelope envelope = {.event = ENVELOPE_UPDATE,
-                                .timestamp_ms = 1700000000000,
-                                .seq = 1000,
-                                .epoch = 1700000000000000,
-                                .stream_escaped = SPAN_LITERAL("bench"),
-                                .group_escaped = SPAN_LITERAL("g"),
-                                .id_escaped = SPAN_LITERAL("m"),
-                                .data = span_of(item, LOAD_ITEM_BYTES)};
-    load_item_text(item, 1);
-    if (envelope_bytes_max(&envelope) > capacity)
-        load_die("the frame does not fit");
-    return envelope_encode(out, &envelope).frame_bytes;
+    struct crowd_result result;
+    char prefix[16];
+    (void)snprintf(prefix, sizeof prefix, "r%llxg",
+                   (unsigned long long)(load_clock_ns() / 1000000));
+    options->prefix = prefix;
+    options->groups = what->groups;
+    options->subscribers = what->subscribers;
+    options->bytes = what->bytes;
+    options->rate = what->rate;
+    options->in_flight = what->rate > 0 ? 0 : 64;
+    options->seconds = bench->seconds;
+    options->warmup_seconds = 0.5;
+    options->drain_seconds = 15;
+    crowd_run(options, &result);
+    return result;
 }
 
-/* The bare server: accepts, then at each tick sends to everyone. */
-static void run_floor(int listener, unsigned rate, bool coalesce, uint64_t ticks)
+static struct crowd_result measure_floor(const struct bench *bench, const struct fanout_case *what,
+                                         enum floor_kind kind)
 {
-    char frame[1024];
-    size_t frame_bytes = frame_bytes_of_weir(frame, sizeof frame);
-    unsigned batch = coalesce && rate > 200 ? rate / 200 : 1;
-    char *message = malloc(frame_bytes * batch);
-    int *sockets = calloc(subscriber_count, sizeof *sockets);
-    if (message == NULL || sockets == NULL)
-        load_die("no memory");
-    for (unsigned i = 0; i < batch; i++)
-        memcpy(message + i * frame_bytes, frame, frame_bytes);
-    int poller = epoll_create1(0);
-    for (unsigned i = 0; i < subscriber_count; i++) {
-        sockets[i] = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
-        int on = 1;
-        (void)setsockopt(sockets[i], IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        struct epoll_event event = {.events = EPOLLIN, .data.fd = sockets[i]};
-        (void)epoll_ctl(poller, EPOLL_CTL_ADD, sockets[i], &event);
+    struct floor_server floor;
+    floor_start(&floor, kind);
+    struct crowd_options options = {.protocol = crowd_protocol_find("floor"),
+                                    .port = floor.port,
+                                    .server_pids = {floor.pid},
+                                    .server_pid_count = 1};
+    struct crowd_result result = measure(bench, what, &options);
+    floor_stop(&floor);
+    return result;
+}
+
+static struct crowd_result measure_weir(const struct bench *bench, const struct fanout_case *what,
+                                        const struct load_server *server)
+{
+    struct crowd_options options = {.protocol = crowd_protocol_find("weir"),
+                                    .port = server->stream_port,
+                                    .publish_port = server->worker_port};
+    options.server_pids[options.server_pid_count++] = server->broker;
+    for (unsigned i = 0; i < server->gateway_count; i++)
+        options.server_pids[options.server_pid_count++] = server->gateways[i];
+    return measure(bench, what, &options);
+}
+
+/* One figure of all rounds. */
+struct figure {
+    double values[ROUNDS_MAX];
+    unsigned count;
+};
+
+static double median(const struct figure *figure)
+{
+    double sorted[ROUNDS_MAX];
+    memcpy(sorted, figure->values, sizeof sorted);
+    return figure->count == 0 ? NAN : load_median(sorted, figure->count);
+}
+
+static double spread(const struct figure *figure)
+{
+    double least = INFINITY, largest = 0;
+    for (unsigned i = 0; i < figure->count; i++) {
+        least = fmin(least, figure->values[i]);
+        largest = fmax(largest, figure->values[i]);
     }
-    int timer = timerfd_create(CLOCK_MONOTONIC, 0);
-    long period_ns = 1000000000L / rate * (long)batch;
-    struct itimerspec period = {.it_interval = {period_ns / 1000000000L, period_ns % 1000000000L},
-                                .it_value = {period_ns / 1000000000L, period_ns % 1000000000L}};
-    (void)timerfd_settime(timer, 0, &period, NULL);
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = timer};
-    (void)epoll_ctl(poller, EPOLL_CTL_ADD, timer, &event);
-    for (uint64_t done = 0; done < ticks / batch;) {
-        struct epoll_event events[64];
-        int ready = epoll_wait(poller, events, 64, -1);
-        for (int i = 0; i < ready; i++) {
-            uint64_t expired;
-            if (events[i].data.fd != timer ||
-                read(timer, &expired, sizeof expired) != sizeof expired)
-                continue;
-            for (; expired > 0 && done < ticks / batch; expired--, done++)
-                for (unsigned s = 0; s < subscriber_count; s++)
-                    if (send(sockets[s], message, frame_bytes * batch,
-                             MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)(frame_bytes * batch))
-                        load_die("the floor's subscribers cannot keep up");
+    return (largest - least) / median(figure);
+}
+
+static void add(struct figure *figure, double value)
+{
+    figure->values[figure->count++] = value;
+}
+
+struct candidate_figures {
+    struct figure cpu_us, p50_us, p99_us, deliveries_per_s, deliveries_per_cpu_s;
+    unsigned kept_up;
+};
+
+static void add_round(struct candidate_figures *figures, const struct crowd_result *result)
+{
+    add(&figures->cpu_us, result->server_cpu_us_per_delivery);
+    add(&figures->p50_us, result->p50_us);
+    add(&figures->p99_us, result->p99_us);
+    add(&figures->deliveries_per_s, result->deliveries_per_s);
+    add(&figures->deliveries_per_cpu_s, result->deliveries_per_server_cpu_s);
+    figures->kept_up += result->kept_up;
+}
+
+static struct figure ratios(const struct figure *of, const struct figure *to)
+{
+    struct figure result = {.count = 0};
+    for (unsigned i = 0; i < of->count && i < to->count; i++)
+        add(&result, of->values[i] / to->values[i]);
+    return result;
+}
+
+/* What was to be reached, what was, and whether that is enough. */
+static void print_aim(const char *name, double aim, double value, bool is_least)
+{
+    if (aim > 0)
+        printf(" %s=%.4g aim_%s=%s%.4g reached_%s=%s", name, value, name,
+               is_least ? ">=" : "<=", aim, name,
+               (is_least ? value >= aim : value <= aim) ? "yes" : "no");
+}
+
+static void print_case(const struct bench *bench, const struct fanout_case *what,
+                       const struct candidate_figures *all)
+{
+    double busy[1] = {0};
+    (void)getloadavg(busy, 1);
+    printf("bench=fanout case=%s commit=%s load_average=%.1f gateways=%d groups=%u subscribers=%u "
+           "item_bytes=%zu "
+           "rate=%.0f in_flight=%d rounds=%u seconds=%.1f",
+           what->name, bench->commit, busy[0], GATEWAYS, what->groups, what->subscribers,
+           what->bytes, what->rate, what->rate > 0 ? 0 : 64, bench->rounds, bench->seconds);
+    for (int i = 0; i < CANDIDATES; i++) {
+        const struct candidate_figures *one = &all[i];
+        const char *name = candidate_names[i];
+        if (one->cpu_us.count > 0)
+            printf(" %s_cpu_us=%.3f %s_spread=%.2f %s_p50_us=%.0f %s_p99_us=%.0f %s_kept_up=%u "
+                   "%s_deliveries_per_s=%.0f %s_deliveries_per_cpu_s=%.0f",
+                   name, median(&one->cpu_us), name, spread(&one->cpu_us), name,
+                   median(&one->p50_us), name, median(&one->p99_us), name, one->kept_up, name,
+                   median(&one->deliveries_per_s), name, median(&one->deliveries_per_cpu_s));
+    }
+    const struct candidate_figures *weir = &all[WEIR], *floor = &all[what->floor];
+    struct figure cpu = ratios(&weir->cpu_us, &floor->cpu_us);
+    struct figure p50 = ratios(&weir->p50_us, &floor->p50_us);
+    char name[32];
+    (void)snprintf(name, sizeof name, "cpu_to_%s", candidate_names[what->floor]);
+    print_aim(name, what->cpu_ratio, median(&cpu), false);
+    (void)snprintf(name, sizeof name, "p50_to_%s", candidate_names[what->floor]);
+    print_aim(name, what->p50_ratio, median(&p50), false);
+    print_aim("p99_us", what->p99_us, median(&weir->p99_us), false);
+    print_aim("deliveries_per_cpu_s", what->deliveries_per_cpu_s,
+              median(&weir->deliveries_per_cpu_s), true);
+    print_aim("rounds_kept_up", bench->rounds, weir->kept_up, true);
+    (void)putchar('\n');
+    (void)fflush(stdout);
+}
+
+static void run_case(const struct bench *bench, const struct fanout_case *what)
+{
+    static struct candidate_figures all[CANDIDATES];
+    struct load_server server;
+    memset(all, 0, sizeof all);
+    load_server_start_logged(&server, GATEWAYS, bench->settings, "/dev/null");
+    for (unsigned round = 0; round < bench->rounds; round++) {
+        struct crowd_result results[CANDIDATES];
+        for (int i = what->without_f1 ? F2 : F1; i < CANDIDATES; i++) {
+            results[i] = i == WEIR
+                             ? measure_weir(bench, what, &server)
+                             : measure_floor(bench, what, i == F1 ? FLOOR_SINGLE : FLOOR_COALESCED);
+            add_round(&all[i], &results[i]);
+            (void)fprintf(stderr,
+                          "  %s, round %u of %u, %s: %.3f us, %.0f deliveries/s, p50 %.0f us, p99 "
+                          "%.0f us, crowd busy %.2f%s\n",
+                          what->name, round + 1, bench->rounds, candidate_names[i],
+                          results[i].server_cpu_us_per_delivery, results[i].deliveries_per_s,
+                          results[i].p50_us, results[i].p99_us, results[i].crowd_busy,
+                          results[i].kept_up ? "" : ", NOT KEPT UP");
+            if (results[i].lost + results[i].repeated + results[i].damaged > 0)
+                load_die("%s: %llu lost, %llu repeated, %llu damaged", candidate_names[i],
+                         (unsigned long long)results[i].lost,
+                         (unsigned long long)results[i].repeated,
+                         (unsigned long long)results[i].damaged);
         }
     }
-    (void)pause(); /* until the parent has read the CPU clock */
-}
-
-static void wait_for_frames(struct load_subscribers *subscribers, uint64_t wanted, const char *who)
-{
-    uint64_t deadline = load_clock_ns() + (uint64_t)(round_seconds * 2e9) + 10000000000u;
-    while (atomic_load(&subscribers->counts->frames) < wanted) {
-        if (load_clock_ns() > deadline)
-            load_die("%s: only %llu of %llu frames arrived", who,
-                     (unsigned long long)atomic_load(&subscribers->counts->frames),
-                     (unsigned long long)wanted);
-        load_sleep_until(load_clock_ns() + 5000000u);
-    }
-}
-
-static struct measure measure_floor(unsigned rate, bool coalesce)
-{
-    uint64_t messages = (uint64_t)(rate * round_seconds) / 50 * 50;
-    uint16_t port;
-    int listener = load_listen(&port);
-    pid_t server = fork();
-    if (server == 0) {
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        run_floor(listener, rate, coalesce, messages);
-        _exit(0);
-    }
-    (void)close(listener);
-    struct load_subscribers subscribers;
-    load_subscribers_start(&subscribers, port, NULL, subscriber_count, 0);
-    load_subscribers_wait_connected(&subscribers, subscriber_count);
-    uint64_t cpu = load_cpu_ns(server), start = load_clock_ns();
-    wait_for_frames(&subscribers, messages * subscriber_count, "floor");
-    double seconds = (double)(load_clock_ns() - start) / 1e9;
-    cpu = load_cpu_ns(server) - cpu;
-    (void)kill(server, SIGKILL);
-    (void)waitpid(server, NULL, 0);
-    load_subscribers_stop(&subscribers);
-    double frames = (double)(messages * subscriber_count);
-    return (struct measure){(double)cpu / 1e3 / frames, frames / seconds};
-}
-
-static void write_item(int worker, uint64_t number)
-{
-    char item[LOAD_ITEM_BYTES + 1], text[512];
-    load_item_text(item, number);
-    int bytes = snprintf(text, sizeof text,
-                         "{\"type\":\"invokefunction\",\"function_id\":\"stream::set\","
-                         "\"action\":{\"type\":\"void\"},\"data\":{\"stream_name\":\"bench\","
-                         "\"group_id\":\"g\",\"item_id\":\"m\",\"data\":%s}}",
-                         item);
-    load_websocket_write(worker, text, (size_t)bytes);
-}
-
-static struct measure measure_weir(const struct load_server *server, unsigned rate)
-{
-    uint64_t messages = (uint64_t)(rate * round_seconds) / 50 * 50;
-    struct load_subscribers subscribers;
-    load_subscribers_start(&subscribers, server->stream_port, "/stream/bench/g", subscriber_count,
-                           1 /* the sync */);
-    load_subscribers_wait_connected(&subscribers, subscriber_count);
-    int worker = load_websocket_open(server->worker_port, "/");
-    load_sleep_until(load_clock_ns() + 300000000u); /* syncs out of the way */
-    uint64_t cpu = load_server_cpu_ns(server), start = load_clock_ns();
-    for (uint64_t i = 0; i < messages; i++) {
-        load_sleep_until(start + i * (1000000000u / rate));
-        write_item(worker, i);
-    }
-    wait_for_frames(&subscribers, messages * subscriber_count, "weir");
-    double seconds = (double)(load_clock_ns() - start) / 1e9;
-    cpu = load_server_cpu_ns(server) - cpu;
-    (void)close(worker);
-    load_subscribers_stop(&subscribers);
-    double frames = (double)(messages * subscriber_count);
-    return (struct measure){(double)cpu / 1e3 / frames, frames / seconds};
-}
-
-static void bench_rate(const struct load_server *server, unsigned rate)
-{
-    double floor1[ROUNDS_MAX], floor2[ROUNDS_MAX], weir[ROUNDS_MAX], ratio[ROUNDS_MAX];
-    for (unsigned round = 0; round < round_count; round++) {
-        floor1[round] = measure_floor(rate, false).cpu_us_per_frame;
-        floor2[round] = measure_floor(rate, true).cpu_us_per_frame;
-        weir[round] = measure_weir(server, rate).cpu_us_per_frame;
-        ratio[round] = weir[round] / floor1[round];
-        (void)fprintf(stderr,
-                      "  round %u of %u at %u msg/s: F1 %.3f, F2 %.3f, weir %.3f us/frame\n",
-                      round + 1, round_count, rate, floor1[round], floor2[round], weir[round]);
-    }
-    printf("bench=fanout subscribers=%u item_bytes=%d rate=%u gateways=%u rounds=%u "
-           "floor1_us=%.3f floor2_us=%.3f weir_us=%.3f ratio_to_floor1=%.2f\n",
-           subscriber_count, LOAD_ITEM_BYTES, rate, server->gateway_count, round_count,
-           load_median(floor1, round_count), load_median(floor2, round_count),
-           load_median(weir, round_count), load_median(ratio, round_count));
-    (void)fflush(stdout);
+    load_server_stop(&server);
+    print_case(bench, what, all);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc > 1)
-        subscriber_count = (unsigned)strtoul(argv[1], NULL, 10);
-    if (argc > 2)
-        round_seconds = strtod(argv[2], NULL);
-    if (argc > 3)
-        round_count = (unsigned)strtoul(argv[3], NULL, 10);
-    if (subscriber_count == 0 || round_seconds < 1 || round_count == 0 || round_count > ROUNDS_MAX)
+    struct bench bench = {.seconds = argc > 1 ? strtod(argv[1], NULL) : 2,
+                          .rounds = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 5,
+                          .settings = (const char *const *)(argc > 4 ? argv + 4 : NULL)};
+    const char *only = argc > 3 ? argv[3] : "all";
+    if (!(bench.seconds >= 0.1) || bench.rounds == 0 || bench.rounds > ROUNDS_MAX)
         load_die(
-            "usage: fanout_bench [subscribers] [seconds a round, at least 1] [rounds, 1 to %d]",
+            "usage: fanout_bench [seconds a round [rounds, 1 to %d [case, or all [KEY=VALUE of "
+            "weir...]]]]",
             ROUNDS_MAX);
-    if (load_raise_descriptor_limit(subscriber_count * 2 + 256) < subscriber_count + 256)
-        load_die("the descriptor limit is too low for %u subscribers", subscriber_count);
-    struct load_server server;
-    load_server_start(&server, 2, NULL);
-    bench_rate(&server, 100);
-    bench_rate(&server, 1000);
-    load_server_stop(&server);
+    load_first_line("git rev-parse --short HEAD 2>/dev/null", bench.commit, sizeof bench.commit);
+    (void)load_raise_descriptor_limit(20000);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        if (strcmp(only, "all") == 0 || strstr(cases[i].name, only) != NULL)
+            run_case(&bench, &cases[i]);
     return 0;
 }

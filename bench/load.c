@@ -7,15 +7,11 @@
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -403,135 +399,6 @@ uint64_t load_server_cpu_ns(const struct load_server *server)
     return total;
 }
 
-/* ---- subscribers ---- */
-
-struct subscriber {
-    int fd;
-    unsigned skip_frames;
-    unsigned char header[10]; /* of a frame whose header is cut */
-    unsigned header_bytes;
-    uint64_t payload_left;
-};
-
-static unsigned header_bytes_wanted(const struct subscriber *subscriber)
-{
-    if (subscriber->header_bytes < 2)
-        return 2;
-    unsigned length = subscriber->header[1] & 127u;
-    return length == 126 ? 4 : length == 127 ? 10 : 2;
-}
-
-/* Walk frame headers over what was read; returns how many frames ended in it. */
-static uint64_t count_frames(struct subscriber *subscriber, const unsigned char *data, size_t bytes)
-{
-    uint64_t ended = 0;
-    size_t at = 0;
-    while (at < bytes) {
-        if (subscriber->payload_left > 0) {
-            size_t take = bytes - at;
-            if (take > subscriber->payload_left)
-                take = (size_t)subscriber->payload_left;
-            subscriber->payload_left -= take;
-            at += take;
-            if (subscriber->payload_left == 0) {
-                if (subscriber->skip_frames > 0)
-                    subscriber->skip_frames--;
-                else
-                    ended++;
-            }
-            continue;
-        }
-        subscriber->header[subscriber->header_bytes++] = data[at++];
-        if (subscriber->header_bytes < header_bytes_wanted(subscriber))
-            continue;
-        uint64_t length = subscriber->header[1] & 127u;
-        if (length > 125) {
-            length = 0;
-            for (unsigned i = 2; i < subscriber->header_bytes; i++)
-                length = length << 8 | subscriber->header[i];
-        }
-        subscriber->payload_left = length;
-        subscriber->header_bytes = 0;
-    }
-    return ended;
-}
-
-static void run_subscribers(struct load_subscribers *subscribers, int control, uint16_t port,
-                            const char *path, unsigned count, unsigned skip_frames)
-{
-    int poller = epoll_create1(EPOLL_CLOEXEC);
-    struct subscriber *all = calloc(count, sizeof *all);
-    unsigned char *scratch = malloc(256 * 1024);
-    if (poller < 0 || all == NULL || scratch == NULL)
-        load_die("no memory for %u subscribers", count);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-    (void)epoll_ctl(poller, EPOLL_CTL_ADD, control, &event);
-    for (unsigned i = 0; i < count; i++) {
-        all[i].skip_frames = skip_frames;
-        all[i].fd = path == NULL ? load_tcp_open(port) : load_websocket_open(port, path);
-        (void)fcntl(all[i].fd, F_SETFL, O_NONBLOCK);
-        event = (struct epoll_event){.events = EPOLLIN, .data.ptr = &all[i]};
-        if (epoll_ctl(poller, EPOLL_CTL_ADD, all[i].fd, &event) != 0)
-            load_die("epoll_ctl: %s", strerror(errno));
-        atomic_fetch_add(&subscribers->counts->connected, 1);
-    }
-    for (;;) {
-        struct epoll_event events[256];
-        int ready = epoll_wait(poller, events, 256, -1);
-        for (int i = 0; i < ready; i++) {
-            struct subscriber *subscriber = events[i].data.ptr;
-            if (subscriber == NULL)
-                _exit(0);
-            ssize_t got = read(subscriber->fd, scratch, 256 * 1024);
-            if (got <= 0) {
-                if (got < 0 && (errno == EAGAIN || errno == EINTR))
-                    continue;
-                (void)epoll_ctl(poller, EPOLL_CTL_DEL, subscriber->fd, NULL);
-                continue;
-            }
-            uint64_t ended = count_frames(subscriber, scratch, (size_t)got);
-            atomic_fetch_add_explicit(&subscribers->counts->frames, ended, memory_order_relaxed);
-            atomic_fetch_add_explicit(&subscribers->counts->bytes, (uint64_t)got,
-                                      memory_order_relaxed);
-        }
-    }
-}
-
-void load_subscribers_start(struct load_subscribers *subscribers, uint16_t port, const char *path,
-                            unsigned count, unsigned skip_frames)
-{
-    subscribers->counts = mmap(NULL, sizeof *subscribers->counts, PROT_READ | PROT_WRITE,
-                               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    int control[2];
-    if (subscribers->counts == MAP_FAILED || pipe2(control, O_CLOEXEC) != 0)
-        load_die("cannot start subscribers: %s", strerror(errno));
-    subscribers->pid = fork();
-    if (subscribers->pid == 0) {
-        (void)close(control[1]);
-        run_subscribers(subscribers, control[0], port, path, count, skip_frames);
-    }
-    (void)close(control[0]);
-    subscribers->control = control[1];
-}
-
-void load_subscribers_wait_connected(struct load_subscribers *subscribers, unsigned count)
-{
-    uint64_t deadline = load_clock_ns() + 60000000000u;
-    while (atomic_load(&subscribers->counts->connected) < count) {
-        if (load_clock_ns() > deadline)
-            load_die("only %llu of %u subscribers connected",
-                     (unsigned long long)atomic_load(&subscribers->counts->connected), count);
-        load_sleep_until(load_clock_ns() + 10000000u);
-    }
-}
-
-void load_subscribers_stop(struct load_subscribers *subscribers)
-{
-    (void)close(subscribers->control);
-    (void)waitpid(subscribers->pid, NULL, 0);
-    (void)munmap(subscribers->counts, sizeof *subscribers->counts);
-}
-
 static int compare_doubles(const void *a, const void *b)
 {
     double difference = *(const double *)a - *(const double *)b;
@@ -577,4 +444,14 @@ void load_item_text(char out[LOAD_ITEM_BYTES + 1], uint64_t number)
                          (unsigned long long)number);
     memset(out + bytes, 'x', LOAD_ITEM_BYTES - 2 - (size_t)bytes);
     memcpy(out + LOAD_ITEM_BYTES - 2, "\"}", 3);
+}
+
+void load_first_line(const char *command, char *out, size_t bytes)
+{
+    FILE *output = popen(command, "r");
+    if (output == NULL || fgets(out, (int)bytes, output) == NULL)
+        (void)snprintf(out, bytes, "unknown");
+    out[strcspn(out, "\n")] = '\0';
+    if (output != NULL)
+        (void)pclose(output);
 }

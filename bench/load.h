@@ -1,9 +1,8 @@
 /* bench/load.h -- what the benches share: clocks, batches of calls; and for the end-to-end ones a
- * server under test, plain WebSocket clients, CPU clocks.
+ * server under test, single WebSocket clients, CPU clocks (many clients: bench/crowd.h).
  *
- * Process:  the bench's own; the server runs as child processes, subscribers in a forked child, so
- *           that nobody's CPU time is mixed with anybody else's. Errors: a bench that cannot go on
- *           says why and exits with status 1.
+ * Process:  the bench's own; the server runs as child processes, so that nobody's CPU time is mixed
+ *           with anybody else's. Errors: a bench that cannot go on says why and exits with status 1.
  */
 #ifndef WEIR_BENCH_LOAD_H
 #define WEIR_BENCH_LOAD_H
@@ -62,23 +61,8 @@ void load_server_stop(struct load_server *server);
 void load_server_kill(struct load_server *server);
 uint64_t load_server_cpu_ns(const struct load_server *server); /* broker and gateways */
 
-/* Subscribers in a child process: connect, then count whole frames until told to stop. */
-struct load_subscribers {
-    pid_t pid;
-    int control;                /* pipe: closed by the parent to stop */
-    struct load_counts *counts; /* shared */
-};
-struct load_counts {
-    _Atomic uint64_t connected;
-    _Atomic uint64_t frames;
-    _Atomic uint64_t bytes;
-};
-/* `path` NULL: plain TCP without a handshake. Frames are counted after the first `skip_frames` of
- * each connection. */
-void load_subscribers_start(struct load_subscribers *subscribers, uint16_t port, const char *path,
-                            unsigned count, unsigned skip_frames);
-void load_subscribers_wait_connected(struct load_subscribers *subscribers, unsigned count);
-void load_subscribers_stop(struct load_subscribers *subscribers);
+/* The first line of what a shell command says, cut at `capacity`; "unknown" when there is none. */
+void load_first_line(const char *command, char *out, size_t capacity);
 
 double load_median(double *values, unsigned count);
 

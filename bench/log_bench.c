@@ -251,16 +251,6 @@ static void find_mount(char *kind, char *source, size_t bytes)
     (void)fclose(mounts);
 }
 
-static void first_line(const char *command, char *out, size_t bytes)
-{
-    FILE *output = popen(command, "r");
-    if (output == NULL || fgets(out, (int)bytes, output) == NULL)
-        (void)snprintf(out, bytes, "unknown");
-    out[strcspn(out, "\n")] = '\0';
-    if (output != NULL)
-        (void)pclose(output);
-}
-
 static void print_machine(void)
 {
     struct utsname machine;
@@ -275,8 +265,8 @@ static void print_machine(void)
                    "cd /sys/dev/block/%u:%u/ 2>/dev/null && cat queue/write_cache "
                    "../queue/write_cache 2>/dev/null",
                    major(status.st_dev), minor(status.st_dev));
-    first_line(command, cache, sizeof cache);
-    first_line("git rev-parse --short HEAD 2>/dev/null", commit, sizeof commit);
+    load_first_line(command, cache, sizeof cache);
+    load_first_line("git rev-parse --short HEAD 2>/dev/null", commit, sizeof commit);
     bench.has_redis = redis_server_version(redis, sizeof redis);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     double busy[1] = {0};
