@@ -1,0 +1,191 @@
+/* bench/stopped_bench.c -- what do subscribers cost that have stopped to read?
+ *
+ * Question: do 1,000 subscribers that do not read delay, or cost, 1,000 live ones of the same group at
+ *           1,000 messages a second; do they cost memory; and what do they have when they read again?
+ * Method:   rounds of one run, in turn without and with the stopped ones, which have small receive
+ *           buffers, join, and then leave their sockets alone. Gateways' private memory is looked at a
+ *           while after they have stopped and again at the end of the round. Then they read again and
+ *           every one has to come to the newest message, through events, conflated ones or a fresh
+ *           sync. Live ones have to have every message.
+ * Unit:     p99 in microseconds from when a message was due to when a live subscriber has read it;
+ *           microseconds of server CPU per live delivery; bytes of gateway memory per stopped
+ *           subscriber. To be reached: p99 at most 1.2 times, in the median of the rounds' ratios.
+ * Run:      stopped_bench [seconds a round [rounds [live [stopped [rate [KEY=VALUE of weir...]]]]]]
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bench/crowd.h"
+#include "bench/load.h"
+
+enum {
+    ROUNDS_MAX = 32,
+    GATEWAYS = 2,
+    CONNECT_SECONDS = 60,
+    DRAIN_SECONDS = 20,
+    CATCH_UP_SECONDS = 30,
+    FULL_MS = 1000, /* until buffers of those that stopped are full */
+    SMALL_BUFFER = 4096,
+};
+
+struct bench {
+    double seconds;
+    unsigned rounds, live, stopped;
+    double rate;
+    struct load_server server;
+    struct crowd *crowd;
+    struct crowd_publisher *publisher;
+};
+
+struct phase {
+    double p50_us, p99_us, cpu_us;
+};
+
+static uint64_t gateway_memory(const struct load_server *server)
+{
+    uint64_t total = 0;
+    for (unsigned i = 0; i < server->gateway_count; i++)
+        total += load_memory_bytes(server->gateways[i]);
+    return total;
+}
+
+static struct phase publish_phase(struct bench *bench)
+{
+    static struct histogram latencies;
+    crowd_histogram_reset(bench->crowd);
+    uint64_t cpu = load_server_cpu_ns(&bench->server);
+    uint64_t delivered = CROWD_TOTAL(bench->crowd, delivered);
+    crowd_publish(bench->publisher, load_clock_ns() + (uint64_t)(bench->seconds * 1e9));
+    if (!crowd_wait_delivered(bench->publisher, crowd_published(bench->publisher) * bench->live,
+                              DRAIN_SECONDS))
+        load_die("live subscribers have not got all messages");
+    cpu = load_server_cpu_ns(&bench->server) - cpu;
+    delivered = CROWD_TOTAL(bench->crowd, delivered) - delivered;
+    crowd_histogram_read(bench->crowd, &latencies);
+    return (struct phase){.p50_us = (double)histogram_percentile(&latencies, 0.5) / 1e3,
+                          .p99_us = (double)histogram_percentile(&latencies, 0.99) / 1e3,
+                          .cpu_us = (double)cpu / 1e3 / (double)delivered};
+}
+
+struct stopped_phase {
+    struct phase live;
+    double growth_bytes; /* of gateways' memory while they did not read, a subscriber */
+    uint64_t newest, conflated, resynced, lost;
+    double catch_up_seconds;
+};
+
+static void catch_up(struct bench *bench, struct crowd *stopped, struct stopped_phase *phase)
+{
+    uint64_t start_ns = load_clock_ns();
+    uint64_t deadline = start_ns + CATCH_UP_SECONDS * UINT64_C(1000000000);
+    crowd_command(stopped, CROWD_READ_AGAIN);
+    do {
+        load_sleep_until(load_clock_ns() + 20000000);
+        phase->newest = crowd_count_newest(stopped, crowd_published(bench->publisher));
+    } while (phase->newest < bench->stopped && load_clock_ns() < deadline);
+    phase->catch_up_seconds = (double)(load_clock_ns() - start_ns) / 1e9;
+    phase->conflated = CROWD_TOTAL(stopped, conflated);
+    phase->resynced = CROWD_TOTAL(stopped, resynced);
+    phase->lost = CROWD_TOTAL(stopped, lost) + CROWD_TOTAL(stopped, repeated) +
+                  CROWD_TOTAL(stopped, damaged) + CROWD_TOTAL(stopped, closed);
+}
+
+static struct stopped_phase publish_beside_stopped(struct bench *bench)
+{
+    struct stopped_phase phase = {.newest = 0};
+    struct crowd_options options = *crowd_options_of(bench->crowd);
+    options.subscribers = bench->stopped;
+    options.receive_buffer = SMALL_BUFFER;
+    struct crowd *stopped = crowd_start(&options);
+    (void)crowd_wait_live(stopped, 1, CONNECT_SECONDS);
+    crowd_command(stopped, CROWD_STOP_READING);
+    crowd_publish(bench->publisher, load_clock_ns() + FULL_MS * UINT64_C(1000000));
+    double before = (double)gateway_memory(&bench->server);
+    phase.live = publish_phase(bench);
+    phase.growth_bytes = ((double)gateway_memory(&bench->server) - before) / bench->stopped;
+    catch_up(bench, stopped, &phase);
+    crowd_stop(stopped);
+    return phase;
+}
+
+static void print_round(unsigned round, const struct phase *without,
+                        const struct stopped_phase *with, const struct bench *bench)
+{
+    (void)fprintf(stderr,
+                  "  round %u of %u: p99 %.0f us without, %.0f us with; CPU %.3f and %.3f us; "
+                  "%.0f bytes grown each; %llu of %u newest after %.2f s, %llu conflated, %llu "
+                  "synced, %llu faults\n",
+                  round + 1, bench->rounds, without->p99_us, with->live.p99_us, without->cpu_us,
+                  with->live.cpu_us, with->growth_bytes, (unsigned long long)with->newest,
+                  bench->stopped, with->catch_up_seconds, (unsigned long long)with->conflated,
+                  (unsigned long long)with->resynced, (unsigned long long)with->lost);
+}
+
+static void run_rounds(struct bench *bench)
+{
+    double p99[2][ROUNDS_MAX], cpu[2][ROUNDS_MAX], ratio[ROUNDS_MAX], growth[ROUNDS_MAX];
+    uint64_t behind = 0, faults = 0;
+    for (unsigned round = 0; round < bench->rounds; round++) {
+        struct phase without = publish_phase(bench);
+        struct stopped_phase with = publish_beside_stopped(bench);
+        p99[0][round] = without.p99_us;
+        p99[1][round] = with.live.p99_us;
+        cpu[0][round] = without.cpu_us;
+        cpu[1][round] = with.live.cpu_us;
+        ratio[round] = with.live.p99_us / without.p99_us;
+        growth[round] = with.growth_bytes;
+        behind += bench->stopped - with.newest;
+        faults += with.lost;
+        print_round(round, &without, &with, bench);
+    }
+    faults += CROWD_TOTAL(bench->crowd, lost) + CROWD_TOTAL(bench->crowd, repeated) +
+              CROWD_TOTAL(bench->crowd, damaged) + CROWD_TOTAL(bench->crowd, closed);
+    double median = load_median(ratio, bench->rounds);
+    printf("bench=stopped live=%u stopped=%u rate=%.0f rounds=%u seconds=%.1f p99_without_us=%.0f "
+           "p99_with_us=%.0f p99_ratio=%.2f aim_p99_ratio=<=1.2 reached=%s cpu_without_us=%.3f "
+           "cpu_with_us=%.3f grown_bytes_per_stopped=%.0f not_newest=%llu faults=%llu\n",
+           bench->live, bench->stopped, bench->rate, bench->rounds, bench->seconds,
+           load_median(p99[0], bench->rounds), load_median(p99[1], bench->rounds), median,
+           median <= 1.2 ? "yes" : "no", load_median(cpu[0], bench->rounds),
+           load_median(cpu[1], bench->rounds), load_median(growth, bench->rounds),
+           (unsigned long long)behind, (unsigned long long)faults);
+}
+
+static double argument(int argc, char **argv, int index, double standard)
+{
+    return argc > index ? strtod(argv[index], NULL) : standard;
+}
+
+int main(int argc, char **argv)
+{
+    struct bench bench = {.seconds = argument(argc, argv, 1, 3),
+                          .rounds = (unsigned)argument(argc, argv, 2, 5),
+                          .live = (unsigned)argument(argc, argv, 3, 1000),
+                          .stopped = (unsigned)argument(argc, argv, 4, 1000),
+                          .rate = argument(argc, argv, 5, 1000)};
+    if (!(bench.seconds > 0) || bench.rounds == 0 || bench.rounds > ROUNDS_MAX || bench.live == 0 ||
+        bench.stopped == 0)
+        load_die("usage: stopped_bench [seconds a round [rounds, 1 to %d [live [stopped [rate "
+                 "[KEY=VALUE of weir...]]]]]]",
+                 ROUNDS_MAX);
+    (void)load_raise_descriptor_limit(20000);
+    load_server_start_logged(&bench.server, GATEWAYS,
+                             argc > 6 ? (const char *const *)argv + 6 : NULL, "/dev/null");
+    struct crowd_options options = {.protocol = crowd_protocol_find("weir"),
+                                    .port = bench.server.stream_port,
+                                    .publish_port = bench.server.worker_port,
+                                    .prefix = "g",
+                                    .groups = 1,
+                                    .subscribers = bench.live,
+                                    .bytes = 128,
+                                    .rate = bench.rate};
+    bench.crowd = crowd_start(&options);
+    (void)crowd_wait_live(bench.crowd, 1, CONNECT_SECONDS);
+    bench.publisher = crowd_publisher_open(bench.crowd);
+    crowd_publish(bench.publisher, load_clock_ns() + 500000000);
+    run_rounds(&bench);
+    crowd_publisher_close(bench.publisher);
+    crowd_stop(bench.crowd);
+    load_server_stop(&bench.server);
+    return 0;
+}
