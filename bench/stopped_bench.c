@@ -3,13 +3,14 @@
  * Question: do 1,000 subscribers that do not read delay, or cost, 1,000 live ones of the same group at
  *           1,000 messages a second; do they cost memory; and what do they have when they read again?
  * Method:   rounds of one run, in turn without and with the stopped ones, which have small receive
- *           buffers, join, and then leave their sockets alone. Gateways' private memory is looked at a
- *           while after they have stopped and again at the end of the round. Then they read again and
+ *           buffers, join, and then leave their sockets alone. Messages go out until the kernel's
+ *           buffers for them are full; gateways' private memory is looked at then and again at the end
+ *           of the round. Then they read again and
  *           every one has to come to the newest message, through events, conflated ones or a fresh
  *           sync. Live ones have to have every message.
  * Unit:     p99 in microseconds from when a message was due to when a live subscriber has read it;
- *           microseconds of server CPU per live delivery; bytes of gateway memory per stopped
- *           subscriber. To be reached: p99 at most 1.2 times, in the median of the rounds' ratios.
+ *           microseconds of server CPU per live delivery; bytes of gateway memory, and of
+ *           sent bytes the kernel keeps, per stopped subscriber. To be reached: p99 at most 1.2 times, in the median of the rounds' ratios.
  * Run:      stopped_bench [seconds a round [rounds [live [stopped [rate [KEY=VALUE of weir...]]]]]]
  */
 #include <stdio.h>
@@ -24,7 +25,9 @@ enum {
     CONNECT_SECONDS = 60,
     DRAIN_SECONDS = 20,
     CATCH_UP_SECONDS = 30,
-    FULL_MS = 1000, /* until buffers of those that stopped are full */
+    /* Until the kernel's buffers of those that stopped are full: they grow by less than so much. */
+    FULL_BYTES_A_SECOND = 16 * 1024,
+    FULL_SECONDS_MAX = 20,
     SMALL_BUFFER = 4096,
 };
 
@@ -67,8 +70,39 @@ static struct phase publish_phase(struct bench *bench)
                           .cpu_us = (double)cpu / 1e3 / (double)delivered};
 }
 
+/* Bytes that the server has sent on this port and nobody has taken. */
+static uint64_t kernel_bytes(uint16_t port)
+{
+    FILE *file = fopen("/proc/net/tcp", "r");
+    char line[512];
+    uint64_t total = 0;
+    if (file == NULL)
+        load_die("cannot read /proc/net/tcp");
+    while (fgets(line, sizeof line, file) != NULL) {
+        unsigned local_port, sent;
+        if (sscanf(line, "%*d: %*x:%x %*x:%*x %*x %x:", &local_port, &sent) == 2 &&
+            local_port == port)
+            total += sent;
+    }
+    (void)fclose(file);
+    return total;
+}
+
+static void publish_until_full(struct bench *bench)
+{
+    uint64_t before, now = kernel_bytes(bench->server.stream_port);
+    unsigned seconds = 0;
+    do {
+        before = now;
+        crowd_publish(bench->publisher, load_clock_ns() + 1000000000);
+        now = kernel_bytes(bench->server.stream_port);
+    } while (now > before + (uint64_t)FULL_BYTES_A_SECOND * bench->stopped &&
+             ++seconds < FULL_SECONDS_MAX);
+}
+
 struct stopped_phase {
     struct phase live;
+    double kernel_bytes; /* sent and not taken, a subscriber */
     double growth_bytes; /* of gateways' memory while they did not read, a subscriber */
     uint64_t newest, conflated, resynced, lost;
     double catch_up_seconds;
@@ -99,10 +133,11 @@ static struct stopped_phase publish_beside_stopped(struct bench *bench)
     struct crowd *stopped = crowd_start(&options);
     (void)crowd_wait_live(stopped, 1, CONNECT_SECONDS);
     crowd_command(stopped, CROWD_STOP_READING);
-    crowd_publish(bench->publisher, load_clock_ns() + FULL_MS * UINT64_C(1000000));
+    publish_until_full(bench);
     double before = (double)gateway_memory(&bench->server);
     phase.live = publish_phase(bench);
     phase.growth_bytes = ((double)gateway_memory(&bench->server) - before) / bench->stopped;
+    phase.kernel_bytes = (double)kernel_bytes(bench->server.stream_port) / bench->stopped;
     catch_up(bench, stopped, &phase);
     crowd_stop(stopped);
     return phase;
@@ -113,17 +148,20 @@ static void print_round(unsigned round, const struct phase *without,
 {
     (void)fprintf(stderr,
                   "  round %u of %u: p99 %.0f us without, %.0f us with; CPU %.3f and %.3f us; "
-                  "%.0f bytes grown each; %llu of %u newest after %.2f s, %llu conflated, %llu "
+                  "%.0f bytes grown each, %.0f in the kernel; %llu of %u newest after %.2f s, %llu "
+                  "conflated, %llu "
                   "synced, %llu faults\n",
                   round + 1, bench->rounds, without->p99_us, with->live.p99_us, without->cpu_us,
-                  with->live.cpu_us, with->growth_bytes, (unsigned long long)with->newest,
-                  bench->stopped, with->catch_up_seconds, (unsigned long long)with->conflated,
-                  (unsigned long long)with->resynced, (unsigned long long)with->lost);
+                  with->live.cpu_us, with->growth_bytes, with->kernel_bytes,
+                  (unsigned long long)with->newest, bench->stopped, with->catch_up_seconds,
+                  (unsigned long long)with->conflated, (unsigned long long)with->resynced,
+                  (unsigned long long)with->lost);
 }
 
 static void run_rounds(struct bench *bench)
 {
-    double p99[2][ROUNDS_MAX], cpu[2][ROUNDS_MAX], ratio[ROUNDS_MAX], growth[ROUNDS_MAX];
+    double p99[2][ROUNDS_MAX], cpu[2][ROUNDS_MAX], ratio[ROUNDS_MAX], growth[ROUNDS_MAX],
+        kernel[ROUNDS_MAX];
     uint64_t behind = 0, faults = 0;
     for (unsigned round = 0; round < bench->rounds; round++) {
         struct phase without = publish_phase(bench);
@@ -134,6 +172,7 @@ static void run_rounds(struct bench *bench)
         cpu[1][round] = with.live.cpu_us;
         ratio[round] = with.live.p99_us / without.p99_us;
         growth[round] = with.growth_bytes;
+        kernel[round] = with.kernel_bytes;
         behind += bench->stopped - with.newest;
         faults += with.lost;
         print_round(round, &without, &with, bench);
@@ -143,12 +182,14 @@ static void run_rounds(struct bench *bench)
     double median = load_median(ratio, bench->rounds);
     printf("bench=stopped live=%u stopped=%u rate=%.0f rounds=%u seconds=%.1f p99_without_us=%.0f "
            "p99_with_us=%.0f p99_ratio=%.2f aim_p99_ratio=<=1.2 reached=%s cpu_without_us=%.3f "
-           "cpu_with_us=%.3f grown_bytes_per_stopped=%.0f not_newest=%llu faults=%llu\n",
+           "cpu_with_us=%.3f grown_bytes_per_stopped=%.0f kernel_bytes_per_stopped=%.0f "
+           "not_newest=%llu faults=%llu\n",
            bench->live, bench->stopped, bench->rate, bench->rounds, bench->seconds,
            load_median(p99[0], bench->rounds), load_median(p99[1], bench->rounds), median,
            median <= 1.2 ? "yes" : "no", load_median(cpu[0], bench->rounds),
            load_median(cpu[1], bench->rounds), load_median(growth, bench->rounds),
-           (unsigned long long)behind, (unsigned long long)faults);
+           load_median(kernel, bench->rounds), (unsigned long long)behind,
+           (unsigned long long)faults);
 }
 
 static double argument(int argc, char **argv, int index, double standard)
