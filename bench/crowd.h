@@ -43,7 +43,8 @@ struct crowd_options {
     double drain_seconds; /* what is not there so long after the last message is undelivered */
     pid_t server_pids[CROWD_SERVER_PIDS_MAX];
     unsigned server_pid_count;
-    /* weir only. Subscribers that lose their connection come back where they were. */
+    /* weir only. Subscribers that lose their connection come back where they were; so does a publisher
+     * of weir-calls, which knows what has been taken. */
     bool resume;
     const char *mode;   /* of the path subscription; NULL: none named */
     int receive_buffer; /* SO_RCVBUF; 0: the kernel's choice */
@@ -123,6 +124,7 @@ struct crowd_publisher *crowd_publisher_open(struct crowd *crowd);
 void crowd_publish(struct crowd_publisher *publisher, uint64_t until_ns);
 uint64_t crowd_published(const struct crowd_publisher *publisher);
 uint64_t crowd_refused(const struct crowd_publisher *publisher);
+uint64_t crowd_reopened(const struct crowd_publisher *publisher); /* times it lost its connection */
 /* Wait until `wanted` messages are delivered, since the crowd's start; false: not in time. */
 bool crowd_wait_delivered(struct crowd_publisher *publisher, uint64_t wanted, double seconds);
 void crowd_publisher_close(struct crowd_publisher *publisher);

@@ -34,9 +34,10 @@ enum crowd_unit_kind {
     CROWD_SKIP, /* of no interest */
     CROWD_LIVE, /* subscribed, or ready to publish, from here on */
     CROWD_MESSAGE,
-    CROWD_RESYNC,  /* the state as a whole, in mid-course */
-    CROWD_REFUSED, /* what was published was not taken */
-    CROWD_END,     /* the server says good-bye */
+    CROWD_RESYNC,   /* the state as a whole, in mid-course */
+    CROWD_ANSWERED, /* what was published has been taken, in its turn; where the protocol says so */
+    CROWD_REFUSED,  /* what was published was not taken */
+    CROWD_END,      /* the server says good-bye */
     CROWD_BROKEN,
 };
 

@@ -25,11 +25,26 @@ struct crowd_publisher {
     uint8_t stage;
     bool is_ready;
     uint64_t published, refused;
-    uint64_t completed; /* messages that are not in flight any more */
+    uint64_t answered, reopened; /* resume only */
+    uint64_t completed;          /* messages that are not in flight any more */
     size_t out_bytes, in_bytes;
     char in[IN_BYTES];
     char out[OUT_BYTES];
 };
+
+static void connection_open(struct crowd_publisher *publisher);
+
+/* The server has gone away. What it has not answered it has not taken (a connection that is drained
+ * ends behind its last answer), and is published again. */
+static void connection_lost(struct crowd_publisher *publisher)
+{
+    if (!publisher->options.resume)
+        load_die("the server has closed the publisher's connection");
+    (void)close(publisher->fd);
+    publisher->published = publisher->answered;
+    publisher->reopened++;
+    connection_open(publisher);
+}
 
 /* Answers, pings: all that has come. Units are whole or wait in `in` for their rest. */
 static void take_answers(struct crowd_publisher *publisher)
@@ -42,10 +57,15 @@ static void take_answers(struct crowd_publisher *publisher)
         publisher->options.protocol->take(&voice, rest, reply, &unit);
         if (unit.bytes == 0)
             break;
+        if (unit.kind == CROWD_END && publisher->options.resume) {
+            connection_lost(publisher);
+            return;
+        }
         if (unit.kind == CROWD_END || unit.kind == CROWD_BROKEN)
             load_die("the server says to the publisher: %.*s",
                      rest.bytes < 200 ? (int)rest.bytes : 200, rest.data);
         publisher->refused += unit.kind == CROWD_REFUSED;
+        publisher->answered += unit.kind == CROWD_ANSWERED;
         publisher->is_ready = publisher->is_ready || unit.kind == CROWD_LIVE;
         if (unit.reply_bytes > 0 &&
             send(publisher->fd, reply, unit.reply_bytes, MSG_NOSIGNAL) != (ssize_t)unit.reply_bytes)
@@ -63,8 +83,10 @@ static void read_answers(struct crowd_publisher *publisher)
         read(publisher->fd, publisher->in + publisher->in_bytes, IN_BYTES - publisher->in_bytes);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (got <= 0)
-        load_die("the server has closed the publisher's connection");
+    if (got <= 0) {
+        connection_lost(publisher);
+        return;
+    }
     publisher->in_bytes += (size_t)got;
     take_answers(publisher);
 }
@@ -80,8 +102,10 @@ static void write_out(struct crowd_publisher *publisher)
             done += (size_t)sent;
             continue;
         }
-        if (errno != EAGAIN && errno != EINTR)
-            load_die("the server has closed the publisher's connection");
+        if (errno != EAGAIN && errno != EINTR) {
+            connection_lost(publisher); /* nothing is left to be written then */
+            return;
+        }
         struct pollfd wait = {.fd = publisher->fd, .events = POLLIN | POLLOUT};
         if (poll(&wait, 1, READY_MS) > 0 && wait.revents & POLLIN)
             read_answers(publisher);
@@ -107,17 +131,13 @@ static void put_message(struct crowd_publisher *publisher, uint64_t time_ns)
     publisher->published++;
 }
 
-struct crowd_publisher *crowd_publisher_open(struct crowd *crowd)
+/* Connect, greet, and wait for the answer. */
+static void connection_open(struct crowd_publisher *publisher)
 {
-    struct crowd_publisher *publisher = calloc(1, sizeof *publisher);
-    if (publisher == NULL)
-        load_die("no memory");
-    publisher->crowd = crowd;
-    publisher->options = *crowd_options_of(crowd);
-    publisher->fd = load_tcp_open(publisher->options.publish_port);
-    /* Due times are met to the microsecond, not to the kernel's usual 50. */
-    (void)prctl(PR_SET_TIMERSLACK, 1);
     struct crowd_voice voice = {.port = publisher->options.publish_port};
+    publisher->fd = load_tcp_open(publisher->options.publish_port);
+    publisher->stage = 0;
+    publisher->in_bytes = 0;
     publisher->out_bytes = publisher->options.protocol->greet(&voice, publisher->out);
     publisher->is_ready = publisher->options.protocol->greet_is_enough;
     write_out(publisher);
@@ -130,6 +150,18 @@ struct crowd_publisher *crowd_publisher_open(struct crowd *crowd)
     }
     if (fcntl(publisher->fd, F_SETFL, O_NONBLOCK) != 0)
         load_die("fcntl: %s", strerror(errno));
+}
+
+struct crowd_publisher *crowd_publisher_open(struct crowd *crowd)
+{
+    struct crowd_publisher *publisher = calloc(1, sizeof *publisher);
+    if (publisher == NULL)
+        load_die("no memory");
+    publisher->crowd = crowd;
+    publisher->options = *crowd_options_of(crowd);
+    /* Due times are met to the microsecond, not to the kernel's usual 50. */
+    (void)prctl(PR_SET_TIMERSLACK, 1);
+    connection_open(publisher);
     return publisher;
 }
 
@@ -207,6 +239,11 @@ bool crowd_wait_delivered(struct crowd_publisher *publisher, uint64_t wanted, do
 uint64_t crowd_published(const struct crowd_publisher *publisher)
 {
     return publisher->published;
+}
+
+uint64_t crowd_reopened(const struct crowd_publisher *publisher)
+{
+    return publisher->reopened;
 }
 
 uint64_t crowd_refused(const struct crowd_publisher *publisher)

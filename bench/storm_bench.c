@@ -132,6 +132,17 @@ static uint64_t faults(const struct crowd *crowd)
     return CROWD_TOTAL(crowd, lost) + CROWD_TOTAL(crowd, repeated) + CROWD_TOTAL(crowd, damaged);
 }
 
+/* How many of those that came back have the newest message, all or after some time. */
+static uint64_t wait_for_newest(struct bench *bench)
+{
+    uint64_t deadline = load_clock_ns() + DRAIN_SECONDS * UINT64_C(1000000000), newest;
+    do {
+        load_sleep_until(load_clock_ns() + 50000000);
+        newest = crowd_count_newest(bench->storm_crowd, crowd_published(bench->publisher));
+    } while (newest < bench->returning && load_clock_ns() < deadline);
+    return newest;
+}
+
 static void run_rounds(struct bench *bench)
 {
     double before[ROUNDS_MAX], during[ROUNDS_MAX], ratio[ROUNDS_MAX], seconds[ROUNDS_MAX];
@@ -155,18 +166,20 @@ static void run_rounds(struct bench *bench)
                       (unsigned long long)round.counters.syncs,
                       (unsigned long long)round.counters.group_reads);
     }
-    load_sleep_until(load_clock_ns() + 1000000000);
-    uint64_t newest = crowd_count_newest(bench->storm_crowd, crowd_published(bench->publisher));
+    uint64_t newest = wait_for_newest(bench);
     double median = load_median(ratio, bench->rounds);
     printf("bench=storm returning=%u live=%u rate=%.0f rounds=%u seconds_until_live=%.2f "
            "p99_before_us=%.0f p99_during_us=%.0f p99_ratio=%.2f aim_p99_ratio=<=1.5 reached=%s "
-           "resumes=%llu expired=%llu syncs=%llu group_reads=%llu aim_group_reads=<=0 faults=%llu "
-           "not_newest=%llu\n",
+           "resumes=%llu expired=%llu syncs=%llu group_reads=%llu aim_group_reads=<=0 "
+           "told_resumed=%llu told_synced=%llu closed=%llu faults=%llu not_newest=%llu\n",
            bench->returning, bench->live, bench->rate, bench->rounds,
            load_median(seconds, bench->rounds), load_median(before, bench->rounds),
            load_median(during, bench->rounds), median, median <= 1.5 ? "yes" : "no",
            (unsigned long long)all.resumes, (unsigned long long)all.expired,
            (unsigned long long)all.syncs, (unsigned long long)all.group_reads,
+           (unsigned long long)CROWD_TOTAL(bench->storm_crowd, resumed),
+           (unsigned long long)CROWD_TOTAL(bench->storm_crowd, resynced),
+           (unsigned long long)CROWD_TOTAL(bench->storm_crowd, closed),
            (unsigned long long)(faults(bench->live_crowd) + faults(bench->storm_crowd)),
            (unsigned long long)(bench->returning - newest));
 }
