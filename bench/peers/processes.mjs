@@ -67,13 +67,12 @@ const running = new Set();
 
 // A started program: what it said (the end of it), how it ended, and the pids it consists of.
 export class Program {
-  static start(command, args, { env = {}, cwd } = {}) {
+  static start(command, args, { env = {} } = {}) {
     const program = new Program();
     program.command = command;
     program.said = '';
     program.exit = null;
-    // A session of its own would survive this one; a process group of its own keeps Ctrl-C from reaching it before we do.
-    program.child = spawn(command, args, { env: { ...process.env, ...env }, cwd, stdio: ['ignore', 'pipe', 'pipe'] });
+    program.child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
     program.exited = new Promise((resolve) => {
       const end = (exit) => {
         program.exit = exit;

@@ -1,7 +1,7 @@
 // report.mjs -- a session's document as one page that needs nothing else, and the short forms of it for docs/ and README.md.
 import fs from 'node:fs';
 import path from 'node:path';
-import { AIMS, METRICS, figure, median, ratio } from './results.mjs';
+import { AIMS, METRICS, figure, isBehind, median, ratio } from './results.mjs';
 import { DARK, LIGHT, STYLE, WIDTH, bars, dots, escape, figureSvg, format } from './plot.mjs';
 
 const metricOf = (key) => METRICS.find((metric) => metric.key === key);
@@ -13,7 +13,7 @@ const isFlat = (metric) => metric.phase === 'flat';
 function sections(document) {
   const found = new Map();
   for (const scenario of document.parameters.scenarios) {
-    const section = found.get(scenario.group) ?? { name: scenario.group, title: scenario.title, rate: scenario.rate, groups: scenario.groups, cases: [] };
+    const section = found.get(scenario.group) ?? { name: scenario.group, title: scenario.title, rate: scenario.rate, groups: scenario.groups, in_flight: scenario.in_flight, cases: [] };
     section.cases.push(scenario);
     found.set(scenario.group, section);
   }
@@ -29,6 +29,9 @@ function memoryFigure(document, section, server) {
     min: known.length ? Math.min(...known.map((one) => one.min)) : null, max: known.length ? Math.max(...known.map((one) => one.max)) : null,
   };
 }
+
+// It is measured where there are many subscribers.
+const hasMemory = (document, section) => document.servers.some(({ name }) => memoryFigure(document, section, name).median !== null);
 
 // ---- one section ----
 
@@ -84,7 +87,7 @@ function barCard(document, section, key) {
   const metric = metricOf(key);
   const rows = barRows(document, section, key);
   const less = metric.less ? 'less is better' : 'more is better';
-  const pace = { cpu_paced: paceOf(section), cpu_flat: `${document.parameters.in_flight} messages in flight`, deliveries: `${document.parameters.in_flight} messages in flight`, memory: 'no messages yet' }[key];
+  const pace = { cpu_paced: paceOf(section), cpu_flat: `${section.in_flight} messages in flight`, deliveries: `${section.in_flight} messages in flight`, memory: 'no messages yet' }[key];
   const plot = bars({ rows, series: key === 'memory' ? [''] : section.cases.map((one) => bytesName(one.bytes)), unit: metric.unit });
   const description = rows.map((row) => `${row.label}: ${row.entries.map((each) => format(each.median, metric.unit)).join(', ')}`).join('; ');
   return card(`${key}-${section.name}`, metric.title.replace(/, (paced|flat out)$/, isFlat(metric) ? ', flat out' : ', paced'), `${pace}; ${less}`, plot, description, barTable(document, rows, section, key));
@@ -108,12 +111,13 @@ function ratioCell(document, metric, scenario, server) {
 const aimWords = (document) => Object.entries(AIMS).map(([server, aim]) => `${aim} of ${document.servers.find(({ name }) => name === server)?.label ?? server}`).join(', ');
 
 function ratioCard(document, section) {
-  const keys = ['cpu_paced', 'cpu_flat', 'deliveries', 'p99', 'memory'];
+  const names = { cpu_paced: 'CPU, paced', cpu_flat: 'CPU, flat out', deliveries: 'deliveries/s', p50: 'p50', p99: 'p99', memory: 'memory' };
+  const keys = Object.keys(names).filter((key) => key !== 'memory' || hasMemory(document, section));
   const others = document.servers.filter(({ name }) => name !== 'weir');
   const rows = others.flatMap(({ name, label }) => section.cases.map((one, index) => [
     index === 0 ? label : '', bytesName(one.bytes), ...keys.map((key) => ratioCell(document, metricOf(key), one.name, name)),
   ]));
-  const head = ['weir ÷ …', '', 'CPU, paced', 'CPU, flat out', 'deliveries/s', 'p99', 'memory'];
+  const head = ['weir ÷ …', '', ...keys.map((key) => names[key])];
   return `<figure class="ratios"><figcaption><h3>weir as a share of the others</h3><p>below 1 weir needs less of it; deliveries/s: above 1 weir does more</p></figcaption><div class="scroll">${
     table(`aims for CPU: ${aimWords(document)}`, head, rows)}</div></figure>`;
 }
@@ -124,7 +128,7 @@ ${barCard(document, section, 'cpu_paced')}
 ${barCard(document, section, 'cpu_flat')}
 ${latencyCard(document, section)}
 ${barCard(document, section, 'deliveries')}
-${barCard(document, section, 'memory')}
+${hasMemory(document, section) ? barCard(document, section, 'memory') : ''}
 ${ratioCard(document, section)}
 </div></section>`;
 }
@@ -161,6 +165,7 @@ const PAGE_STYLE = `
   .wide ul { margin: 0; padding-left: 16px; }
   dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 14px 0 0; font-size: 14px; }
   dd { margin: 0; }
+  .small { font-size: 13px; padding-left: 18px; }
   .aims { margin: 16px 0 0; padding-left: 18px; font-size: 14px; max-width: 100ch; }
   code { font-size: 13px; }
   ${STYLE}`;
@@ -185,27 +190,32 @@ function serverTable(document) {
 }
 
 function remarks(document) {
-  const behind = document.runs.filter((run) => run.kept_up === false && run.phase === 'paced');
-  const failed = document.runs.filter((run) => run.failed !== undefined);
-  const inexact = document.runs.filter((run) => run.lost + run.repeated + run.damaged > 0);
-  const name = (run) => `${document.servers.find((server) => server.name === run.server).label}, ${run.scenario.replace('-', ', ')} B, ${run.phase === 'flat' ? 'flat out' : 'paced'}, round ${run.round}`;
-  const list = [
-    ...failed.map((run) => `${name(run)}: failed: ${run.failed}`),
-    ...inexact.map((run) => `${name(run)}: ${run.lost} lost, ${run.repeated} repeated, ${run.damaged} damaged`),
-    ...behind.map((run) => `${name(run)}: did not keep up: ${run.undelivered} of ${run.published * 1 ? (run.delivered + run.undelivered) : 0} deliveries missing, p50 ${format(run.p50_us, 'µs')}`),
-  ];
-  return list.length === 0 ? '<p>Every message of every run arrived, in order and whole.</p>' : `<ul>${list.map((text) => `<li>${escape(text)}</li>`).join('')}</ul>`;
+  const label = (name) => document.servers.find((server) => server.name === name).label;
+  const found = new Map(); // rounds of the same kind are one line
+  for (const run of document.runs) {
+    let what = null;
+    if (run.failed !== undefined) what = `failed: ${run.failed}`;
+    else if (run.lost + run.repeated + run.damaged + run.closed > 0) what = `${run.lost} messages lost, ${run.repeated} repeated, ${run.damaged} damaged, ${run.closed} connections closed`;
+    else if (run.undelivered > 0) what = `${run.undelivered} deliveries were still missing ${document.parameters.drain} s after the last message`;
+    else if (isBehind(run)) what = `did not keep up: the last delivery came ${format(run.max_us, 'µs')} late`;
+    if (what === null) continue;
+    const key = `${label(run.server)}, ${run.scenario.replace('-', ', ')} B, ${run.phase === 'flat' ? 'flat out' : 'paced'}`;
+    found.set(key, [...(found.get(key) ?? []), `round ${run.round}: ${what}`]);
+  }
+  if (found.size === 0) return '<p>Nothing: every message of every run arrived, in order, whole and in time.</p>';
+  return `<ul class="small">${[...found].map(([key, list]) => `<li>${escape(key)}: ${escape(list.join('; '))}</li>`).join('')}</ul>`;
 }
 
 const METHOD = `
 <p>One load generator for all, <code>build/bin/crowd</code>: subscribers in processes of their own that check every message's number and
-bytes; a publisher that paces by the clock (a message that is sent late counts from when it was due) or keeps 64 messages in flight.
+bytes; a publisher that paces by the clock (a message that is sent late counts from when it was due) or keeps a number of messages in flight (flat out).
 Server CPU is user and system time of all of a server's processes, divided by the messages that arrived. Memory is what the proportional
 resident size of all of a server's processes grew by while its subscribers came; sockets' buffers in the kernel are not in it. Bars are
-medians of the rounds, thin lines their spread; * marks what did not keep up in some round.</p>
+medians of the rounds, thin lines their spread; * marks what did not keep up in some round: paced, the last delivery came more
+than a second late, or anything was missing; flat out, something was missing at the end.</p>
 <p>Load and server share the machine's cores, so flat out the faster server also waits for the subscribers who read; CPU per delivery does
 not depend on that. What is not equal: weir stores each message as an item's new value and sends it in an envelope (stream, group, item,
-number, time: some 200 bytes more), so that subscribers can resume; nchan keeps the last messages; the others keep nothing. weir, nchan,
+number, time: some 200 bytes more), so that subscribers can resume; nchan keeps the last 64; the others keep nothing. weir, nchan,
 socket.io and ws speak WebSocket, as browsers do; nats and redis a TCP protocol of their own. Publishing is each server's usual way:
 WebSocket for weir, ws and socket.io, HTTP POST for nchan, PUB and PUBLISH; its cost is part of the figures, most of it with one
 subscriber a group.</p>`;
@@ -293,7 +303,7 @@ export function readmeText(document) {
     cell('deliveries', first, name), `${cell('p50', first, name)} / ${cell('p99', first, name)}`, format(memoryFigure(document, sections(document).at(Math.min(1, sections(document).length - 1)), name).median, 'B'),
   ]);
   const { machine } = document;
-  const behind = document.runs.some((run) => run.kept_up === false) ? '\n\\* did not keep up in some round.\n' : '';
+  const behind = document.runs.some((run) => isBehind(run)) ? '\n\\* did not keep up in some round.\n' : '';
   return `${BEGIN}
 ![CPU per delivery and deliveries per second, weir and others](docs/compare.svg)
 

@@ -29,6 +29,12 @@ export function median(values) {
 
 const isNumber = (value) => typeof value === 'number' && Number.isFinite(value);
 
+// Paced, all has to arrive exactly and in time; flat out, at all and exactly.
+export function isBehind(run) {
+  if (run.failed !== undefined) return false;
+  return run.phase === 'paced' ? run.kept_up === false : run.undelivered + run.lost + run.repeated + run.damaged + run.closed > 0;
+}
+
 // { median, min, max, rounds } of one metric, and how many of its runs did not keep up or failed.
 export function figure(document, metric, scenario, server) {
   const runs = document.runs.filter((run) => run.scenario === scenario && run.server === server && run.phase === metric.phase);
@@ -38,9 +44,8 @@ export function figure(document, metric, scenario, server) {
     min: values.length ? Math.min(...values) : null,
     max: values.length ? Math.max(...values) : null,
     rounds: runs.length,
-    behind: runs.filter((run) => run.kept_up === false).length,
+    behind: runs.filter(isBehind).length,
     failed: runs.filter((run) => run.failed !== undefined).map((run) => run.failed),
-    bounded: runs.filter((run) => run.crowd_busy >= 0.97).length,
   };
 }
 

@@ -1,0 +1,169 @@
+// compare.test.mjs -- `./dev bench compare` works: every server is started, measured and stopped, and the report is made.
+//
+// Figures of so short a run mean nothing; that every server delivered exactly what was published does.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { test } from 'node:test';
+import { METRICS, PHASES, figure, problems } from '../../bench/peers/results.mjs';
+import { overview, page, publish, readmeText, summary } from '../../bench/peers/report.mjs';
+import { SERVERS } from '../../bench/peers/servers.mjs';
+import { delay, isSanitized, temporaryDirectory } from './lib/weir.mjs';
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
+const program = path.join(root, 'bench/peers/compare.mjs');
+
+// Runs compare.mjs to its end; `meanwhile` is given the process. What it starts has `temporary` in its environment.
+async function compare(args, { temporary = os.tmpdir(), meanwhile = () => {} } = {}) {
+  const child = spawn(process.execPath, [program, ...args], { env: { ...process.env, TMPDIR: temporary }, stdio: ['ignore', 'pipe', 'pipe'] });
+  let said = '';
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (chunk) => (said += chunk));
+  const ended = new Promise((resolve) => child.once('close', (code) => resolve(code)));
+  await meanwhile(child, () => said);
+  return { code: await ended, said };
+}
+
+function processesWith(variable) {
+  return fs.readdirSync('/proc').filter((pid) => /^\d+$/.test(pid)).filter((pid) => {
+    try {
+      return fs.readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(variable);
+    } catch {
+      return false; // it has ended
+    }
+  });
+}
+
+const withDirectory = async (use) => {
+  const directory = temporaryDirectory();
+  try {
+    await use(directory);
+  } finally {
+    fs.rmSync(directory, { recursive: true, force: true });
+  }
+};
+
+// A document of a session that needed no session.
+function madeUp({ rounds = 3, change = (run) => run } = {}) {
+  const scenarios = [128, 1024].map((bytes) => ({ name: `1x1000-${bytes}`, group: '1x1000', groups: 1, subscribers: 1000, rate: 100, in_flight: 64, bytes, title: '1 group, 1,000 subscribers' }));
+  const runs = [];
+  for (let round = 1; round <= rounds; round += 1) {
+    for (const { name: scenario } of scenarios) {
+      for (const [index, { name: server }] of SERVERS.entries()) {
+        for (const phase of PHASES) {
+          runs.push(change({
+            server, scenario, round, phase, published: 100, delivered: 100000, undelivered: 0, lost: 0, repeated: 0, damaged: 0, closed: 0, kept_up: true,
+            server_cpu_us_per_delivery: (index + 1) * round, deliveries_per_s: 1e6 / (index + 1), p50_us: 100 * (index + 1), p99_us: 300, p999_us: 900, max_us: 1000, idle_bytes_per_connection: 1000 * (index + 1),
+          }));
+        }
+      }
+    }
+  }
+  return {
+    bench: 'compare', format: 1, made: '2026-11-22T00:00:00.000Z', commit: 'abc', plan: 'full', complete: true, seconds: 1,
+    machine: { cores: 2, cpu: 'a <CPU> & more', memory_bytes: 2 ** 34, kernel: '6.1', system: 'Debian', load_before: [0, 0, 0], load_after: [1, 1, 1] },
+    parameters: { rounds, seconds: 1, warmup: 1, drain: 1, bytes: [128, 1024], scenarios },
+    servers: SERVERS.map(({ name, label, processes, settings }) => ({ name, label, processes, settings, version: '1.0' })), runs,
+  };
+}
+
+test('every server of the comparison delivers what is published, and the report names each', { skip: isSanitized && 'figures of sanitized binaries', timeout: 120000 }, async () => {
+  await withDirectory(async (directory) => {
+    const { code, said } = await compare(['--smoke', '--out', directory]);
+    assert.equal(code, 0, said);
+    const document = JSON.parse(fs.readFileSync(path.join(directory, 'compare.json'), 'utf8'));
+    assert.deepEqual(problems(document), []);
+    assert.equal(document.complete, true);
+    assert.equal(document.runs.length, SERVERS.length * PHASES.length);
+    for (const run of document.runs) {
+      assert.equal(run.failed, undefined, `${run.server} ${run.phase}`);
+      const { undelivered, lost, repeated, damaged, closed, refused } = run;
+      assert.deepEqual({ undelivered, lost, repeated, damaged, closed, refused }, { undelivered: 0, lost: 0, repeated: 0, damaged: 0, closed: 0, refused: 0 }, `${run.server} ${run.phase}`);
+      if (run.phase === 'paced') assert.equal(run.delivered, run.published * 10, `${run.server}: two groups of ten`);
+      assert.ok(run.server_cpu_us_per_delivery > 0.01 && run.server_cpu_us_per_delivery < 5000, `${run.server} ${run.phase}: ${run.server_cpu_us_per_delivery} µs`);
+    }
+    const html = fs.readFileSync(path.join(directory, 'compare.html'), 'utf8');
+    for (const { label, version } of document.servers) assert.ok(html.includes(label) && html.includes(version), label);
+    const again = await compare(['--report', path.join(directory, 'compare.json')]);
+    assert.equal(again.code, 0, again.said);
+    assert.equal(fs.readFileSync(path.join(directory, 'compare.html'), 'utf8'), html, 'the report of the same figures is the same');
+  });
+});
+
+test('a session that is stopped keeps what it found and leaves no process', { skip: isSanitized && 'figures of sanitized binaries', timeout: 60000 }, async () => {
+  await withDirectory(async (directory) => {
+    const meanwhile = async (child, said) => {
+      for (let waited = 0; waited < 300 && !said().includes('[2/100'); waited += 1) await delay(100);
+      child.kill('SIGINT');
+    };
+    const { code, said } = await compare(['--smoke', '--rounds', '50', '--servers', 'redis', '--out', directory], { temporary: directory, meanwhile });
+    assert.equal(code, 130, said);
+    const document = JSON.parse(fs.readFileSync(path.join(directory, 'compare.json'), 'utf8'));
+    assert.deepEqual(problems(document), []);
+    assert.equal(document.complete, false);
+    assert.ok(document.runs.length >= 4);
+    assert.deepEqual(fs.readdirSync(directory).sort(), ['compare.html', 'compare.json']);
+    assert.deepEqual(processesWith(`TMPDIR=${directory}`), []);
+  });
+});
+
+test('medians, spreads and ratios are those of the runs', () => {
+  const document = madeUp();
+  const cpu = METRICS.find(({ key }) => key === 'cpu_paced');
+  assert.deepEqual(figure(document, cpu, '1x1000-128', 'nchan'), { median: 4, min: 2, max: 6, rounds: 3, behind: 0, failed: [] });
+  assert.equal(summary(document).results.find(({ server, scenario }) => server === 'nats' && scenario === '1x1000-128').cpu_paced, 6);
+  assert.match(readmeText(document), /nginx \+ nchan: weir's CPU per delivery is 0\.50 to 0\.50 of it; aim 0\.6: reached everywhere/);
+});
+
+test('what failed or did not keep up is in the report, and does not end it', () => {
+  const document = madeUp({
+    change: (run) => {
+      if (run.server === 'ws') return { server: run.server, scenario: run.scenario, round: run.round, phase: run.phase, failed: 'it <died>' };
+      return run.server === 'redis' && run.phase === 'paced' ? { ...run, kept_up: false } : run;
+    },
+  });
+  assert.deepEqual(problems(document), []);
+  const html = page(document);
+  assert.match(html, /ws, 1x1000, 128 B, paced: round 1: failed: it &lt;died&gt;/);
+  assert.match(html, /redis pub\/sub, 1x1000, 128 B, paced: round 1: did not keep up/);
+  assert.doesNotMatch(html, /NaN|undefined|Infinity/);
+});
+
+test('the report needs nothing from elsewhere, and its plots have titles and tables', () => {
+  const html = page(madeUp());
+  assert.doesNotMatch(html, /(src|href)=|url\(|@import|<script/);
+  const plots = html.split('<svg').length - 1;
+  assert.ok(plots >= 4);
+  assert.equal(html.split('<title id=').length - 1, plots);
+  assert.equal(html.split('<details>').length - 1, plots);
+  assert.ok(html.includes('a &lt;CPU&gt; &amp; more'));
+});
+
+test('the short form goes to docs and the marked part of the README alone', async () => {
+  await withDirectory(async (directory) => {
+    const document = madeUp();
+    const [, begin] = /^(<!-- .*)\n/.exec(readmeText(document));
+    fs.mkdirSync(path.join(directory, 'docs'));
+    fs.writeFileSync(path.join(directory, 'README.md'), `before\n${begin}\nold\n<!-- compare: end -->\nafter\n`);
+    publish(document, directory);
+    const readme = fs.readFileSync(path.join(directory, 'README.md'), 'utf8');
+    assert.ok(readme.startsWith('before\n') && readme.endsWith('\nafter\n') && !readme.includes('old'));
+    assert.ok(fs.statSync(path.join(directory, 'docs/compare.svg')).size < 40 * 1024);
+    assert.equal(overview(document), fs.readFileSync(path.join(directory, 'docs/compare.svg'), 'utf8'));
+    assert.ok(fs.readFileSync(path.join(root, 'README.md'), 'utf8').includes(begin), 'README.md has the place for it');
+  });
+});
+
+test('a file that is no result is refused with the reason', async () => {
+  await withDirectory(async (directory) => {
+    for (const [text, reason] of [['{', 'cannot be read'], ['{"bench":"fanout"}', 'not a result'], [JSON.stringify({ ...madeUp(), format: 99 }), 'format is 99']]) {
+      const file = path.join(directory, 'some.json');
+      fs.writeFileSync(file, text);
+      const { code, said } = await compare(['--report', file]);
+      assert.equal(code, 2);
+      assert.ok(said.includes(reason), said);
+    }
+  });
+});
