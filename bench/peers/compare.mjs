@@ -111,6 +111,7 @@ async function measure(server, place, plan, { scenario, bytes, phase }) {
     '--seconds', plan.seconds, '--warmup', plan.warmup, '--drain', plan.drain, '--server-pids', place.program.pids().join(','),
   ].map(String));
   const limit = setTimeout(() => crowd.stop(1000), (plan.seconds + plan.warmup + plan.drain + 45) * 1000);
+  place.program.exited.then(() => crowd.stop(1000)); // it would wait for a server that has died
   const { code } = await crowd.exited;
   clearTimeout(limit);
   const line = crowd.said.split('\n').find((text) => text.startsWith('{'));

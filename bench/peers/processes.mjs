@@ -64,10 +64,12 @@ export async function freePort() {
 }
 
 const running = new Set();
+let isOver = false;
 
 // A started program: what it said (the end of it), how it ended, and the pids it consists of.
 export class Program {
   static start(command, args, { env = {} } = {}) {
+    if (isOver) throw new Error('the session is over');
     const program = new Program();
     program.command = command;
     program.said = '';
@@ -121,7 +123,22 @@ export class Program {
   }
 }
 
-export const stopAll = () => Promise.all([...running].map((program) => program.stop()));
+// Ends all, and nothing starts any more.
+export function stopAll() {
+  isOver = true;
+  return Promise.all([...running].map((program) => program.stop()));
+}
+
+// However this process ends but by SIGKILL.
+process.on('exit', () => {
+  for (const pid of [...running].flatMap((program) => program.pids())) {
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // It has ended in the meantime.
+    }
+  }
+});
 
 // True once something listens on the port.
 export const answers = (port) => new Promise((resolve) => {
