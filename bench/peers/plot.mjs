@@ -71,7 +71,7 @@ const rect = (x, y, width, height, classes) => `<rect class="${classes}" x="${fi
 const line = (x1, y1, x2, y2, classes) => `<line class="${classes}" x1="${fixed(x1)}" y1="${fixed(y1)}" x2="${fixed(x2)}" y2="${fixed(y2)}"/>`;
 const write = (x, y, classes, content) => `<text class="${classes}" x="${fixed(x)}" y="${fixed(y)}">${escape(content)}</text>`;
 
-function spread(x, low, high, y) {
+function spread(low, high, y) {
   if (high - low < 3) return '';
   return line(low, y, high, y, 'spread') + line(low, y - 2.5, low, y + 2.5, 'spread') + line(high, y - 2.5, high, y + 2.5, 'spread');
 }
@@ -87,8 +87,8 @@ function note(entry, unit) {
 export function bars({ rows, series, unit }) {
   const right = WIDTH - VALUE;
   const top = series.length > 1 ? 24 : 8;
-  const top_value = Math.max(0, ...rows.flatMap(({ entries }) => entries.map(({ median, max }) => max ?? median ?? 0)));
-  const ticks = unit === 'B' ? binarySteps(top_value) : steps(top_value);
+  const largest = Math.max(0, ...rows.flatMap(({ entries }) => entries.map(({ median, max }) => max ?? median ?? 0)));
+  const ticks = unit === 'B' ? binarySteps(largest) : steps(largest);
   const scale = (value) => LABEL + (value / ticks[ticks.length - 1]) * (right - LABEL);
   const row_height = series.length * BAR + (series.length - 1) * GAP;
   const bottom = top + rows.length * (row_height + ROW_GAP);
@@ -101,7 +101,7 @@ export function bars({ rows, series, unit }) {
       const bar = y + which * (BAR + GAP);
       const end = entry.median === null ? LABEL : scale(entry.median);
       out.push(rect(LABEL, bar, end - LABEL, BAR, `bar${row.ours ? ' ours' : ''}${which > 0 ? ' light' : ''}`));
-      if (entry.median !== null) out.push(spread(0, scale(entry.min), scale(entry.max), bar + BAR / 2));
+      if (entry.median !== null) out.push(spread(scale(entry.min), scale(entry.max), bar + BAR / 2));
       const after = entry.median === null ? LABEL : Math.max(end, scale(entry.max));
       out.push(write(after + 6, bar + BAR - 1.5, entry.median === null || entry.behind > 0 ? 'warn' : row.ours ? 'strong' : '', note(entry, unit)));
     });
@@ -128,7 +128,7 @@ export function dots({ rows, names, unit }) {
   const right = WIDTH - 64;
   const top = 24;
   const values = rows.flatMap(({ lines }) => lines.flatMap((item) => item.values)).filter((value) => value > 0);
-  const low = 10 ** Math.floor(Math.log10(Math.min(...values, 1000)));
+  const low = 10 ** Math.floor(Math.log10(values.length ? Math.min(...values) : 1000));
   const high = 10 ** Math.ceil(Math.log10(Math.max(...values, low * 10)));
   const scale = (value) => LABEL + (Math.log10(value / low) / Math.log10(high / low)) * (right - LABEL);
   const line_height = 15;

@@ -6,7 +6,13 @@ import { DARK, LIGHT, STYLE, WIDTH, bars, dots, escape, figureSvg, format } from
 
 const metricOf = (key) => METRICS.find((metric) => metric.key === key);
 const bytesName = (bytes) => (bytes >= 1024 ? `${bytes / 1024} KiB` : `${bytes} B`);
-const times = (value) => (value === null ? '–' : value >= 10 ? String(Math.round(value)) : value.toFixed(value >= 0.995 ? 1 : 2));
+function times(value) {
+  if (value === null) return '–';
+  if (value >= 10) return String(Math.round(value));
+  if (value >= 0.995) return value.toFixed(1);
+  return value >= 0.0995 ? value.toFixed(2) : String(Number(value.toPrecision(1)));
+}
+
 const isFlat = (metric) => metric.phase === 'flat';
 
 // [{ name, title, cases }] with the scenarios of equal groups together, one case a message size.
@@ -110,16 +116,22 @@ function ratioCell(document, metric, scenario, server) {
 
 const aimWords = (document) => Object.entries(AIMS).map(([server, aim]) => `${aim} of ${document.servers.find(({ name }) => name === server)?.label ?? server}`).join(', ');
 
-function ratioCard(document, section) {
-  const names = { cpu_paced: 'CPU, paced', cpu_flat: 'CPU, flat out', deliveries: 'deliveries/s', p50: 'p50', p99: 'p99', memory: 'memory' };
-  const keys = Object.keys(names).filter((key) => key !== 'memory' || hasMemory(document, section));
+const RATIO_NAMES = { cpu_paced: 'CPU, paced', cpu_flat: 'CPU, flat out', deliveries: 'deliveries/s', p99: 'p99', memory: 'memory' };
+
+function ratioTable(document, section, cases) {
+  const keys = Object.keys(RATIO_NAMES).filter((key) => key !== 'memory' || hasMemory(document, section));
   const others = document.servers.filter(({ name }) => name !== 'weir');
-  const rows = others.flatMap(({ name, label }) => section.cases.map((one, index) => [
+  const rows = others.flatMap(({ name, label }) => cases.map((one, index) => [
     index === 0 ? label : '', bytesName(one.bytes), ...keys.map((key) => ratioCell(document, metricOf(key), one.name, name)),
   ]));
-  const head = ['weir ÷ …', '', ...keys.map((key) => names[key])];
-  return `<figure class="ratios"><figcaption><h3>weir as a share of the others</h3><p>below 1 weir needs less of it; deliveries/s: above 1 weir does more</p></figcaption><div class="scroll">${
-    table(`aims for CPU: ${aimWords(document)}`, head, rows)}</div></figure>`;
+  return `<div class="scroll">${table(`aims for CPU: ${aimWords(document)}`, ['weir ÷ …', '', ...keys.map((key) => RATIO_NAMES[key])], rows)}</div>`;
+}
+
+// Beside the plot of memory where there is one; else over the whole width, a table for each size.
+function ratioCard(document, section) {
+  const isWide = !hasMemory(document, section);
+  const tables = isWide ? section.cases.map((one) => ratioTable(document, section, [one])) : [ratioTable(document, section, section.cases)];
+  return `<figure class="ratios${isWide ? ' wide-card' : ''}"><figcaption><h3>weir as a share of the others</h3><p>below 1 weir needs less of it; deliveries/s: above 1 weir does more</p></figcaption><div class="tables">${tables.join('')}</div></figure>`;
 }
 
 function sectionText(document, section) {
@@ -155,10 +167,12 @@ const PAGE_STYLE = `
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; margin: 4px 0 10px; }
   caption { text-align: left; font-size: 12px; padding: 2px 0; }
-  th, td { text-align: right; padding: 4px 8px; border-bottom: 1px solid var(--grid); vertical-align: top; }
+  th, td { text-align: right; padding: 4px 7px; border-bottom: 1px solid var(--grid); vertical-align: top; }
   th:first-child { text-align: left; padding-left: 0; font-weight: 500; white-space: nowrap; }
   thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
-  .ratios th[scope=row]:empty + td { border-top: 0; }
+  .ratios td { white-space: nowrap; }
+  .wide-card { grid-column: 1 / -1; }
+  .wide-card .tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 0 40px; }
   td small { white-space: nowrap; display: block; }
   .good { color: var(--good); } .bad { color: var(--warn); } em { color: var(--warn); font-style: normal; font-weight: 600; }
   .wide td { text-align: left; } .wide thead th { text-align: left; }
@@ -170,6 +184,12 @@ const PAGE_STYLE = `
   code { font-size: 13px; }
   ${STYLE}`;
 
+// What was measured beside other work is told with it.
+export function busyWords({ machine }) {
+  const [load] = machine.load_before;
+  return load > 0.3 * machine.cores ? `The machine was busy with other work (load ${load.toFixed(1)} on ${machine.cores} cores before): ratios of the same round say something, the figures themselves little.` : '';
+}
+
 function facts(document) {
   const { machine, parameters } = document;
   const gib = `${Math.round(machine.memory_bytes / 2 ** 30)} GiB`;
@@ -177,7 +197,7 @@ function facts(document) {
   return [
     ['Made', `${document.made.slice(0, 16).replace('T', ' ')} UTC, weir ${document.commit || 'of an unknown commit'}${document.complete ? '' : '; the session was stopped before its end'}`],
     ['Machine', `${machine.cores} × ${machine.cpu}, ${gib}, ${machine.system}, Linux ${machine.kernel}`],
-    ['Load', `${load(machine.load_before)} before${machine.load_after ? `, ${load(machine.load_after)} after (the session's own among it)` : ''}`],
+    ['Load', `${load(machine.load_before)} before${machine.load_after ? `, ${load(machine.load_after)} after (the session's own among it)` : ''}. ${busyWords(document)}`],
     ['Rounds', `${parameters.rounds} of all servers in turn; ${parameters.seconds} s measured after ${parameters.warmup} s, each paced and flat out`],
     ['Command', '<code>./dev bench compare</code>'],
   ];
@@ -308,7 +328,7 @@ export function readmeText(document) {
 ![CPU per delivery and deliveries per second, weir and others](docs/compare.svg)
 
 ${bytesName(document.parameters.bytes[0])} messages, groups × subscribers of each; CPU and latency paced, deliveries/s flat out with ${small[0].group.replace('x', ' × ')}. Medians of ${document.parameters.rounds} round${document.parameters.rounds === 1 ? '' : 's'}, ${machine.cores} cores
-(${machine.cpu}), ${document.made.slice(0, 10)}, commit ${document.commit.replace('+', ' and changes')}; all figures are in [docs/compare.json](docs/compare.json).
+(${machine.cpu}), ${document.made.slice(0, 10)}, commit ${document.commit.replace('+', ' and changes')}; all figures are in [docs/compare.json](docs/compare.json). ${busyWords(document)}
 
 | ${head.join(' | ')} |
 |${head.map(() => '---|').join('')}
