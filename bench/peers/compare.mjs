@@ -208,7 +208,7 @@ async function session(options) {
   const started = Date.now();
   let isStopped = false;
   const stop = () => {
-    if (isStopped) process.exit(130);
+    if (isStopped) return; // it takes seconds at most
     isStopped = true;
     say('compare: stopping what was started; results so far are kept');
     stopAll();
