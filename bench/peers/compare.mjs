@@ -17,9 +17,9 @@ import { SERVERS, binDirectory } from './servers.mjs';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 
-export const USAGE = `./dev bench compare [OPTION...]
+export const USAGE = `./dev bench compare [OPTION...]   some ten minutes where nothing else runs
   --rounds N          of all servers in turn (default 3; quick 1)
-  --quick             one round, shorter runs
+  --quick             one round, shorter runs: some three minutes
   --smoke             every server once with 20 subscribers: does the comparison work?
   --servers A,B       of ${SERVERS.map(({ name }) => name).join(', ')}; weir is always among them
   --scenarios A,B     of 1x1000, 1x10000, 1000x1 (groups x subscribers of each)
