@@ -238,7 +238,7 @@ not depend on that. What is not equal: weir stores each message as an item's new
 number, time: some 200 bytes more), so that subscribers can resume; nchan keeps the last 64; the others keep nothing. weir, nchan,
 socket.io and ws speak WebSocket, as browsers do; nats and redis a TCP protocol of their own. Publishing is each server's usual way:
 WebSocket for weir, ws and socket.io, HTTP POST for nchan, PUB and PUBLISH; its cost is part of the figures, most of it with one
-subscriber a group.</p>`;
+subscriber a group. TCP_NODELAY is set by all of them.</p>`;
 
 export function page(document) {
   return `<!doctype html>
