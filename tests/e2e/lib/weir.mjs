@@ -202,6 +202,27 @@ export class Weir {
     });
   }
 
+  // A Map from gateway pid to those of `clients` it holds, for many at once: one look at the machine's processes and sockets.
+  byGateway(clients) {
+    const ports = new Map(clients.map((client) => [client.localPort, client]));
+    const clientOf = new Map();
+    for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
+      for (const line of readText(table).split('\n').slice(1)) {
+        const fields = line.trim().split(/\s+/);
+        const client = fields.length > 9 && ports.get(parseInt(fields[2].split(':')[1], 16));
+        if (client) clientOf.set(`socket:[${fields[9]}]`, client);
+      }
+    }
+    const held = (pid) => fs.readdirSync(`/proc/${pid}/fd`).map((fd) => {
+      try {
+        return clientOf.get(fs.readlinkSync(`/proc/${pid}/fd/${fd}`));
+      } catch {
+        return undefined;
+      }
+    });
+    return new Map(this.gateways().map((pid) => [pid, held(pid).filter((client) => client !== undefined)]));
+  }
+
   // Opens clients until every gateway has `each` of them; the rest are closed. `open` returns an object with `localPort` and
   // `close()`. Returns a Map from gateway pid to its clients.
   async openOnEach(open, each = 1) {

@@ -1,0 +1,150 @@
+// lib/follower.mjs -- a subscriber that keeps no envelopes but what they add up to: the items, in no order, and the position it
+// could come back with. Each envelope has to follow from those before it: the next event, or a jump that says what it is.
+import { Client } from './clients.mjs';
+
+export class Follower extends Client {
+  items = new Map();
+  epoch = null;
+  seq = null; // of the newest envelope
+  since = null; // what seq stands for until all that belongs to it is here
+  events = 0;
+  conflated = 0;
+  leftOut = 0; // events nobody sent because a newer one of their item followed
+  syncs = []; // {reason, seq, epoch}
+  resumed = [];
+  problem = null;
+  shown = null; // a Map that all share who are to see the same at the same position
+
+  // `position`: {epoch, since} of an earlier connection, whose items are given as well.
+  join(streamName, groupId, { mode, position, items } = {}) {
+    this.name = `${streamName}/${groupId}`;
+    if (position !== undefined) {
+      this.asked = position;
+      this.items = new Map(items);
+    }
+    this.send({
+      type: 'join',
+      data: { subscriptionId: 's1', streamName, groupId, ...(mode === undefined ? {} : { mode }), ...(position === undefined ? {} : position) },
+    });
+  }
+
+  async joined(streamName, groupId, options) {
+    this.join(streamName, groupId, options);
+    await this.waitFor(() => this.epoch !== null, `the start of ${streamName}/${groupId}`);
+    return this;
+  }
+
+  get position() {
+    return { epoch: this.epoch, since: this.since ?? this.seq };
+  }
+
+  // What it has at that position, to be given to the next connection.
+  get itemsThere() {
+    return this.since === null ? this.items : this.before;
+  }
+
+  #compare(what, { epoch, seq }, content) {
+    const key = `${this.name} ${what} ${epoch} ${seq}`;
+    const before = this.shown?.get(key);
+    if (before === undefined) this.shown?.set(key, content);
+    else if (before !== content) this.wrong(`at this position was ${before.slice(0, 200)}`, { what, epoch, seq, content });
+  }
+
+  wrong(what, envelope) {
+    this.problem ??= `${what}: ${JSON.stringify(envelope).slice(0, 300)} after ${JSON.stringify({ epoch: this.epoch, seq: this.seq, since: this.since })}`;
+  }
+
+  take(data) {
+    this.apply(JSON.parse(data));
+    this.wake();
+  }
+
+  apply(envelope) {
+    const { event, seq, epoch } = envelope;
+    if (event.type === 'sync') this.#sync(envelope);
+    else if (event.type === 'resumed') this.#resume(envelope);
+    else if (this.epoch === null) this.wrong('an event comes first', envelope);
+    else if (envelope.conflated !== undefined) this.#jump(envelope);
+    else {
+      if (this.since !== null) this.wrong('the rest of what is missing comes first', envelope);
+      if (epoch !== this.epoch || seq !== this.seq + 1) this.wrong('not the next event', envelope);
+      this.events += 1;
+      this.#change(envelope);
+    }
+    this.seq = seq;
+    this.epoch = epoch;
+    this.last = envelope;
+  }
+
+  #sync({ event, reason, seq, epoch }) {
+    const isFirst = this.epoch === null;
+    if (isFirst ? this.asked === undefined && reason !== undefined : typeof reason !== 'string') this.wrong('a fresh sync says why, a first one does not', { reason, seq, epoch });
+    this.syncs.push({ reason, seq, epoch });
+    this.items = new Map(event.data.map((value) => [value.id, value]));
+    this.#compare('items', { epoch, seq }, JSON.stringify(this.values()));
+    this.since = null;
+  }
+
+  #resume(envelope) {
+    const { seq, epoch } = envelope;
+    if (this.epoch !== null || this.asked === undefined || this.asked.epoch !== epoch || this.asked.since !== seq) this.wrong('not where it asked to go on', envelope);
+    this.resumed.push({ seq, epoch });
+  }
+
+  // The newest event of an item since a position: it may come only from where this one stands.
+  #jump(envelope) {
+    const { conflated, seq, epoch } = envelope;
+    if (epoch !== this.epoch || seq <= this.seq || conflated.since !== (this.since ?? this.seq)) this.wrong('not from where it stands', envelope);
+    this.conflated += 1;
+    if (this.since === null) {
+      this.since = this.seq;
+      this.before = new Map(this.items);
+    }
+    this.passed = (this.passed ?? 0) + 1;
+    if (!conflated.more) {
+      this.leftOut += seq - this.since - this.passed;
+      this.since = null;
+      this.passed = 0;
+    }
+    this.#change(envelope);
+  }
+
+  #change(envelope) {
+    const { event, id } = envelope;
+    this.#compare('event', envelope, JSON.stringify([id, event.type === 'delete' ? null : event.data]));
+    if (event.type === 'create') {
+      if (this.items.has(id)) this.wrong('created, and known already', envelope);
+      this.items.set(id, event.data);
+    } else if (event.type === 'update') {
+      if (!this.items.has(id)) this.wrong('updated, and not known', envelope);
+      this.items.set(id, event.data);
+    } else if (event.type === 'delete') {
+      if (!this.items.delete(id) && envelope.conflated === undefined) this.wrong('deleted, and not known', envelope);
+    }
+  }
+
+  // By id: a group whose events were left out has the same items, in an order of its own.
+  values() {
+    return [...this.items.values()].sort(byId);
+  }
+}
+
+export const byId = (a, b) => (a.id < b.id ? -1 : 1);
+
+// Counters of all gateways together, by their names: `syncs_lagged`.
+export async function counters(weir) {
+  const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+  const all = {};
+  for (const [, name, value] of text.matchAll(/^weir_gateway_(\w+?)(?:_total)?\{[^}]*\} (\d+)$/gm)) all[name] = (all[name] ?? 0) + Number(value);
+  return all;
+}
+
+// Writes of a load that does not stop and is not too fast for anybody who reads: `write(n)` for each n, in order, with few under way;
+// every `each` of them it waits for `keepsUp(n)`.
+export async function writeAll(count, write, { each = 50, keepsUp } = {}) {
+  for (let n = 0; n < count; n += each) {
+    const answers = await Promise.all(Array.from({ length: Math.min(each, count - n) }, (_, index) => write(n + index)));
+    for (const { error } of answers) if (error !== undefined) throw new Error(JSON.stringify(error));
+    await keepsUp?.(Math.min(n + each, count));
+  }
+}
