@@ -133,7 +133,7 @@ static enum weir_status walk_note(struct conflation *conflation, const struct ri
                                   const struct ring_record *record)
 {
     uint16_t number = (uint16_t)(conflation->until - record->seq);
-    uint64_t slot = (record->item_hash + (record->kind == ENVELOPE_EVENT)) & (SLOTS - 1);
+    uint64_t slot = record->item_hash & (SLOTS - 1);
     struct note *newer = NULL;
     /* Ends: half of the slots are free. */
     for (; conflation->slots[slot] != 0; slot = (slot + 1) & (SLOTS - 1)) {

@@ -35,6 +35,7 @@ static struct world {
     unsigned count[GROUPS];
     unsigned values[GROUPS][ITEMS]; /* 0: not there */
     unsigned last_value;
+    bool hashes_collide; /* of all items */
     struct counters counters;
     struct subscriptions subscriptions;
     struct feed feed;
@@ -59,26 +60,34 @@ static struct store_key key_of(unsigned group, int item)
 
 static void write_event(unsigned group, int item, enum envelope_event kind, unsigned pad)
 {
-    static char value[8192];
+    static char value[65536];
     struct store_key key = key_of(group, item);
     struct store_change change;
+    struct span data;
     unsigned *kept = item < 0 ? NULL : &world.values[group][item];
     enum weir_status status;
     world.host.now_ms++;
     if (kind == ENVELOPE_EVENT) {
-        status = host_send(&world.host, &key, &change);
+        status = store_touch(world.host.store, &key, world.host.now_ms, &change);
+        data = SPAN_LITERAL("1");
     } else if (kind == ENVELOPE_DELETE) {
-        status = host_delete(&world.host, &key, &change);
+        status = store_delete(world.host.store, &key, world.host.now_ms, &change);
         if (status == WEIR_EMPTY)
             return;
         *kept = 0;
+        data = change.old_value;
     } else {
         int bytes = snprintf(value, sizeof value, "{\"i\":%d,\"v\":%u,\"p\":\"%0*u\"}", item,
                              ++world.last_value, (int)pad, 0u);
-        status = host_set(&world.host, &key, span_of(value, (size_t)bytes), &change);
+        data = span_of(value, (size_t)bytes);
+        status = store_set(world.host.store, &key, data, world.host.now_ms, &change);
+        kind = change.existed ? ENVELOPE_UPDATE : ENVELOPE_CREATE;
         *kept = world.last_value;
     }
     cr_assert_eq(status, WEIR_OK);
+    if (world.hashes_collide)
+        change.item_hash = 0;
+    cr_assert_eq(host_publish(&world.host, &change, kind, key.item, data), WEIR_OK);
     cr_assert_lt(world.count[group], LOG_MAX);
     world.log[group][world.count[group]++] =
         (struct event){change.group.epoch, change.group.seq, item, kind, world.last_value};
@@ -136,6 +145,7 @@ static struct client {
     enum slow_policy policy;
     unsigned busy_percent;
     bool is_stalled, owes_writable, is_closed;
+    bool stalls_after_one; /* send */
     /* What it has. */
     bool is_synced[ITEMS + 1], has_sync; /* by subscription; the last: the whole group */
     unsigned values[ITEMS];
@@ -145,7 +155,7 @@ static struct client {
     uint64_t applied_seq; /* of the newest envelope, ahead of the position in a conflation */
     /* It has come back in the middle of one: part of what follows is known already. */
     bool is_unsure;
-    unsigned received, conflated, syncs, resumes;
+    unsigned received, conflated, syncs, resumes, halves;
 } clients[CLIENTS];
 
 static struct {
@@ -409,6 +419,8 @@ static void fake_flush(void *context, outlet_done *done, void *done_context)
             else
                 client_take_frames(client, bytes);
         }
+        client->halves += client->applied_seq != client->seq;
+        client->is_stalled = client->stalls_after_one;
         done(done_context, sends[i].entry, WEIR_OK);
     }
     send_count = 0;
@@ -687,7 +699,7 @@ static void step(unsigned pad_max)
     }
 }
 
-static void run_model(uint64_t ring_bytes, unsigned pad_max, uint32_t limit)
+static void run_model(uint64_t ring_bytes, unsigned pad_max, uint32_t limit, unsigned rounds)
 {
     random_state = fixture_seed("catch_up");
     open_world(ring_bytes);
@@ -697,7 +709,7 @@ static void run_model(uint64_t ring_bytes, unsigned pad_max, uint32_t limit)
         clients[i].busy_percent = i % 3 == 0 ? 30 : 0;
         client_join(&clients[i], i % GROUPS, i % 2 == 0, (enum slow_policy)(i % 3));
     }
-    for (unsigned round = 0; round < 30; round++) {
+    for (unsigned round = 0; round < rounds; round++) {
         for (unsigned i = 0; i < 400; i++)
             step(pad_max);
         settle();
@@ -715,7 +727,7 @@ static unsigned total_of(size_t offset)
 
 Test(catch_up, clients_end_with_the_exact_state, .timeout = 60)
 {
-    run_model(4 * 1024 * 1024, 60, 20);
+    run_model(4 * 1024 * 1024, 60, 20, 30);
     cr_assert_gt(total_of(offsetof(struct client, conflated)), 0);
     cr_assert_gt(total_of(offsetof(struct client, resumes)), 0);
     cr_assert_gt(counted(COUNTER_CONFLATIONS), 0);
@@ -727,14 +739,24 @@ Test(catch_up, clients_end_with_the_exact_state, .timeout = 60)
 /* Values so large that a conflation takes several sends, in a ring that is lapped meanwhile. */
 Test(catch_up, clients_end_with_the_exact_state_in_a_small_ring, .timeout = 60)
 {
-    run_model(256 * 1024, 8000, 5);
+    run_model(256 * 1024, 8000, 5, 30);
     cr_assert_gt(counted(COUNTER_SYNCS_LAGGED), 0);
     close_world();
 }
 
 Test(catch_up, a_conflation_of_several_sends_is_one_place, .timeout = 60)
 {
-    run_model(4 * 1024 * 1024, 8000, 5);
+    run_model(32 * 1024 * 1024, 25000, 5, 6);
+    cr_assert_gt(counted(COUNTER_CONFLATIONS), 0);
+    cr_assert_gt(total_of(offsetof(struct client, halves)), 0);
+    close_world();
+}
+
+/* Items are told apart by their ids, should all their hashes be the same. */
+Test(catch_up, hashes_that_collide_mix_nothing_up, .timeout = 60)
+{
+    world.hashes_collide = true;
+    run_model(4 * 1024 * 1024, 60, 20, 30);
     cr_assert_gt(counted(COUNTER_CONFLATIONS), 0);
     close_world();
 }
@@ -877,6 +899,36 @@ Test(catch_up, kinds_are_put_right_for_who_has_missed_what, .timeout = 20)
     client_make_writable(client);
     turn();
     cr_assert_eq(client->conflated, 8);
+    check_all();
+    close_world();
+}
+
+/* Goal: what is written while the sends of a conflation go out belongs to the next one, and the position
+ * stays in front of it until it is complete. Method: a socket that takes one send and stalls. */
+Test(catch_up, a_conflation_ends_where_it_began_to, .timeout = 20)
+{
+    open_clients(4 * 1024 * 1024, 1, SLOW_LATEST);
+    struct client *client = &clients[0];
+    set_lag_events(0);
+    client->is_stalled = client->stalls_after_one = true;
+    uint64_t seq = client->seq;
+    for (int item = 1; item < ITEMS; item++)
+        write_event(0, item, ENVELOPE_UPDATE, 40000);
+    turn();
+    client_make_writable(client);
+    turn();
+    cr_assert_eq(client->seq, seq);
+    cr_assert_gt(client->applied_seq, seq);
+    write_event(0, 1, ENVELOPE_UPDATE, 10);
+    write_event(0, 2, ENVELOPE_DELETE, 10);
+    turn();
+    client_make_writable(client);
+    turn();
+    cr_assert_eq(client->seq, seq);
+    client->stalls_after_one = false;
+    client_make_writable(client);
+    turn();
+    cr_assert_eq(counted(COUNTER_CONFLATIONS), 2);
     check_all();
     close_world();
 }
