@@ -180,6 +180,12 @@ size_t ws_backlog_bytes(const struct ws_connection *connection)
     (void)connection;
     return 0;
 }
+bool ws_has_unread(const struct ws_connection *connection)
+{
+    (void)connection;
+    return false;
+}
+
 void ws_close(struct ws_connection *connection, enum ws_status_code code, const char *reason)
 {
     (void)reason;

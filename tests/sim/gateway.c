@@ -392,7 +392,6 @@ void sim_gateway_start(struct sim_gateway *gateway, struct scheduler *scheduler,
     if (status == WEIR_OK)
         status = feed_init(&gateway->feed, &gateway->counters);
     weir_assert(status == WEIR_OK);
-    gateway->subscriptions.lag_events = gateway->lag_events;
     gateway->fanout = fanout_open(&gateway->subscriptions, &outlet, &gateway->counters);
     gateway->catch_up = catch_up_open(&gateway->subscriptions, &outlet, &gateway->counters);
     gateway->joins =
