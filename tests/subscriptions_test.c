@@ -1036,8 +1036,9 @@ Test(subscriptions, a_group_that_went_back_is_synced, .timeout = 30)
     }
 }
 
-/* Nobody has written to the group yet: its first event must not be taken for an old one. */
-Test(subscriptions, an_empty_group_of_an_earlier_life_is_synced, .timeout = 30)
+/* Nobody has written to the group yet, as far as the next broker knows: its first event must not be
+ * taken for an old one, and a life that came and went must not be passed over. */
+Test(subscriptions, an_empty_group_of_another_life_is_synced, .timeout = 30)
 {
     static const uint64_t generations[] = {FIRST_GENERATION, FIRST_GENERATION - 5,
                                            FIRST_GENERATION + 5};
@@ -1051,7 +1052,7 @@ Test(subscriptions, an_empty_group_of_an_earlier_life_is_synced, .timeout = 30)
         world_recover(1024 * 1024, generations[i], 0);
         world_resume(0);
         world_settle();
-        cr_assert_eq(counted(COUNTER_SYNCS_RESTARTED), i == 1);
+        cr_assert_eq(counted(COUNTER_SYNCS_RESTARTED), i != 0);
         while (world.event_count[0] < 5)
             world_write(0, 100);
         world_settle();
