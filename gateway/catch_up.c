@@ -364,10 +364,13 @@ static enum outcome catch_up_newest(struct catch_up *catch_up, struct subscriber
         .sent = link->sent_seq,
         .until = has_begun ? link->sent_seq + link->conflated_left : trail->newest.seq,
     };
+    uint64_t before = catch_up->budget->records;
     enum weir_status status =
         conflation_walk(catch_up->conflation, ring, &range, !has_begun, catch_up->budget);
     if (status == WEIR_PENDING)
         return OUTCOME_WALK;
+    if (catch_up->budget->records > before) /* others want it too, before it is another group's */
+        subscriptions_gather_behind(catch_up->subscriptions, link->topic);
     if (status == WEIR_OK && !conflation_has_piece(catch_up->conflation, &range, link)) {
         if (!catch_up_make_room(catch_up))
             return OUTCOME_GONE;

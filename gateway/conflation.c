@@ -5,7 +5,11 @@
 #include "gateway/event_stream.h"
 #include "shm/envelope.h"
 
-enum { SLOTS = 2 * CONFLATION_EVENTS_MAX, NO_NOTE = UINT16_MAX };
+enum {
+    SLOTS = 2 * CONFLATION_EVENTS_MAX,
+    NO_NOTE = UINT16_MAX,
+    NOTES_A_RECORD = 32, /* notes that are looked at in the time of a record of the ring */
+};
 static_assert((SLOTS & (SLOTS - 1)) == 0, "a mask finds the slot");
 static_assert(CONFLATION_EVENTS_MAX < (int)NO_NOTE, "every note has a number");
 
@@ -130,7 +134,7 @@ static enum weir_status note_is_of(struct conflation *conflation, const struct r
 
 /* Put the event into its item's chain, which it is the oldest of so far. */
 static enum weir_status walk_note(struct conflation *conflation, const struct ring_reader *ring,
-                                  const struct ring_record *record)
+                                  const struct ring_record *record, struct walk_budget *budget)
 {
     uint16_t number = (uint16_t)(conflation->until - record->seq);
     uint64_t slot = record->item_hash & (SLOTS - 1);
@@ -140,6 +144,7 @@ static enum weir_status walk_note(struct conflation *conflation, const struct ri
         struct note *other = &conflation->notes[conflation->slots[slot] - 1];
         bool is_same;
         enum weir_status status = note_is_of(conflation, ring, other, record, &is_same);
+        budget->records++;
         if (status != WEIR_OK)
             return status;
         if (is_same) {
@@ -160,7 +165,8 @@ static enum weir_status walk_note(struct conflation *conflation, const struct ri
     return WEIR_OK;
 }
 
-static enum weir_status walk_step(struct conflation *conflation, const struct ring_reader *ring)
+static enum weir_status walk_step(struct conflation *conflation, const struct ring_reader *ring,
+                                  struct walk_budget *budget)
 {
     struct ring_record record;
     buffer_clear(&conflation->id);
@@ -170,7 +176,7 @@ static enum weir_status walk_step(struct conflation *conflation, const struct ri
         record.epoch != conflation->epoch || record.seq != conflation->below_seq)
         return status == WEIR_NO_MEMORY ? status : WEIR_EMPTY;
     if (record.seq <= conflation->until)
-        status = walk_note(conflation, ring, &record);
+        status = walk_note(conflation, ring, &record, budget);
     if (status != WEIR_OK)
         return status == WEIR_NO_MEMORY ? status : WEIR_EMPTY;
     conflation->below_seq--;
@@ -190,7 +196,7 @@ enum weir_status conflation_walk(struct conflation *conflation, const struct rin
         if (budget->records >= budget->records_max)
             return WEIR_PENDING;
         budget->records++;
-        status = walk_step(conflation, ring);
+        status = walk_step(conflation, ring, budget);
     }
     if (status != WEIR_OK)
         conflation->life = 0;
@@ -282,6 +288,7 @@ static enum weir_status piece_make(struct conflation *conflation, const struct r
 {
     unsigned waiting_copies = 0, copies;
     uint16_t waiting = NO_NOTE;
+    budget->records += (range->until - range->sent) / NOTES_A_RECORD;
     for (uint64_t seq = range->sent + 1; seq <= range->until; seq++) {
         uint16_t number = (uint16_t)(conflation->until - seq);
         const struct note *note = &conflation->notes[number];

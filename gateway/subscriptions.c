@@ -228,6 +228,16 @@ static void subscriptions_unqueue_behind(struct subscriptions *subscriptions,
     subscriptions->behind_count--;
 }
 
+void subscriptions_gather_behind(struct subscriptions *subscriptions, const struct topic *topic)
+{
+    for (uint32_t i = topic->link_count; i-- > 0;) {
+        if (!topic->links[i]->is_queued)
+            continue;
+        subscriptions_unqueue_behind(subscriptions, topic->links[i]);
+        subscriptions_push_behind_first(subscriptions, topic->links[i]);
+    }
+}
+
 struct subscriber_link *subscriptions_pop_behind(struct subscriptions *subscriptions)
 {
     struct subscriber_link *link = subscriptions->behind_first;

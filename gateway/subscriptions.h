@@ -252,6 +252,8 @@ void subscriptions_push_behind(struct subscriptions *subscriptions, struct subsc
 /* It is the next to be popped. */
 void subscriptions_push_behind_first(struct subscriptions *subscriptions,
                                      struct subscriber_link *link);
+/* All of the topic that are in the queue are the next to be popped. */
+void subscriptions_gather_behind(struct subscriptions *subscriptions, const struct topic *topic);
 struct subscription *subscriptions_pop_sync(struct subscriptions *subscriptions);
 void subscriptions_push_sync(struct subscriptions *subscriptions,
                              struct subscription *subscription);

@@ -261,7 +261,7 @@ static void client_check_way(const struct client *client, uint64_t epoch, uint64
     const struct event *log = world.log[client->group];
     for (unsigned i = log_index(client->group, client->epoch, client->applied_seq); i < end; i++) {
         bool has_newer = false;
-        for (unsigned k = i + 1; is_conflated && k < world.count[client->group]; k++)
+        for (unsigned k = i + 1; is_conflated && !has_newer && k < world.count[client->group]; k++)
             has_newer =
                 has_newer || (log[k].item == log[i].item &&
                               (log[k].kind == ENVELOPE_EVENT) == (log[i].kind == ENVELOPE_EVENT));
@@ -1050,6 +1050,33 @@ Test(catch_up, those_at_one_place_share_what_is_read, .timeout = 20)
     turn();
     cr_assert_eq(largest_batch, CLIENTS);
     cr_assert_eq(flush_count, 1);
+    check_all();
+    close_world();
+}
+
+/* Goal: a group's events are walked once for its links, also where links of other groups stand between
+ * them in the queue. Method: two groups in turn; walks of their own would take a turn each. */
+Test(catch_up, groups_in_turn_do_not_undo_each_others_walks, .timeout = 20)
+{
+    random_state = 1;
+    is_calm = true;
+    open_world(64 * 1024 * 1024);
+    for (unsigned i = 0; i < CLIENTS; i++)
+        client_join(&clients[i], i % GROUPS, true, SLOW_LATEST);
+    turn();
+    for (unsigned i = 0; i < CLIENTS; i++)
+        clients[i].is_stalled = true;
+    for (unsigned i = 0; i < 20000; i++) {
+        write_event(i % GROUPS, (int)(i % 5), ENVELOPE_UPDATE, 1);
+        if (i % 1000 == 999)
+            turn();
+    }
+    for (unsigned i = 0; i < CLIENTS; i++)
+        client_make_writable(&clients[i]);
+    unsigned turns = 0;
+    for (; world.subscriptions.behind_count > 0; turns++)
+        (void)catch_up_run(world.catch_up);
+    cr_assert_leq(turns, CLIENTS / 2, "%u turns", turns);
     check_all();
     close_world();
 }
