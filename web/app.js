@@ -39,13 +39,14 @@ const CHARTS = [
 const charts = new Map(CHARTS.map((spec) => [spec.id, new Chart(element('cards'), spec)]));
 const hostEvents = new EventTable(element('host-events'), 12);
 
-// Epoch, seq and gaps of one group: the next event must carry the next seq, a sync may carry any.
+// Epoch, seq and gaps of one group: the next event must carry the next seq; a sync may carry any, and so may an event that stands
+// for several.
 const progress = { epoch: null, seq: null, events: 0, gaps: 0, times: [] };
 
 function note(envelope) {
-  const isSync = envelope.event.type === 'sync';
-  if (!isSync) {
-    if (progress.seq !== null && envelope.epoch === progress.epoch && envelope.seq !== progress.seq + 1) progress.gaps += 1;
+  const isPosition = envelope.event.type === 'sync' || envelope.event.type === 'resumed';
+  if (!isPosition) {
+    if (progress.seq !== null && !envelope.conflated && envelope.epoch === progress.epoch && envelope.seq !== progress.seq + 1) progress.gaps += 1;
     progress.events += 1;
     progress.times.push(performance.now());
   }

@@ -1,8 +1,9 @@
 // connection.js -- one WebSocket to the stream port that keeps itself and its subscriptions alive.
 //
 // Events: 'state' {state: connecting|connected|waiting, retryMs}, 'envelope' {subscription, envelope}.
-// Reconnects with back-off (0.5 s doubling to 8 s, with jitter) and joins again with the same subscription ids; the server
-// answers each join with a fresh sync, so a subscriber never has to guess what it missed.
+// Reconnects with back-off (0.5 s doubling to 8 s, with jitter) and joins again with the same subscription ids and the position
+// of each one's last envelope; the server goes on from there, or answers with a fresh sync, so a subscriber never has to guess
+// what it missed.
 
 const BACKOFF_MIN_MS = 500;
 const BACKOFF_MAX_MS = 8000;
@@ -11,6 +12,7 @@ export class Connection extends EventTarget {
   #url;
   #socket = null;
   #subscriptions = new Map();
+  #positions = new Map(); // of a subscription: { epoch, since }
   #attempt = 0;
   #timer = 0;
   #nextId = 1;
@@ -36,6 +38,7 @@ export class Connection extends EventTarget {
 
   leave(subscription) {
     this.#subscriptions.delete(subscription.subscriptionId);
+    this.#positions.delete(subscription);
     this.#send('leave', subscription);
   }
 
@@ -55,7 +58,9 @@ export class Connection extends EventTarget {
       this.#attempt = 0;
       this.opens += 1;
       this.#announce('connected');
-      for (const subscription of this.#subscriptions.values()) this.#send('join', subscription);
+      for (const subscription of this.#subscriptions.values()) {
+        this.#send('join', { ...subscription, ...this.#positions.get(subscription) });
+      }
     });
     socket.addEventListener('message', (event) => this.#deliver(event.data));
     socket.addEventListener('close', () => this.#wait());
@@ -74,6 +79,12 @@ export class Connection extends EventTarget {
     this.#open();
   }
 
+  // Of conflated events only the last says where the subscription is; until then it is where it was before them.
+  #note(subscription, { epoch, seq, conflated, event }) {
+    if (event.type === 'unauthorized' || epoch === undefined) return;
+    this.#positions.set(subscription, { epoch, since: conflated?.more ? conflated.since : seq });
+  }
+
   // The envelope names no subscription: it goes to every one that matches (group, or the same item).
   #deliver(text) {
     let envelope;
@@ -87,6 +98,7 @@ export class Connection extends EventTarget {
       if (subscription.streamName !== envelope.streamName || subscription.groupId !== envelope.groupId) continue;
       const isSync = envelope.event.type === 'sync';
       if (subscription.id !== null ? subscription.id !== envelope.id : isSync && envelope.id !== null) continue;
+      this.#note(subscription, envelope);
       this.dispatchEvent(new CustomEvent('envelope', { detail: { subscription, envelope } }));
     }
   }

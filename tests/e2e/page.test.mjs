@@ -131,6 +131,7 @@ test('the page reconnects after its gateway is killed and goes on without a gap 
   for (const pid of weir.gateways()) process.kill(pid, 'SIGKILL');
   await until(async () => (await page.evaluate(() => window.states)).includes('waiting'), 'the status says that the connection is lost');
   await until(async () => (await text(page, 'status-text')) === 'connected', 'connected again');
+  await until(async () => (await text(page, 'host-events')).includes('resumed'), 'it goes on from where it was');
   const before = await points(page, 'cpu');
   await until(async () => (await points(page, 'cpu')) > before + 2, 'the plots go on');
   assert.ok(Number(await text(page, 'fact-reconnects')) >= 1);

@@ -1,6 +1,7 @@
 // sse.test.mjs -- GET /sse/{stream}/{group}: the same events as a WebSocket gets, with the position as `id`; who may have them is
 // decided before the answer's head.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -311,6 +312,31 @@ test('a reader that stops is caught up or told when it reads again, and ended wh
     for (let i = 1; i <= 200; i += 1) await set(worker, 'm', { i, padding });
     await until(async () => (await metric(weir, 'event_streams')) === 0, 'the server gives it up');
   });
+});
+
+test('over TLS the same', async () => {
+  const directory = temporaryDirectory();
+  const [key, certificate] = ['key.pem', 'certificate.pem'].map((name) => path.join(directory, name));
+  try {
+    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj',
+      '/CN=localhost', '-keyout', key, '-out', certificate], { stdio: 'ignore' });
+    await withWeir({ settings: { tls_certificate: certificate, tls_key: key, ping_interval_ms: 100 } }, async (weir, later) => {
+      const worker = later(await RawWorker.open(weir.workerUrl));
+      await set(worker, 'm', 0);
+      const stream = later(await EventStream.open(weir.streamPort, '/sse/s/g', { isTls: true }));
+      await stream.count(1);
+      for (let i = 1; i <= 20; i += 1) await set(worker, 'm', 'x'.repeat(i * 5000));
+      assert.deepEqual((await stream.count(21)).map(({ seq }) => seq), Array.from({ length: 21 }, (_, index) => index + 1));
+      await until(() => stream.blocks.some(({ comments }) => comments.length > 0), 'a comment');
+      const again = later(await EventStream.open(weir.streamPort, '/sse/s/g', { isTls: true, headers: { 'Last-Event-ID': stream.lastId } }));
+      assert.equal((await again.count(1))[0].event.type, 'resumed');
+      const refused = later(await EventStream.open(weir.streamPort, '/sse/s/g?mode=x', { isTls: true }));
+      await refused.end();
+      assert.equal(refused.status, 400);
+    });
+  } finally {
+    fs.rmSync(directory, { recursive: true, force: true });
+  }
 });
 
 test('a server that stops says so and when to come back', async () => {
