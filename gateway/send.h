@@ -46,8 +46,9 @@ struct send_job {
     int fd;
     unsigned iov_first; /* into the batch's iovecs */
     unsigned iov_count;
-    unsigned owner, rest; /* the caller's */
     int result;
+    unsigned owner, rest; /* the caller's, as all below */
+    bool owes;
 };
 
 struct sender;

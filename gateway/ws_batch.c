@@ -221,7 +221,8 @@ static uint32_t chain_gather(struct ws_batch *batch, uint32_t number, struct sen
     struct span owed = send_buffer_span(entry_at(batch, number)->connection->output);
     unsigned count = 0;
     job->iov_first = batch->iov_count;
-    if (owed.bytes)
+    job->owes = owed.bytes != 0;
+    if (job->owes)
         iovecs_reserve(batch, 1)[count++] =
             (struct iovec){.iov_base = (void *)owed.data, .iov_len = owed.bytes};
     struct ws_batch_entry *entry;
@@ -267,6 +268,7 @@ static bool chain_prepare(struct ws_batch *batch, uint32_t number, struct send_j
     job->fd = connection->fd;
     job->owner = number;
     job->rest = 0;
+    job->owes = false;
     if (entry->next || connection->output) {
         job->rest = chain_gather(batch, number, job);
         return true;
@@ -277,27 +279,25 @@ static bool chain_prepare(struct ws_batch *batch, uint32_t number, struct send_j
     return true;
 }
 
-/* What was prepared holds when the socket took all. Returns where the chain goes on; 0: it is
- * decided. */
+/* Returns where the chain goes on; 0: it is decided. */
 static uint32_t job_finish(struct ws_server *server, struct ws_batch *batch,
                            const struct send_job *job)
 {
-    const struct ws_batch_entry *entry = entry_at(batch, job->owner);
-    struct ws_connection *connection = entry->connection;
     bool is_whole = job->result >= 0 && (size_t)job->result == job_bytes(batch, job);
-    size_t owed = send_buffer_bytes(connection->output);
-    if (is_whole) {
-        send_buffer_consume(&server->send_pool, &connection->output, owed);
+    if (is_whole && !job->owes) /* nearly all: what was prepared holds */
         return job->rest;
-    }
+    struct ws_connection *connection = entry_at(batch, job->owner)->connection;
     if (job->result < 0 && job->result != -EAGAIN) {
         ws_connection_kill(connection);
         chain_decide(batch, job->owner, WEIR_CLOSED);
         return 0;
     }
+    size_t owed = send_buffer_bytes(connection->output);
     size_t sent = job->result > 0 ? (size_t)job->result : 0;
     size_t of_owed = sent < owed ? sent : owed;
     send_buffer_consume(&server->send_pool, &connection->output, of_owed);
+    if (is_whole)
+        return job->rest;
     chain_cut(batch, job->owner, sent - of_owed);
     return 0;
 }
