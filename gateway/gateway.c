@@ -576,12 +576,12 @@ static void gateway_watch_signals(struct gateway *gateway)
 
 static void gateway_stop(struct gateway *gateway)
 {
+    drain_stop(gateway->drain); /* the loop runs on in what follows */
     for (unsigned i = 0; i < PORTS; i++)
         listener_stop(gateway->listeners[i]);
     if (gateway->ws != NULL)
         ws_server_close(gateway->ws, gateway->is_drained ? WS_RESTART : WS_GOING_AWAY,
                         CLOSE_GRACE_MS);
-    drain_stop(gateway->drain);
     local_close(gateway->local);
     turn_stop(gateway->turn);
     if (gateway->link != NULL)
