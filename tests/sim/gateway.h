@@ -73,8 +73,7 @@ struct sim_gateway {
     struct history *history;
     struct sim_broker *broker;
     enum sim_fault fault;
-    unsigned index; /* these two are set by the world */
-    uint32_t lag_events;
+    unsigned index; /* set by the world */
     bool is_alive, is_attached;
     bool is_calm; /* sockets take everything */
 

@@ -28,7 +28,7 @@ static void world_choose_weights(struct world *world)
     };
     /* The rare things, per 10,000 steps. */
     static const uint32_t rare_max[SIM_ACTIONS] = {
-        [SIM_DO_KILL_GATEWAY] = 4,      [SIM_DO_KILL_BROKER] = 4,   [SIM_DO_KILL_HOST] = 1,
+        [SIM_DO_KILL_GATEWAY] = 4,      [SIM_DO_KILL_BROKER] = 4,   [SIM_DO_KILL_HOST] = 2,
         [SIM_DO_STALL_SUBSCRIBER] = 10, [SIM_DO_STALL_GATEWAY] = 6, [SIM_DO_STALL_BROKER] = 4,
         [SIM_DO_DISCONNECT] = 10,
     };
@@ -71,7 +71,6 @@ static void world_open(struct world *world)
     world->broker.disk.lies = world->fault == SIM_FAULT_LIAR;
     for (unsigned i = 0; i < SIM_GATEWAYS; i++) {
         world->gateways[i].index = i;
-        world->gateways[i].lag_events = sim_between(scheduler, 1, world->lag_max);
         sim_gateway_start(&world->gateways[i], scheduler, &world->history, &world->broker,
                           world->fault);
         sim_gateway_attach(&world->gateways[i]);
@@ -159,7 +158,7 @@ static struct sim_wish world_wish(struct world *world)
         [SLOW_LATEST] = 60, [SLOW_LOSSLESS] = 30, [SLOW_DISCONNECT] = 10};
     struct scheduler *scheduler = world->scheduler;
     struct sim_wish wish = {.policy = (enum slow_policy)sim_weighted(scheduler, policies, 3)};
-    wish.lag_events = world->gateways[0].lag_events;
+    wish.lag_events = sim_between(scheduler, 1, world->lag_max);
     wish.brings_place = sim_chance(scheduler, world->resume_percent);
     return wish;
 }
