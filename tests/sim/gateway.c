@@ -294,6 +294,7 @@ static void on_flush(void *context, outlet_done *done, void *done_context)
 
 static void gateway_count_sync(struct sim_gateway *gateway, struct span json)
 {
+    gateway->resumes += text_has(json, "\"event\":{\"type\":\"resumed\"");
     if (!text_has(json, "\"event\":{\"type\":\"sync\""))
         return;
     gateway->syncs++;
@@ -363,9 +364,9 @@ static void on_close(void *context, void *connection, unsigned code, const char 
 {
     struct sim_gateway *gateway = context;
     struct sim_socket *socket = connection;
-    (void)reason;
     if (socket->is_closing)
         return;
+    gateway->too_slow += strcmp(reason, "too far behind") == 0;
     sim_note(gateway->scheduler, "gateway: close", gateway->index, code, 0);
     socket->is_closing = true;
     socket->close_code = code;
@@ -386,6 +387,7 @@ void sim_gateway_start(struct sim_gateway *gateway, struct scheduler *scheduler,
     gateway->is_attached = false;
     gateway->mapping = NULL;
     gateway->syncs = gateway->syncs_lagged = gateway->syncs_restarted = gateway->syncs_expired = 0;
+    gateway->resumes = gateway->too_slow = 0;
     gateway->counters = (struct counters){0};
     enum weir_status status =
         subscriptions_init(&gateway->subscriptions, 16, false, &gateway->counters);
@@ -574,4 +576,7 @@ void sim_gateway_check_counters(const struct sim_gateway *gateway)
     check_counter(gateway, COUNTER_SYNCS_LAGGED, gateway->syncs_lagged);
     check_counter(gateway, COUNTER_SYNCS_RESTARTED, gateway->syncs_restarted);
     check_counter(gateway, COUNTER_SYNCS_WAITING, 0);
+    check_counter(gateway, COUNTER_RESUMES, gateway->resumes);
+    check_counter(gateway, COUNTER_RESUMES_EXPIRED, gateway->syncs_expired);
+    check_counter(gateway, COUNTER_SUBSCRIBERS_TOO_SLOW, gateway->too_slow);
 }

@@ -95,7 +95,7 @@ struct sim_gateway {
     } sends[SIM_SENDS_MAX];
     unsigned send_count;
     /* As the outlet saw them, over all lives of the gateway. */
-    uint64_t syncs, syncs_lagged, syncs_restarted, syncs_expired;
+    uint64_t syncs, syncs_lagged, syncs_restarted, syncs_expired, resumes, too_slow;
 };
 
 /* A process starts; it is attached by sim_gateway_attach(). */
