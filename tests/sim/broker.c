@@ -207,12 +207,36 @@ static enum weir_status broker_read_group(const struct sim_broker *broker, unsig
 /* Where a recovered group is in its history. Positions of before are served again only when nothing was
  * lost, so that epochs are renewed then and only then. */
 static int32_t broker_find(const struct sim_broker *broker, unsigned group,
-                           const struct store_group *found)
+                           const struct store_group *found, uint32_t known_end)
 {
     int32_t index = history_find(broker->history, group, found->epoch, found->seq);
     if (index != HISTORY_NONE || !broker->may_renew)
         return index;
-    return history_find_renewed(broker->history, group, found->epoch, found->seq);
+    /* A group may have had the seq in several epochs, of which the newest may be lost. */
+    index = history_find_renewed(broker->history, group, found->epoch, found->seq, known_end);
+    if (index == HISTORY_NONE) /* what only the snapshot has is not known by its request */
+        index = history_find_renewed(broker->history, group, found->epoch, found->seq, UINT32_MAX);
+    return index;
+}
+
+static const struct history_event *broker_event_at(const struct sim_broker *broker, uint32_t place)
+{
+    const struct history_place *at = &broker->history->places[place];
+    return history_event(broker->history, at->group, at->index);
+}
+
+static bool broker_place_is_write(const struct sim_broker *broker, uint32_t place)
+{
+    const struct history_event *event = broker_event_at(broker, place);
+    return event->lost_in == 0 && event->kind != 0;
+}
+
+static bool broker_knows_write(const struct sim_broker *broker, uint32_t place)
+{
+    struct span result;
+    return broker_place_is_write(broker, place) &&
+           durability_answered(broker->durability, ORIGIN, broker_event_at(broker, place)->request,
+                               &result);
 }
 
 /* Every group that is there goes on under the epoch the broker has given it. */
@@ -227,15 +251,19 @@ static void broker_renew_groups(const struct sim_broker *broker)
     }
 }
 
-/* How many of all writes, in their order, the store has at least: the newest that is a group's newest. */
+/* How many of all writes, in their order, are there: up to the newest whose request is known, or that is
+ * where a group stands. */
 static uint32_t broker_count_kept(const struct sim_broker *broker)
 {
-    uint32_t kept = 0;
+    uint32_t known_end = broker->history->place_count;
+    while (known_end > 0 && !broker_knows_write(broker, known_end - 1))
+        known_end--;
+    uint32_t kept = known_end;
     for (unsigned group = 0; group < HISTORY_GROUPS; group++) {
         struct store_group found;
         if (broker_read_group(broker, group, &found) != WEIR_OK)
             continue;
-        int32_t index = broker_find(broker, group, &found);
+        int32_t index = broker_find(broker, group, &found, known_end);
         if (index == HISTORY_NONE)
             sim_fail(broker->scheduler, SIM_KEPT,
                      "group %u: recovered at epoch %" PRIu64 " seq %" PRIu64 ", which was no write",
@@ -244,17 +272,8 @@ static uint32_t broker_count_kept(const struct sim_broker *broker)
         if (event->place >= kept)
             kept = event->place + 1;
     }
-    /* Of a group that was forgotten only the requests are known. */
-    struct span result;
-    while (kept < broker->history->place_count) { /* each turn passes a write */
-        const struct history_place *place = &broker->history->places[kept];
-        const struct history_event *event =
-            history_event(broker->history, place->group, place->index);
-        if (event->lost_in == 0 && event->kind != 0 &&
-            !durability_answered(broker->durability, ORIGIN, event->request, &result))
-            break;
-        kept++;
-    }
+    while (kept < broker->history->place_count && !broker_place_is_write(broker, kept))
+        kept++; /* lost to an earlier life, or only a renewal */
     return kept;
 }
 

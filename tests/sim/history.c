@@ -224,11 +224,12 @@ int32_t history_append(struct history *history, unsigned group, const struct his
 }
 
 int32_t history_find_renewed(const struct history *history, unsigned group, uint64_t epoch,
-                             uint64_t seq)
+                             uint64_t seq, uint32_t place_end)
 {
     const struct history_group *of = &history->groups[group];
     int32_t at = of->newest;
-    while (at != HISTORY_NONE && (of->events[at].epoch >= epoch || of->events[at].seq != seq))
+    while (at != HISTORY_NONE && (of->events[at].epoch >= epoch || of->events[at].seq != seq ||
+                                  of->events[at].place >= place_end))
         at = of->events[at].previous;
     return at;
 }

@@ -90,10 +90,10 @@ const struct history_event *history_event(const struct history *history, unsigne
 int32_t history_append(struct history *history, unsigned group, const struct history_event *event);
 /* HISTORY_NONE: no such write. A kept one before a lost one. */
 int32_t history_find(const struct history *history, unsigned group, uint64_t epoch, uint64_t seq);
-/* The place of the seq in the newest epoch below `epoch`, as the group is now: what a broker that
+/* The place of the seq in the newest epoch below `epoch`, of writes before `place_end`: what a broker that
  * renews its epochs calls (epoch, seq) from then on. */
 int32_t history_find_renewed(const struct history *history, unsigned group, uint64_t epoch,
-                             uint64_t seq);
+                             uint64_t seq, uint32_t place_end);
 /* The group goes on from its newest place under another epoch. */
 void history_renew(struct history *history, unsigned group, uint64_t epoch);
 /* The newest write below `epoch` that life `life` knows of. */
