@@ -3,7 +3,7 @@
  * Question: 2,000 subscribers that come back with their position, 1,000 messages a second, and `weir
  *           drain`, which restarts both gateways one after the other: what is lost, what comes twice,
  *           and how long does a message take meanwhile?
- * Method:   the publisher makes calls with answers and follows its gateway's good-bye to the other one;
+ * Method:   subscribers join with mode lossless. The publisher makes calls with answers and follows its gateway's good-bye to the other one;
  *           what was not answered is published again. Subscribers wait as long as the close tells
  *           them. Every message has to come to each of them once. Latency in the same run before,
  *           and while gateways restart; it holds the wait of those that were sent away.
@@ -146,7 +146,8 @@ int main(int argc, char **argv)
                                     .subscribers = bench.subscribers,
                                     .bytes = 128,
                                     .rate = bench.rate,
-                                    .resume = true};
+                                    .resume = true,
+                                    .mode = "lossless"};
     bench.crowd = crowd_start(&options);
     (void)crowd_wait_live(bench.crowd, 1, CONNECT_SECONDS);
     bench.publisher = crowd_publisher_open(bench.crowd);

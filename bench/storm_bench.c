@@ -28,7 +28,8 @@ enum {
     STORM_SECONDS = 60,
     QUIET_MS = 2000,
     STORM_MS = 1000,
-    SLICE_MS = 20, /* of publishing, between looks */
+    SLICE_MS = 20,    /* of publishing, between looks */
+    COUNTED_MS = 500, /* until a gateway's counters are where the others see them */
 };
 
 struct counters {
@@ -63,6 +64,7 @@ static struct counters read_counters(const struct bench *bench)
         "GET /metrics HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n";
     static char text[256 * 1024];
     size_t used = 0;
+    load_sleep_until(load_clock_ns() + COUNTED_MS * UINT64_C(1000000));
     int fd = load_tcp_open(bench->admin_port);
     if (write(fd, request, sizeof request - 1) != (ssize_t)(sizeof request - 1))
         load_die("cannot ask for /metrics");
