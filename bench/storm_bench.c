@@ -29,7 +29,7 @@ enum {
     QUIET_MS = 2000,
     STORM_MS = 1000,
     SLICE_MS = 20,    /* of publishing, between looks */
-    COUNTED_MS = 500, /* until a gateway's counters are where the others see them */
+    COUNTED_MS = 3000, /* until a gateway's counters are where the others see them */
 };
 
 struct counters {
