@@ -261,14 +261,19 @@ Test(crowd, every_message_is_counted_once_for_every_subscriber, .timeout = 60)
 
 enum fault { FAULT_NONE, FAULT_LOSS, FAULT_REPEAT, FAULT_DAMAGE, FAULT_END };
 
-/* A server that does one thing wrong, to the tenth message of one subscriber. */
+/* A server that does one thing wrong, to the tenth message of its second subscriber: the first one has
+ * had the right one then, which must not be taken for the second one's. */
 static void serve_wrongly(int listener, enum fault fault)
 {
     char frame[512];
     uint32_t greeting;
-    int subscriber = accept(listener, NULL, NULL), publisher;
-    ssize_t ignored = read(subscriber, &greeting, sizeof greeting);
-    ignored += write(subscriber, "\x81", 2);
+    int subscribers[2], publisher;
+    ssize_t ignored = 0;
+    for (int i = 0; i < 2; i++) {
+        subscribers[i] = accept(listener, NULL, NULL);
+        ignored += read(subscribers[i], &greeting, sizeof greeting);
+        ignored += write(subscribers[i], "\x81", 2);
+    }
     publisher = accept(listener, NULL, NULL);
     ignored += read(publisher, &greeting, sizeof greeting);
     for (unsigned i = 0; ignored > 0; i++) {
@@ -276,14 +281,15 @@ static void serve_wrongly(int listener, enum fault fault)
         if (recv(publisher, head, sizeof head, MSG_WAITALL) != sizeof head)
             break;
         ignored = recv(publisher, frame, head[1], MSG_WAITALL);
+        (void)!write(subscribers[0], frame, head[1]);
         if (i == 10 && fault == FAULT_LOSS)
             continue;
         if (i == 10 && fault == FAULT_DAMAGE)
             frame[head[1] - 60] ^= 1;
         for (int copies = i == 10 && fault == FAULT_REPEAT ? 2 : 1; copies > 0; copies--)
-            ignored += write(subscriber, frame, head[1]);
+            (void)!write(subscribers[1], frame, head[1]);
         if (i == 10 && fault == FAULT_END)
-            (void)close(subscriber);
+            (void)close(subscribers[1]);
     }
     _exit(0);
 }
@@ -302,7 +308,7 @@ static struct crowd_result run_with(enum fault fault)
                                     .port = port,
                                     .prefix = "g",
                                     .groups = 1,
-                                    .subscribers = 1,
+                                    .subscribers = 2,
                                     .bytes = 128,
                                     .rate = 100,
                                     .seconds = 0.2,
