@@ -10,7 +10,7 @@
 static const char usage_text[] =
     "crowd --protocol NAME --port P [OPTION VALUE]...\n"
     "\n"
-    "  --protocol NAME       weir, ws, nchan, socketio, nats, redis, floor\n"
+    "  --protocol NAME       weir, weir-calls, ws, nchan, socketio, nats, redis, floor\n"
     "  --port P              of the server on 127.0.0.1, for subscribers\n"
     "  --publish-port P      the same unless given (weir: the worker port)\n"
     "  --groups G            1\n"
@@ -37,6 +37,7 @@ static const char usage_text[] =
     "item "
     "m,\n"
     "            type void, on the worker port\n"
+    "  weir-calls  the same, published with calls that are answered\n"
     "  ws        subscribe: WebSocket /sub/GROUP, subscribed when the upgrade is answered;\n"
     "            publish: WebSocket /pub, text frames \"GROUP MESSAGE\"; subscribers get MESSAGE\n"
     "  nchan     subscribe: WebSocket /sub/GROUP; publish: POST /pub/GROUP, keep-alive, answers "
@@ -54,7 +55,8 @@ static const char usage_text[] =
     "\n"
     "Result: protocol, label, groups, subscribers, bytes, rate_wanted, in_flight, published, "
     "delivered,\n"
-    "undelivered, lost, repeated, damaged, closed, resynced, refused, kept_up, seconds, rate, "
+    "undelivered, lost, repeated, damaged, closed, resynced, conflated, refused, kept_up, seconds, "
+    "rate, "
     "deliveries_per_s,\n"
     "p50_us, p90_us, p99_us, p999_us, max_us, mean_us (from when a message was due, or sent, to "
     "when\n"
@@ -66,6 +68,7 @@ static const char usage_text[] =
     "subscribers "
     "came;\n"
     "it means something the first time after the server's start). null: not measured.\n"
+    "kept_up: every message came once, whole, in order, and none later than a second.\n"
     "Status 0 also when the server has lost messages: see lost, repeated, damaged, undelivered.\n";
 
 struct run {

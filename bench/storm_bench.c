@@ -28,7 +28,7 @@ enum {
     STORM_SECONDS = 60,
     QUIET_MS = 2000,
     STORM_MS = 1000,
-    SLICE_MS = 20,    /* of publishing, between looks */
+    SLICE_MS = 20,     /* of publishing, between looks */
     COUNTED_MS = 3000, /* until a gateway's counters are where the others see them */
 };
 
