@@ -81,6 +81,10 @@ static void on_gone(struct ws_connection *connection)
 
 static int on_input(struct ws_connection *connection, char *data, size_t bytes)
 {
+    /* lws still waits for a protocol of its own and would close the socket in a few seconds. Times are
+     * ws_queue.c's from here on. */
+    if (connection->state == WS_STATE_HTTP)
+        lws_set_timeout(connection->wsi, NO_PENDING_TIMEOUT, 0);
     if (connection->state != WS_STATE_DEAD)
         ws_input(connection, data, bytes);
     return connection->state == WS_STATE_DEAD ? -1 : 0;
@@ -208,6 +212,7 @@ enum weir_status ws_tls_open(struct ws_server *server, struct weir_error *error)
     info.foreign_loops = loops;
     info.pcontext = &server->context;
     info.pt_serv_buf_size = WS_READ_BYTES + LWS_PRE;
+    info.timeout_secs = (server->options.handshake_timeout_ms + 999) / 1000; /* 0: its own */
     /* lws sizes tables by the soft limit of descriptors, which may be far beyond what is used. */
     struct rlimit limit = {0};
     bool is_known = getrlimit(RLIMIT_NOFILE, &limit) == 0;

@@ -1539,6 +1539,28 @@ Test(ws, holds_upgrades_over_tls, .timeout = 60)
     with_certificate(hold_over_tls);
 }
 
+static void outlive_over_tls(void)
+{
+    struct client client;
+    server.options = (struct ws_options){.handshake_timeout_ms = 1000,
+                                         .connections_max = 10,
+                                         .tls_certificate_path = server.tls_certificate,
+                                         .tls_key_path = server.tls_key};
+    server_start();
+    open_client(&client);
+    sleep(4);
+    client_send_text(&client, "still there");
+    expect_text(&client, "still there");
+    client_close(&client);
+    stop();
+}
+
+/* The time a handshake may take does not go on after it: libwebsockets' does, unless it is told. */
+Test(ws, outlives_the_handshakes_time_limit_over_tls, .timeout = 60)
+{
+    with_certificate(outlive_over_tls);
+}
+
 static void *vanish_run(void *context)
 {
     struct stress_client *own = context;
