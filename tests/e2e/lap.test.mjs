@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { RawWorker } from './lib/clients.mjs';
-import { Follower, byId, counters, writeAll } from './lib/follower.mjs';
+import { Follower, byId, counters, seenBy, writeAll } from './lib/follower.mjs';
 import { seededRandom, until, withWeir } from './lib/weir.mjs';
 
 const ITEMS = 10;
@@ -54,10 +54,7 @@ test('SIGSTOP of a gateway until the ring has lapped it', async () => {
         const mine = untouched.filter((client) => client.group === group);
         await writeAll(WRITES, write(group), {
           each: 10,
-          keepsUp: async () => {
-            const newest = Math.max(...mine.map(({ seq }) => seq));
-            await until(() => mine.every(({ seq }) => seq >= newest), 'the other gateway delivers');
-          },
+          keepsUp: (n) => seenBy(mine, writer, 'lap', group, n),
         });
         await writer.set('lap', group, 'end', { id: 'end' });
       }

@@ -162,7 +162,7 @@ class Nomad {
 // At level memory the log is written behind: give it so much to write that what is shown afterwards is not there yet.
 async function outrunLog(worker, write) {
   const text = 'x'.repeat(BALLAST_BYTES);
-  for (let n = 0; n < BALLAST; n += 1) worker.set('ballast', 'g', 'i', text);
+  for (let n = 0; n < BALLAST; n += 1) worker.set('ballast', 'g', 'i', text).catch(() => {}); // nobody is to wait for it
   for (let n = 0; n < 5; n += 1) await Promise.all(GROUPS.map((group) => write('return', group)));
 }
 
@@ -188,16 +188,21 @@ for (const [level, settings] of [['synced', { durability: 'synced' }], ['written
       }
       let isOver = false;
       const nomads = Array.from({ length: NOMADS }, (_, index) => new Nomad(weir, random, GROUPS[index % GROUPS.length], shown));
-      const visiting = nomads.map(async (nomad) => {
-        while (!isOver) await nomad.visit(false);
-      });
-      const writing = (async () => {
-        while (!isOver) {
-          // What the broker's death leaves open is an error of its own.
-          await Promise.all(GROUPS.map((group) => write('return', group)));
-          await delay(2);
+      let failure;
+      const untilOver = async (body) => {
+        try {
+          while (!isOver) await body();
+        } catch (error) {
+          failure ??= error;
+          isOver = true;
         }
-      })();
+      };
+      const running = nomads.map((nomad) => untilOver(() => nomad.visit(false)));
+      running.push(untilOver(async () => {
+        // What the broker's death leaves open is an error of its own.
+        await Promise.all(GROUPS.map((group) => write('return', group)));
+        await delay(2);
+      }));
       for (let round = 0; round < ROUNDS; round += 1) {
         await delay(150 + random.below(300));
         const broker = await until(() => weir.broker(), 'a broker');
@@ -213,7 +218,8 @@ for (const [level, settings] of [['synced', { durability: 'synced' }], ['written
       }
       await delay(300);
       isOver = true;
-      await Promise.all([...visiting, writing]);
+      await Promise.all(running);
+      assert.equal(failure, undefined, failure?.message);
       for (const group of GROUPS) await until(async () => (await worker.set('return', group, 'end', { id: 'end' })).error === undefined, 'a write that is answered');
 
       let resumed = 0;

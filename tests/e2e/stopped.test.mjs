@@ -5,7 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import { RawWorker } from './lib/clients.mjs';
-import { Follower, byId, counters, writeAll } from './lib/follower.mjs';
+import { Follower, byId, counters, seenBy, writeAll } from './lib/follower.mjs';
 import { isSanitized, seededRandom, temporaryDirectory, until, withWeir } from './lib/weir.mjs';
 
 const ITEMS = 12;
@@ -89,10 +89,7 @@ test('stopped readers of each policy: live ones get all in order, memory stays, 
     for (const [stream, { live }] of groups) {
       const write = writesOf(random, writer, stream, 'g');
       await writeAll(WRITES, write, {
-        keepsUp: async () => {
-          const newest = Math.max(...live.map(({ seq }) => seq));
-          await until(() => live.every(({ seq }) => seq >= newest), 'those who read have all');
-        },
+        keepsUp: (n) => seenBy(live, writer, stream, 'g', n),
       });
     }
     const grown = privateBytes(weir.gateways()) - before;

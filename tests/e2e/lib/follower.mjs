@@ -1,6 +1,7 @@
 // lib/follower.mjs -- a subscriber that keeps no envelopes but what they add up to: the items, in no order, and the position it
 // could come back with. Each envelope has to follow from those before it: the next event, or a jump that says what it is.
 import { Client } from './clients.mjs';
+import { until } from './weir.mjs';
 
 export class Follower extends Client {
   items = new Map();
@@ -67,7 +68,9 @@ export class Follower extends Client {
     else if (envelope.conflated !== undefined) this.#jump(envelope);
     else {
       if (this.since !== null) this.wrong('the rest of what is missing comes first', envelope);
-      if (epoch !== this.epoch || seq !== this.seq + 1) this.wrong('not the next event', envelope);
+      // A group that was empty, or was not there at all, may begin another life.
+      const isAnotherLife = epoch > this.epoch && seq === 1 && this.items.size === 0;
+      if (!isAnotherLife && (epoch !== this.epoch || seq !== this.seq + 1)) this.wrong('not the next event', envelope);
       this.events += 1;
       this.#change(envelope);
     }
@@ -139,12 +142,19 @@ export async function counters(weir) {
   return all;
 }
 
-// Writes of a load that does not stop and is not too fast for anybody who reads: `write(n)` for each n, in order, with few under way;
-// every `each` of them it waits for `keepsUp(n)`.
+// `write(n)` for each n, in order, `each` of them under way; then `keepsUp(n)` is waited for, so that the load is not too fast for
+// those who read.
 export async function writeAll(count, write, { each = 50, keepsUp } = {}) {
   for (let n = 0; n < count; n += each) {
     const answers = await Promise.all(Array.from({ length: Math.min(each, count - n) }, (_, index) => write(n + index)));
     for (const { error } of answers) if (error !== undefined) throw new Error(JSON.stringify(error));
     await keepsUp?.(Math.min(n + each, count));
   }
+}
+
+// All of `clients` have seen what was written to their group so far.
+export async function seenBy(clients, worker, stream, group, n) {
+  const answer = await worker.set(stream, group, 'mark', { id: 'mark', n });
+  if (answer.error !== undefined) throw new Error(JSON.stringify(answer.error));
+  await until(() => clients.every(({ items }) => items.get('mark')?.n === n), `all who read ${stream}/${group} have everything`);
 }
