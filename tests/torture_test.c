@@ -239,6 +239,32 @@ Test(torture, another_epoch_is_noticed)
     cr_assert_gt(findings.counts[VERDICT_EPOCH], 0);
 }
 
+/* Where a level may lose what it has acknowledged, the seqs of that are given again: in a higher epoch. */
+Test(torture, less_than_was_acknowledged_needs_a_higher_epoch)
+{
+    for (unsigned risen = 0; risen < 2; risen++) {
+        world_begin(&world);
+        seen_clear(&seen);
+        findings = (struct world_findings){0};
+        ask(0, 40);
+        acknowledge(0, 40);
+        serve(0, 40);
+        cr_assert(world_check(&world, &seen, &findings), "%s", findings.sentences[0]);
+        seen_clear(&seen);
+        ask(0, 40);
+        acknowledge(0, 40);
+        serve(0, 5);
+        for (unsigned group = 0; group < WORLD_LANE_GROUPS; group++) {
+            seen.groups[group].epoch += risen;
+            seen.groups[group].event_count = 0;
+        }
+        world.may_lose = world.may_renew = true;
+        cr_assert_eq(world_check(&world, &seen, &findings), risen == 1, "%s",
+                     findings.sentences[0]);
+        cr_assert_eq(findings.counts[VERDICT_EPOCH], findings.total);
+    }
+}
+
 Test(torture, what_a_reader_was_shown_has_to_be_there)
 {
     ask(0, 30);
