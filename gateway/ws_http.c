@@ -10,7 +10,8 @@
 enum {
     HTTP_BACKLOG_BYTES =
         1024 * 1024, /* owed to a pipelining client beyond which its connection ends */
-    HEAD_ANSWER_BYTES = 1024
+    HEAD_ANSWER_BYTES = 1024,
+    UNSENT_BYTES_MAX = 64 * 1024 /* of a subscriber, see subscriber_bound() */
 };
 
 /* ---- answers ---- */
@@ -170,6 +171,16 @@ static void event_stream_watch(const struct ws_connection *connection)
                          sizeof timeout_ms);
 }
 
+/* A subscriber that does not read is full once this much waits in the kernel unsent: what comes later
+ * stays in the ring, where it is shared, and can still be replaced by what is newer. What is on its
+ * way to a peer that reads is not counted (TCP_NOTSENT_LOWAT, tcp(7)). */
+static void subscriber_bound(const struct ws_connection *connection)
+{
+    const int unsent_bytes = UNSENT_BYTES_MAX;
+    (void)setsockopt(connection->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent_bytes,
+                     sizeof unsent_bytes);
+}
+
 /* The answer's head; `connection` may be dead by it. Its end is the connection's end. */
 static void event_stream_answer(struct ws_connection *connection, struct span origin,
                                 bool allows_credentials)
@@ -219,6 +230,8 @@ static void upgrade_finish(struct ws_connection *connection, enum ws_role role)
         ws_connection_leave(connection, WS_STATE_DRAIN);
         return;
     }
+    if (role == WS_ROLE_STREAM)
+        subscriber_bound(connection);
     if (connection->is_event_stream)
         event_stream_watch(connection);
     connection->state = WS_STATE_OPEN;
