@@ -481,7 +481,7 @@ bool durability_keeps(const struct durability *durability, uint64_t frame)
 
 bool durability_resume(const struct durability *durability, uint64_t frame, uint64_t *position)
 {
-    if (frame == 0 || frame + 1 < durability->resume_from)
+    if (!durability || frame == 0 || frame + 1 < durability->resume_from)
         return false;
     *position = durability->resume_end;
     uint64_t count = durability->frame_count;

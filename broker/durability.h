@@ -53,7 +53,7 @@ void durability_tick(struct durability *durability, uint64_t now_ms);
  * False for NULL. */
 bool durability_keeps(const struct durability *durability, uint64_t frame);
 /* Where a gateway reads on that has read up to `frame`, and for whom everything is kept: false when
- * the ring does not have all that came after. */
+ * the ring does not have all that came after. False for NULL. */
 bool durability_resume(const struct durability *durability, uint64_t frame, uint64_t *position);
 /* True: an earlier life has carried out this request; `result` data NULL: with what result is not
  * known. False for NULL. */
