@@ -61,6 +61,9 @@ static void world_open(struct world *world)
     world->broker.disk.lies = false;
     world->pad_max = sim_chance(scheduler, 30) ? 3000 : 100;
     world->burst_max = sim_chance(scheduler, 30) ? 60 : 8;
+    world->is_sparse = sim_chance(scheduler, 25);
+    if (world->is_sparse)
+        world->burst_max = 2;
     world->window_max = 1u << sim_between(scheduler, 9, 15);
     world->stingy_max = sim_chance(scheduler, 50) ? 60 : 5;
     world->resume_percent = sim_below(scheduler, 3) * 50;
@@ -109,12 +112,13 @@ static void world_write(struct world *world)
 {
     static const enum wire_op ops[] = {WIRE_OP_SET, WIRE_OP_UPDATE, WIRE_OP_DELETE, WIRE_OP_SEND,
                                        WIRE_OP_LIST};
-    static const uint32_t weights[] = {50, 20, 25, 8, 3};
+    static const uint32_t usual[] = {50, 20, 25, 8, 3}, sparse[] = {15, 5, 45, 30, 3};
     struct scheduler *scheduler = world->scheduler;
     uint32_t count = sim_between(scheduler, 1, world->burst_max);
     for (uint32_t i = 0; i < count && sim_broker_is_ready(&world->broker); i++) {
-        enum wire_op op = ops[sim_weighted(scheduler, weights, 5)];
-        unsigned group = skewed(scheduler, HISTORY_GROUPS);
+        enum wire_op op = ops[sim_weighted(scheduler, world->is_sparse ? sparse : usual, 5)];
+        unsigned group = world->is_sparse ? sim_below(scheduler, HISTORY_GROUPS)
+                                          : skewed(scheduler, HISTORY_GROUPS);
         int item = (int)skewed(scheduler, HISTORY_ITEMS);
         if (op == WIRE_OP_LIST || (op == WIRE_OP_SEND && sim_chance(scheduler, 50)))
             item = HISTORY_NO_ITEM;

@@ -52,6 +52,7 @@ struct world {
     uint64_t gateway_stalled_until[SIM_GATEWAYS], broker_stalled_until; /* steps */
     uint32_t weights[SIM_ACTIONS];
     uint32_t pad_max, burst_max, window_max, stingy_max, resume_percent, stall_steps, lag_max;
+    bool is_sparse; /* groups are mostly empty: they are forgotten, and come anew */
     enum sim_fault fault;
     struct sim_figures figures;
 };
