@@ -483,7 +483,7 @@ static void stop(void)
                  server.closed);
 }
 
-/* A client whose bytes go through `openssl s_client`. */
+/* A client whose bytes go through `openssl s_client`, which ends when they do. */
 static bool client_connect_tls(struct client *client)
 {
     int ends[2];
@@ -497,8 +497,8 @@ static bool client_connect_tls(struct client *client)
         dup2(ends[1], 0);
         dup2(ends[1], 1);
         dup2(open("/dev/null", O_WRONLY), 2);
-        execlp("openssl", "openssl", "s_client", "-quiet", "-verify_quiet", "-connect", address,
-               (char *)NULL);
+        execlp("openssl", "openssl", "s_client", "-quiet", "-no_ign_eof", "-nocommands",
+               "-verify_quiet", "-connect", address, (char *)NULL);
         _exit(1);
     }
     close(ends[1]);
