@@ -390,6 +390,8 @@ static enum outcome catch_up_newest(struct catch_up *catch_up, struct subscriber
         .seq = piece.sent,
         .conflated = is_all ? 0 : (uint16_t)(piece.sent - range.since),
         .conflated_left = is_all ? 0 : (uint16_t)(range.until - piece.sent),
+        .left_out = (uint16_t)piece.left_out,
+        .begins_conflation = !has_begun,
         .then = is_all && range.until == trail->newest.seq ? SEND_LIVE : SEND_BEHIND,
     };
     const struct iovec frames = {(void *)(uintptr_t)piece.bytes.data, piece.bytes.bytes};
@@ -397,11 +399,7 @@ static enum outcome catch_up_newest(struct catch_up *catch_up, struct subscriber
         sends_arrive(catch_up->sends, &send);
         return OUTCOME_SENT;
     }
-    if (!sends_add(catch_up->sends, &send, &frames, 1))
-        return OUTCOME_WAIT;
-    counters_add(catch_up->counters, COUNTER_CONFLATIONS, !has_begun);
-    counters_add(catch_up->counters, COUNTER_EVENTS_CONFLATED, piece.left_out);
-    return OUTCOME_SENT;
+    return sends_add(catch_up->sends, &send, &frames, 1) ? OUTCOME_SENT : OUTCOME_WAIT;
 }
 
 /* Where the link stands in its group: OUTCOME_WAIT: it is behind. */

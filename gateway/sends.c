@@ -17,8 +17,8 @@ struct sends {
     struct buffer
         copies; /* of one event, for a link that wants more of them than a send has pieces */
     /* Of the flush under way. */
-    unsigned taken, busy;
-    uint64_t taken_bytes;
+    unsigned taken, busy, conflations;
+    uint64_t taken_bytes, left_out;
 };
 
 struct sends *sends_open(struct subscriptions *subscriptions, const struct outlet *outlet,
@@ -137,6 +137,8 @@ static void on_sent(void *context, void *entry, enum weir_status status)
     }
     sends->taken++;
     sends->taken_bytes += send->bytes;
+    sends->conflations += send->begins_conflation;
+    sends->left_out += send->left_out;
     sends_arrive(sends, send);
 }
 
@@ -144,8 +146,8 @@ unsigned sends_flush(struct sends *sends)
 {
     if (sends->count == 0)
         return 0;
-    sends->taken = sends->busy = 0;
-    sends->taken_bytes = 0;
+    sends->taken = sends->busy = sends->conflations = 0;
+    sends->taken_bytes = sends->left_out = 0;
     sends->outlet.flush(sends->outlet.context, on_sent, sends);
     sends->count = 0;
     sends->bytes = 0;
@@ -153,6 +155,8 @@ unsigned sends_flush(struct sends *sends)
     counters_add(sends->counters, COUNTER_DELIVERIES, sends->taken);
     counters_add(sends->counters, COUNTER_DELIVERY_BYTES, sends->taken_bytes);
     counters_add(sends->counters, COUNTER_DELIVERIES_BUSY, sends->busy);
+    counters_add(sends->counters, COUNTER_CONFLATIONS, sends->conflations);
+    counters_add(sends->counters, COUNTER_EVENTS_CONFLATED, sends->left_out);
     return sends->taken;
 }
 
@@ -199,8 +203,9 @@ static bool sends_add_all(struct sends *sends, const struct run *run, uint32_t s
     send->link = link;
     send->epoch = last->epoch;
     send->seq = last->seq;
-    send->conflated = send->conflated_left = 0;
+    send->conflated = send->conflated_left = send->left_out = 0;
     send->then = (uint8_t)then;
+    send->begins_conflation = false;
     struct span piece = run_piece(run, link->subscriber->format, start, end);
     const struct iovec frames = {(void *)(uintptr_t)piece.data, piece.bytes};
     sends_put(sends, send, &frames, 1);

@@ -43,7 +43,9 @@ struct send {
     uint64_t epoch, seq;          /* where it then is */
     uint32_t bytes;
     uint16_t conflated, conflated_left; /* likewise (subscriptions.h) */
+    uint16_t left_out;                  /* events for which those in it stand; counted when taken */
     uint8_t then;                       /* enum send_then */
+    bool begins_conflation;
 };
 
 struct sends;

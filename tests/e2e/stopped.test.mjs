@@ -52,7 +52,8 @@ function configuration(later) {
 
 async function openGroup(weir, later, stream, modes) {
   const live = [];
-  for (let index = 0; index < LIVE; index += 1) live.push(later(await (await openFollower(weir)).joined(stream, 'g')));
+  // Lossless: this process may be late itself, and then they would be slow ones.
+  for (let index = 0; index < LIVE; index += 1) live.push(later(await (await openFollower(weir)).joined(stream, 'g', { mode: 'lossless' })));
   const stopped = new Map();
   for (const mode of modes) {
     stopped.set(mode, []);
