@@ -152,7 +152,8 @@ static bool serve_publisher(struct floor_state *state, int publisher)
 }
 
 /* A connection's event carries its group and its number; a new one has no group yet. */
-enum { GROUP_NEW = UINT32_MAX - 1, GROUP_LISTENER = UINT32_MAX - 2 };
+#define GROUP_NEW (UINT32_MAX - 1)
+#define GROUP_LISTENER (UINT32_MAX - 2)
 
 static void watch(int poller, int operation, int fd, uint32_t group)
 {

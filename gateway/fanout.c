@@ -80,7 +80,7 @@ struct run_place {
     uint64_t epoch, seq;
     uint32_t start;
 };
-enum { NOWHERE = UINT32_MAX };
+#define NOWHERE UINT32_MAX
 
 static void place_find(struct run_place *place, const struct run *run,
                        const struct subscriber_link *link)
