@@ -112,8 +112,10 @@ static bool take_number(struct span *text, uint64_t *number)
             return false;
         *number = *number * 10 + digit;
     }
+    if (digits == 0)
+        return false;
     *text = span_of(text->data + digits, text->bytes - digits);
-    return digits > 0;
+    return true;
 }
 
 bool event_stream_parse_id(struct span text, struct cursor *cursor)
