@@ -181,13 +181,15 @@ test('control frames between cut frames: a socket read byte-wise sees whole fram
     await writer.set('cut', 'g', `i${n}`, value);
     if (n % 10 === 0) raw.write(frame(`ping ${pings++}`, { opcode: PING }));
   }
-  const sipping = setInterval(() => {
+  let isSipping = true;
+  const sips = setInterval(() => {
     raw.socket.resume();
-    setImmediate(() => raw.socket.pause());
+    setImmediate(() => isSipping && raw.socket.pause());
   }, 1);
   const end = Date.now() + 60000;
   while (raw.texts.length < 201 && Date.now() < end && !raw.isClosed) await delay(20);
-  clearInterval(sipping);
+  clearInterval(sips);
+  isSipping = false;
   raw.socket.resume();
   assert.deepEqual(raw.texts.slice(1).map((text) => JSON.parse(text).event.data.slice(0, 40)), expected.map((value) => value.slice(0, 40)));
   raw.texts.slice(1).forEach((text, index) => assert.ok(JSON.parse(text).event.data === expected[index]));
