@@ -167,11 +167,12 @@ static void fanout_topic(struct fanout *fanout, const struct feed *feed, struct 
         subscriptions_set_behind(fanout->subscriptions, topic->links[i]);
 }
 
-void fanout_run(struct fanout *fanout, struct feed *feed)
+double fanout_run(struct fanout *fanout, struct feed *feed, uint64_t now_ns)
 {
+    double links = 0, events_per_s = 0;
     if (feed->touched == NULL) {
         feed_clear(feed);
-        return;
+        return 0;
     }
     buffer_clear(&fanout->merged);
     buffer_clear(&fanout->text);
@@ -179,6 +180,9 @@ void fanout_run(struct fanout *fanout, struct feed *feed)
     uint32_t first_entry, entry_count;
     struct topic *topic;
     while ((topic = feed_pop_topic(feed, &first_entry, &entry_count)) != NULL) {
+        pace_note(&topic->pace, entry_count, now_ns);
+        links += topic->link_count;
+        events_per_s += topic->link_count * topic->pace.per_s;
         if (has_room || entry_count == 1) {
             fanout_topic(fanout, feed, topic, first_entry);
             continue;
@@ -188,4 +192,5 @@ void fanout_run(struct fanout *fanout, struct feed *feed)
     }
     (void)sends_flush(fanout->sends);
     feed_clear(feed);
+    return links > 0 ? events_per_s / links : 0;
 }

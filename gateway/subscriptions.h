@@ -31,6 +31,7 @@
 #define WEIR_GATEWAY_SUBSCRIPTIONS_H
 
 #include "gateway/counters.h"
+#include "gateway/pace.h"
 #include "gateway/trail.h"
 
 struct subscriber_link;
@@ -57,6 +58,7 @@ struct topic {
     struct subscriber_link **links;
     uint32_t link_count, link_capacity;
     struct trail trail; /* its records in the ring */
+    struct pace pace;   /* of its events */
     /* The feed's records of this turn: a chain through feed entries. */
     struct topic *touched_next;
     uint32_t first_entry, last_entry, entry_count;

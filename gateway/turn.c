@@ -19,8 +19,10 @@ struct turn {
     unsigned handles_open;
 };
 
-uint64_t turn_hold_ms(uint64_t work_us, uint64_t flush_interval_ms)
+uint64_t turn_hold_ms(uint64_t work_us, double events_per_s, uint64_t flush_interval_ms)
 {
+    if (events_per_s * (double)work_us < 1e6)
+        return 0;
     uint64_t hold_ms = 2 * work_us / 1000;
     return hold_ms < flush_interval_ms ? hold_ms : flush_interval_ms;
 }
@@ -119,7 +121,7 @@ static bool turn_fan_out(struct turn *turn)
     enum weir_status status = feed_drain(parts->feed, &turn->mapping->ring, parts->subscriptions);
     if (status == WEIR_EMPTY)
         return false;
-    fanout_run(parts->fanout, parts->feed);
+    double events_per_s = fanout_run(parts->fanout, parts->feed, start_ns);
     link_raise_floor(parts->link, parts->feed->newest_ms);
     if (status == WEIR_LAPPED) {
         subscriptions_all_behind(parts->subscriptions);
@@ -131,7 +133,8 @@ static bool turn_fan_out(struct turn *turn)
                       weir_status_text(status));
         return false;
     }
-    uint64_t hold_ms = turn_hold_ms((uv_hrtime() - start_ns) / 1000, parts->flush_interval_ms);
+    uint64_t hold_ms =
+        turn_hold_ms((uv_hrtime() - start_ns) / 1000, events_per_s, parts->flush_interval_ms);
     if (hold_ms > 0) {
         counters_add(parts->counters, COUNTER_FLUSHES_HELD, 1);
         turn->is_held = true;

@@ -7,10 +7,10 @@
  *     send what workers and the broker are owed
  *     announce sleep on the doorbell; if there is work left, do not wait
  *
- * Adaptive flush: after a fan-out that took d microseconds the next one is held for
- * min(flush_interval_ms, 2 d), rounded down to ms. Cheap fan-outs therefore go out at once,
- * expensive ones share their sends. While one is held the doorbell stays silent (not asleep) and
- * the ring is the queue.
+ * Adaptive flush: after a fan-out that took d, the next one is held for min(flush_interval_ms, 2 d),
+ * rounded down to ms, if those it served have at least one event in d: then there is something to
+ * share a send with. Cheap fan-outs and events that are further apart go out at once. While one is
+ * held the doorbell stays silent (not asleep) and the ring is the queue.
  *
  * Process:  gateway, loop thread only.
  */
@@ -64,7 +64,7 @@ enum weir_status turn_set_mapping(struct turn *turn, struct mapping *mapping,
 bool turn_has_drained(struct turn *turn);
 void turn_stop(struct turn *turn); /* memory is given back once the loop has run */
 
-/* How long to hold the next fan-out after one of `work_us`. */
-uint64_t turn_hold_ms(uint64_t work_us, uint64_t flush_interval_ms);
+/* How long to hold the next fan-out after one of `work_us` to links that have so many events. */
+uint64_t turn_hold_ms(uint64_t work_us, double events_per_s, uint64_t flush_interval_ms);
 
 #endif

@@ -509,7 +509,7 @@ static void turn(void)
 {
     enum weir_status status = feed_drain(&world.feed, &world.mapping->ring, &world.subscriptions);
     cr_assert(status == WEIR_OK || status == WEIR_EMPTY || status == WEIR_LAPPED);
-    fanout_run(world.fanout, &world.feed);
+    (void)fanout_run(world.fanout, &world.feed, 1);
     if (status == WEIR_LAPPED)
         subscriptions_all_behind(&world.subscriptions);
     (void)catch_up_run(world.catch_up);

@@ -215,7 +215,7 @@ static void join_since(struct socket *socket, uint64_t seq)
 static void read_feed(void)
 {
     enum weir_status status = feed_drain(&feed, &mapping->ring, &subscriptions);
-    fanout_run(fanout, &feed);
+    (void)fanout_run(fanout, &feed, 1);
     if (status == WEIR_LAPPED)
         subscriptions_all_behind(&subscriptions);
 }

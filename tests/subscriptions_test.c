@@ -452,7 +452,7 @@ static void turn_once(bool reads_feed)
         enum weir_status status =
             feed_drain(&world.feed, &world.mapping->ring, &world.subscriptions);
         cr_assert(status == WEIR_OK || status == WEIR_EMPTY || status == WEIR_LAPPED);
-        fanout_run(world.fanout, &world.feed);
+        (void)fanout_run(world.fanout, &world.feed, 1);
         if (status == WEIR_LAPPED)
             subscriptions_all_behind(&world.subscriptions);
     }
@@ -1524,12 +1524,14 @@ Test(turn, a_ring_is_read_to_its_end_or_given_up, .timeout = 20)
 
 Test(turn, hold_grows_with_work_and_is_bounded)
 {
-    cr_assert_eq(turn_hold_ms(0, 5), 0);
-    cr_assert_eq(turn_hold_ms(499, 5), 0);
-    cr_assert_eq(turn_hold_ms(500, 5), 1);
-    cr_assert_eq(turn_hold_ms(1600, 5), 3);
-    cr_assert_eq(turn_hold_ms(100000, 5), 5);
-    cr_assert_eq(turn_hold_ms(100000, 0), 0);
+    cr_assert_eq(turn_hold_ms(0, 1e6, 5), 0);
+    cr_assert_eq(turn_hold_ms(499, 1e6, 5), 0);
+    cr_assert_eq(turn_hold_ms(500, 1e6, 5), 1);
+    cr_assert_eq(turn_hold_ms(1600, 1e3, 5), 3);
+    cr_assert_eq(turn_hold_ms(100000, 1e3, 5), 5);
+    cr_assert_eq(turn_hold_ms(100000, 1e3, 0), 0);
+    cr_assert_eq(turn_hold_ms(5000, 199, 5), 0, "the next event comes when all is long done");
+    cr_assert_eq(turn_hold_ms(5000, 200, 5), 5);
 }
 
 Test(stream_socket, paths_are_percent_decoded)
@@ -1562,4 +1564,31 @@ Test(uuid, prints_and_parses)
     cr_assert_not(uuid_parse(back, SPAN_LITERAL("")));
     text[8] = 'x';
     cr_assert_not(uuid_parse(back, span_text(text)));
+}
+
+Test(pace, settles_on_the_rate_of_events)
+{
+    struct pace pace = {0};
+    uint64_t now_ns = 1;
+    for (unsigned i = 0; i < 200; i++)
+        pace_note(&pace, 2, now_ns += 4000000);
+    cr_assert_gt(pace.per_s, 495);
+    cr_assert_lt(pace.per_s, 505);
+}
+
+Test(pace, one_burst_after_a_pause_is_no_rate_and_a_pause_ends_one)
+{
+    struct pace pace = {0};
+    uint64_t now_ns = 1;
+    pace_note(&pace, 1, now_ns);
+    cr_assert_lt(pace.per_s, 1, "nothing is known yet");
+    pace_note(&pace, 1, now_ns += 1000000000);
+    cr_assert_lt(pace.per_s, 2);
+    pace_note(&pace, 1, now_ns += 1000000);
+    cr_assert_lt(pace.per_s, 100, "of 1,000 a second");
+    for (unsigned i = 0; i < 100; i++)
+        pace_note(&pace, 1, now_ns += 1000000);
+    cr_assert_gt(pace.per_s, 900);
+    pace_note(&pace, 1, now_ns += 10000000000);
+    cr_assert_lt(pace.per_s, 3);
 }

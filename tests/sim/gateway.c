@@ -530,7 +530,8 @@ void sim_gateway_turn(struct sim_gateway *gateway)
         enum weir_status status =
             feed_drain(&gateway->feed, &gateway->mapping->ring, &gateway->subscriptions);
         if (status != WEIR_EMPTY) {
-            fanout_run(gateway->fanout, &gateway->feed);
+            (void)fanout_run(gateway->fanout, &gateway->feed,
+                             sim_now_ms(gateway->scheduler) * 1000000);
             weir_assert(status == WEIR_OK || status == WEIR_LAPPED || status == WEIR_FULL);
             if (status == WEIR_LAPPED) {
                 sim_note(gateway->scheduler, "gateway: lapped", gateway->index, 0, 0);
