@@ -151,6 +151,9 @@ static void on_prepare(uv_prepare_t *prepare)
     struct turn_parts *parts = &turn->parts;
     bool has_work = false;
     counters_add(parts->counters, COUNTER_TURNS, 1);
+    /* What has come in goes on before a fan-out, which may take milliseconds. */
+    link_flush(parts->link);
+    ws_flush(parts->ws);
     bool reads_feed = turn->mapping != NULL && !turn->is_held && !turn->is_feed_broken;
     if (reads_feed)
         has_work = turn_fan_out(turn);

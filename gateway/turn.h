@@ -1,6 +1,7 @@
 /* gateway/turn.h -- what a gateway does between two waits of its loop.
  *
  *   poll: sockets, broker, doorbell --> prepare (end of turn):
+ *     send what the broker and WebSocket workers are owed so far
  *     drain the ring and fan out, unless a fan-out is being held back
  *     catch up links that are behind; send syncs that are due
  *     call the handlers of triggers whose turn has come
