@@ -23,7 +23,7 @@ uint64_t turn_hold_ms(uint64_t work_us, double events_per_s, uint64_t flush_inte
 {
     if (events_per_s * (double)work_us < 1e6)
         return 0;
-    uint64_t hold_ms = 2 * work_us / 1000;
+    uint64_t hold_ms = 3 * work_us / 1000;
     return hold_ms < flush_interval_ms ? hold_ms : flush_interval_ms;
 }
 

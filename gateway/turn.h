@@ -8,7 +8,7 @@
  *     send what workers and the broker are owed
  *     announce sleep on the doorbell; if there is work left, do not wait
  *
- * Adaptive flush: after a fan-out that took d, the next one is held for min(flush_interval_ms, 2 d),
+ * Adaptive flush: after a fan-out that took d, the next one is held for min(flush_interval_ms, 3 d),
  * rounded down to ms, if those it served have at least one event in d: then there is something to
  * share a send with. Cheap fan-outs and events that are further apart go out at once. While one is
  * held the doorbell stays silent (not asleep) and the ring is the queue.

@@ -1525,9 +1525,9 @@ Test(turn, a_ring_is_read_to_its_end_or_given_up, .timeout = 20)
 Test(turn, hold_grows_with_work_and_is_bounded)
 {
     cr_assert_eq(turn_hold_ms(0, 1e6, 5), 0);
-    cr_assert_eq(turn_hold_ms(499, 1e6, 5), 0);
-    cr_assert_eq(turn_hold_ms(500, 1e6, 5), 1);
-    cr_assert_eq(turn_hold_ms(1600, 1e3, 5), 3);
+    cr_assert_eq(turn_hold_ms(333, 1e6, 5), 0);
+    cr_assert_eq(turn_hold_ms(334, 1e6, 5), 1);
+    cr_assert_eq(turn_hold_ms(1200, 1e3, 5), 3);
     cr_assert_eq(turn_hold_ms(100000, 1e3, 5), 5);
     cr_assert_eq(turn_hold_ms(100000, 1e3, 0), 0);
     cr_assert_eq(turn_hold_ms(5000, 199, 5), 0, "the next event comes when all is long done");
