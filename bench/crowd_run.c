@@ -135,7 +135,6 @@ void crowd_run(const struct crowd_options *options, struct crowd_result *result)
     bool is_paced = options->rate > 0;
     subscribe(options, crowd, result);
     struct crowd_publisher *publisher = crowd_publisher_open(crowd);
-    settle();
     publish_for(publisher, options->warmup_seconds);
     /* By the clock, a message is measured as a whole or not at all. */
     if (is_paced)

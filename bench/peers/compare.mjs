@@ -10,18 +10,19 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { Program, stopAll } from './processes.mjs';
-import { FORMAT, problems } from './results.mjs';
+import { Program, processorTicks, stealShare, stopAll } from './processes.mjs';
+import { FORMAT, isStolenFrom, problems } from './results.mjs';
 import { page, publish } from './report.mjs';
 import { SERVERS, binDirectory } from './servers.mjs';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 
-export const USAGE = `./dev bench compare [OPTION...]   some ten minutes where nothing else runs
-  --rounds N          of all servers in turn (default 3; quick 1)
-  --quick             one round, shorter runs: some three minutes
+export const USAGE = `./dev bench compare [OPTION...]   some fifteen minutes where nothing else runs
+  --rounds N          of all servers in turn (default 5; quick 1)
+  --quick             one round: some three minutes
   --smoke             every server once with 20 subscribers: does the comparison work?
-  --servers A,B       of ${SERVERS.map(({ name }) => name).join(', ')}; weir is always among them
+  --servers A,B       of ${SERVERS.map(({ name }) => name).join(', ')}; weir is always among them,
+                      f1 and f2 are bare servers: what a send() costs, and no more
   --scenarios A,B     of 1x1000, 1x10000, 1000x1 (groups x subscribers of each)
   --out DIR           where the JSON and the report go (default build/bench)
   --docs              write docs/compare.svg, docs/compare.json and the table in README.md as well
@@ -37,10 +38,12 @@ const SCENARIOS = [
   { name: '1000x1', groups: 1000, subscribers: 1000, rate: 2000, in_flight: 64, title: '1,000 groups, 1 subscriber each' },
 ];
 const SMOKE = [{ name: '2x10', groups: 2, subscribers: 20, rate: 100, in_flight: 8, title: '2 groups, 10 subscribers each' }];
+// More and shorter rounds rather than fewer long ones: a moment in which the machine stands still spoils one round of five.
+// seconds: measured paced, and flat out, where there are many more deliveries.
 const PLANS = {
-  full: { rounds: 3, seconds: 1.5, warmup: 0.5, drain: 3, bytes: [128, 1024] },
-  quick: { rounds: 1, seconds: 1, warmup: 0.3, drain: 2, bytes: [128, 1024] },
-  smoke: { rounds: 1, seconds: 0.4, warmup: 0.1, drain: 3, bytes: [128] },
+  full: { rounds: 5, seconds: { paced: 1, flat: 0.6 }, warmup: 0.2, drain: 2, bytes: [128, 1024] },
+  quick: { rounds: 1, seconds: { paced: 1, flat: 0.6 }, warmup: 0.2, drain: 2, bytes: [128, 1024] },
+  smoke: { rounds: 1, seconds: { paced: 0.4, flat: 0.3 }, warmup: 0.1, drain: 3, bytes: [128] },
 };
 
 function fail(sentence) {
@@ -105,17 +108,19 @@ const sentence = (error) => String(error.message ?? error).trim().split('\n').sl
 // Runs crowd against a server that is running; its figures, or { failed }.
 async function measure(server, place, plan, { scenario, bytes, phase }) {
   const rate = phase === 'paced' ? ['--rate', scenario.rate] : ['--rate', 0, '--in-flight', scenario.in_flight];
+  const seconds = plan.seconds[phase];
+  const before = processorTicks();
   const crowd = Program.start(path.join(binDirectory, 'crowd'), [
-    '--protocol', server.name, '--port', place.port, ...(place.publishPort ? ['--publish-port', place.publishPort] : []),
+    '--protocol', server.protocol ?? server.name, '--port', place.port, ...(place.publishPort ? ['--publish-port', place.publishPort] : []),
     '--groups', scenario.groups, '--subscribers', scenario.subscribers, '--bytes', bytes, ...rate,
-    '--seconds', plan.seconds, '--warmup', plan.warmup, '--drain', plan.drain, '--server-pids', place.program.pids().join(','),
+    '--seconds', seconds, '--warmup', plan.warmup, '--drain', plan.drain, '--server-pids', place.program.pids().join(','),
   ].map(String));
-  const limit = setTimeout(() => crowd.stop(1000), (plan.seconds + plan.warmup + plan.drain + 45) * 1000);
+  const limit = setTimeout(() => crowd.stop(1000), (seconds + plan.warmup + plan.drain + 45) * 1000);
   place.program.exited.then(() => crowd.stop(1000)); // it would wait for a server that has died
   const { code } = await crowd.exited;
   clearTimeout(limit);
   const line = crowd.said.split('\n').find((text) => text.startsWith('{'));
-  if (code === 0 && line !== undefined) return JSON.parse(line);
+  if (code === 0 && line !== undefined) return { ...JSON.parse(line), steal_share: stealShare(before, processorTicks()) };
   const last = place.program.exit === null ? '' : ` (the server has ended: ${JSON.stringify(place.program.exit)})`;
   return { failed: `${sentence({ message: crowd.said || 'crowd did not end in time' })}${last}` };
 }
@@ -153,6 +158,7 @@ function progressLine(runs) {
   if (flat.failed) words.push(`flat out failed: ${flat.failed}`);
   else words.push(`flat out ${short(flat.server_cpu_us_per_delivery)} µs, ${short(flat.deliveries_per_s)}/s`);
   if (paced.kept_up === false) words.push('did not keep up');
+  if (runs.some(isStolenFrom)) words.push('the host took processor time');
   return words.join(', ');
 }
 
@@ -161,15 +167,15 @@ function minutes(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, '0')}`;
 }
 
-// The session's work, in the order in which it is done. Who is first goes round, so that nobody always follows the same.
+// The session's work, in the order in which it is done. Who is first goes round, and every other round goes the other way, so
+// that nobody always follows the same.
 export function jobsOf(scenarios, servers, plan) {
+  const cases = scenarios.flatMap((scenario) => plan.bytes.map((bytes) => ({ scenario, bytes })));
   const jobs = [];
   for (let round = 1; round <= plan.rounds; round += 1) {
-    for (const scenario of scenarios) {
-      for (const bytes of plan.bytes) {
-        const first = (round + jobs.length) % servers.length;
-        for (let at = 0; at < servers.length; at += 1) jobs.push({ round, scenario, bytes, server: servers[(first + at) % servers.length] });
-      }
+    for (const [index, one] of cases.entries()) {
+      const turned = servers.map((_, at) => servers[(round + index + at) % servers.length]);
+      for (const server of round % 2 === 0 ? turned.reverse() : turned) jobs.push({ round, ...one, server });
     }
   }
   return jobs;
@@ -189,12 +195,12 @@ function save(document, out) {
 async function describe(servers, cores) {
   const found = [];
   for (const server of servers) {
-    const { name, label, processes, settings } = server;
+    const { name, label, plot_label = label, is_floor = false, processes, settings } = server;
+    const described = { name, label, plot_label, is_floor, processes, settings };
     try {
-      const version = await withScratch((scratch) => server.version({ cores, scratch }));
-      found.push({ name, label, processes, settings, version });
+      found.push({ ...described, version: await withScratch((scratch) => server.version({ cores, scratch })) });
     } catch (error) {
-      found.push({ name, label, processes, settings, version: 'unknown', failed: sentence(error) });
+      found.push({ ...described, version: 'unknown', failed: sentence(error) });
     }
   }
   return found;

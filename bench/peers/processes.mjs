@@ -50,6 +50,19 @@ export function privateBytes(pids) {
   return kilobytes * 1024;
 }
 
+// Processor time since the machine's start, and what the host has taken of it for others; null where the kernel does not say.
+export function processorTicks() {
+  const [, line] = /^cpu +(.*)$/m.exec(readText('/proc/stat')) ?? [];
+  const ticks = line?.split(' ').slice(0, 8).map(Number); // guests' time is in user time already
+  return ticks?.length === 8 ? { steal: ticks[7], all: ticks.reduce((sum, value) => sum + value, 0) } : null;
+}
+
+// What the host took between two looks, as a share.
+export function stealShare(before, after) {
+  if (before === null || after === null || after.all <= before.all) return null;
+  return Math.round(((after.steal - before.steal) / (after.all - before.all)) * 1e4) / 1e4;
+}
+
 // Below the range from which the kernel takes ports for outgoing connections, so that none of them takes it first.
 export async function freePort() {
   for (;;) {

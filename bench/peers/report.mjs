@@ -1,7 +1,7 @@
 // report.mjs -- a session's document as one page that needs nothing else, and the short forms of it for docs/ and README.md.
 import fs from 'node:fs';
 import path from 'node:path';
-import { AIMS, METRICS, figure, isBehind, median, ratio } from './results.mjs';
+import { AIMS, METRICS, STEAL_SHARE_MAX, figure, floorRatio, isBehind, isStolenFrom, median, ratio, share } from './results.mjs';
 import { DARK, LIGHT, STYLE, WIDTH, bars, dots, escape, figureSvg, format } from './plot.mjs';
 
 const metricOf = (key) => METRICS.find((metric) => metric.key === key);
@@ -42,7 +42,7 @@ const hasMemory = (document, section) => document.servers.some(({ name }) => mem
 // ---- one section ----
 
 function barRows(document, section, key) {
-  return document.servers.map(({ name, label }) => ({
+  return document.servers.map(({ name, plot_label: label }) => ({
     label, ours: name === 'weir',
     entries: key === 'memory' ? [memoryFigure(document, section, name)] : section.cases.map((one) => figure(document, metricOf(key), one.name, name)),
   }));
@@ -50,7 +50,7 @@ function barRows(document, section, key) {
 
 function dotRows(document, section) {
   const keys = ['p50', 'p99', 'p999'];
-  return document.servers.map(({ name, label }) => ({
+  return document.servers.map(({ name, plot_label: label }) => ({
     label, ours: name === 'weir',
     lines: section.cases.map((one) => {
       const figures = keys.map((key) => figure(document, metricOf(key), one.name, name));
@@ -59,9 +59,12 @@ function dotRows(document, section) {
   }));
 }
 
+// Between the rounds; empty where they agree.
+const rangeText = (each, unit) => (each.max > each.min ? `${format(each.min, unit)} … ${format(each.max, unit)}` : '');
+
 function spreadText(each, unit) {
   if (each.median === null) return each.failed.length ? 'failed' : '–';
-  const range = each.rounds > 1 && each.max > each.min ? ` <small>${escape(format(each.min, unit))} … ${escape(format(each.max, unit))}</small>` : '';
+  const range = rangeText(each, unit) && ` <small>${escape(rangeText(each, unit))}</small>`;
   return `${escape(format(each.median, unit))}${each.behind ? ` <em title="did not keep up in ${each.behind} of ${each.rounds} rounds">*</em>` : ''}${range}`;
 }
 
@@ -76,8 +79,8 @@ function barTable(document, rows, section, key) {
 
 function dotTable(document, section) {
   const head = ['', ...section.cases.flatMap((one) => ['p50', 'p99', 'p99.9'].map((name) => `${name}, ${bytesName(one.bytes)}`))];
-  return table('medians of the rounds', head, document.servers.map(({ name, label }) => [
-    label, ...section.cases.flatMap((one) => ['p50', 'p99', 'p999'].map((key) => escape(format(figure(document, metricOf(key), one.name, name).median, 'µs')))),
+  return table('medians, and the spread of the rounds', head, document.servers.map(({ name, label }) => [
+    label, ...section.cases.flatMap((one) => ['p50', 'p99', 'p999'].map((key) => spreadText(figure(document, metricOf(key), one.name, name), 'µs'))),
   ]));
 }
 
@@ -106,12 +109,16 @@ function latencyCard(document, section) {
   return card(`latency-${section.name}`, 'Latency, paced', `${paceOf(section)}; from when a message was due to when a subscriber has read it; log scale`, plot, description, dotTable(document, section));
 }
 
+// With an aim, what the bare servers' share is stands below: an aim below that asks for less than one send() to a subscriber.
 function ratioCell(document, metric, scenario, server) {
-  const value = ratio(document, metric, scenario, server);
+  const { median: value, min, max } = share(document, metric, scenario, 'weir', server);
   const aim = metric.column === 'server_cpu_us_per_delivery' ? AIMS[server] : undefined;
-  if (value === null || aim === undefined) return times(value);
+  const rounds = value !== null && max > min ? `; rounds: ${times(min)} to ${times(max)}` : '';
+  if (value === null || aim === undefined) return `<span title="weir's share${rounds}">${times(value)}</span>`;
   const reached = value <= aim;
-  return `<span class="${reached ? 'good' : 'bad'}" title="aim ${aim}: ${reached ? 'reached' : 'missed'}">${times(value)} ${reached ? '✓' : '✗'}</span>`;
+  const bare = floorRatio(document, metric, scenario, server);
+  const below = bare === null ? '' : `<small>bare ${times(bare)}</small>`;
+  return `<span class="${reached ? 'good' : 'bad'}" title="aim ${aim}: ${reached ? 'reached' : 'missed'}${rounds}">${times(value)} ${reached ? '✓' : '✗'}</span>${below}`;
 }
 
 const aimWords = (document) => Object.entries(AIMS).map(([server, aim]) => `${aim} of ${document.servers.find(({ name }) => name === server)?.label ?? server}`).join(', ');
@@ -131,7 +138,7 @@ function ratioTable(document, section, cases) {
 function ratioCard(document, section) {
   const isWide = !hasMemory(document, section);
   const tables = isWide ? section.cases.map((one) => ratioTable(document, section, [one])) : [ratioTable(document, section, section.cases)];
-  return `<figure class="ratios${isWide ? ' wide-card' : ''}"><figcaption><h3>weir as a share of the others</h3><p>below 1 weir needs less of it; deliveries/s: above 1 weir does more</p></figcaption><div class="tables">${tables.join('')}</div></figure>`;
+  return `<figure class="ratios${isWide ? ' wide-card' : ''}"><figcaption><h3>weir as a share of the others</h3><p>medians of the rounds' shares; below 1 weir needs less of it; deliveries/s: above 1 weir does more; bare: the cheaper bare server's share of the same</p></figcaption><div class="tables">${tables.join('')}</div></figure>`;
 }
 
 function sectionText(document, section) {
@@ -190,6 +197,17 @@ export function busyWords({ machine }) {
   return load > 0.3 * machine.cores ? `The machine was busy with other work (load ${load.toFixed(1)} on ${machine.cores} cores before): ratios of the same round say something, the figures themselves little.` : '';
 }
 
+const percent = (value) => `${Number((100 * value).toPrecision(2))} %`;
+
+// A virtual machine's processors are the host's, which lends them to others as well.
+export function stealWords({ runs }) {
+  const known = runs.map((run) => run.steal_share).filter((value) => typeof value === 'number');
+  if (known.length === 0) return 'not known';
+  const flagged = runs.filter(isStolenFrom).length;
+  const most = `${percent(median(known))} of a run's processor time in the median, ${percent(Math.max(...known))} at most`;
+  return flagged === 0 ? most : `${most}; more than ${percent(STEAL_SHARE_MAX)} in ${flagged} of ${known.length} runs (named below): latencies of those are the host's as well`;
+}
+
 function facts(document) {
   const { machine, parameters } = document;
   const gib = `${Math.round(machine.memory_bytes / 2 ** 30)} GiB`;
@@ -198,7 +216,8 @@ function facts(document) {
     ['Made', `${document.made.slice(0, 16).replace('T', ' ')} UTC, weir ${document.commit || 'of an unknown commit'}${document.complete ? '' : '; the session was stopped before its end'}`],
     ['Machine', `${machine.cores} × ${machine.cpu}, ${gib}, ${machine.system}, Linux ${machine.kernel}`],
     ['Load', `${load(machine.load_before)} before${machine.load_after ? `, ${load(machine.load_after)} after (the session's own among it)` : ''}. ${busyWords(document)}`],
-    ['Rounds', `${parameters.rounds} of all servers in turn; ${parameters.seconds} s measured after ${parameters.warmup} s, each paced and flat out`],
+    ['Taken by the host', stealWords(document)],
+    ['Rounds', `${parameters.rounds} of all servers in turn; ${parameters.seconds.paced} s paced and ${parameters.seconds.flat} s flat out, each after ${parameters.warmup} s of warm-up`],
     ['Command', '<code>./dev bench compare</code>'],
   ];
 }
@@ -209,16 +228,20 @@ function serverTable(document) {
   return `<div class="wide scroll">${table('versions as the programs say them; settings that differ from the defaults', ['', 'version', 'processes', 'settings'], rows)}</div>`;
 }
 
+function faultOf(document, run) {
+  if (run.failed !== undefined) return `failed: ${run.failed}`;
+  if (run.lost + run.repeated + run.damaged + run.closed > 0) return `${run.lost} messages lost, ${run.repeated} repeated, ${run.damaged} damaged, ${run.closed} connections closed`;
+  if (run.undelivered > 0) return `${run.undelivered} deliveries were still missing ${document.parameters.drain} s after the last message`;
+  return isBehind(run) ? `did not keep up: the last delivery came ${format(run.max_us, 'µs')} late` : null;
+}
+
 function remarks(document) {
   const label = (name) => document.servers.find((server) => server.name === name).label;
   const found = new Map(); // rounds of the same kind are one line
   for (const run of document.runs) {
-    let what = null;
-    if (run.failed !== undefined) what = `failed: ${run.failed}`;
-    else if (run.lost + run.repeated + run.damaged + run.closed > 0) what = `${run.lost} messages lost, ${run.repeated} repeated, ${run.damaged} damaged, ${run.closed} connections closed`;
-    else if (run.undelivered > 0) what = `${run.undelivered} deliveries were still missing ${document.parameters.drain} s after the last message`;
-    else if (isBehind(run)) what = `did not keep up: the last delivery came ${format(run.max_us, 'µs')} late`;
-    if (what === null) continue;
+    const stolen = isStolenFrom(run) ? `the host took ${percent(run.steal_share)} of the processor time` : null;
+    const what = [faultOf(document, run), stolen].filter(Boolean).join(', ');
+    if (what === '') continue;
     const key = `${label(run.server)}, ${run.scenario.replace('-', ', ')} B, ${run.phase === 'flat' ? 'flat out' : 'paced'}`;
     found.set(key, [...(found.get(key) ?? []), `round ${run.round}: ${what}`]);
   }
@@ -238,7 +261,10 @@ not depend on that. What is not equal: weir stores each message as an item's new
 number, time: some 200 bytes more), so that subscribers can resume; nchan keeps the last 64; the others keep nothing. weir, nchan,
 socket.io and ws speak WebSocket, as browsers do; nats and redis a TCP protocol of their own. Publishing is each server's usual way:
 WebSocket for weir, ws and socket.io, HTTP POST for nchan, PUB and PUBLISH; its cost is part of the figures, most of it with one
-subscriber a group. TCP_NODELAY is set by all of them.</p>`;
+subscriber a group. TCP_NODELAY is set by all of them.</p>
+<p>The bare servers are nothing to use: no handshake, no state, one thread, and frames of weir's size that the publisher has made. What they
+cost is the kernel's part, so a share below theirs is to be had only by fewer calls than one send() for each subscriber and message,
+or for each subscriber and turn. A share is the median of the rounds' shares: what disturbs a round meets all servers of it.</p>`;
 
 export function page(document) {
   return `<!doctype html>
@@ -283,32 +309,72 @@ ${parts.join('\n')}
 `;
 }
 
-// Medians only, for docs/.
+// Medians, least and largest of the rounds, for docs/.
 export function summary(document) {
-  const results = document.parameters.scenarios.flatMap((scenario) => document.servers.map(({ name }) => ({
-    scenario: scenario.name, server: name,
-    ...Object.fromEntries(METRICS.map((metric) => [metric.key, figure(document, metric, scenario.name, name).median])),
-    kept_up: document.runs.every((run) => run.scenario !== scenario.name || run.server !== name || run.phase !== 'paced' || run.kept_up === true),
-  })));
+  const results = document.parameters.scenarios.flatMap((scenario) => document.servers.map(({ name }) => {
+    const figures = METRICS.map((metric) => [metric.key, figure(document, metric, scenario.name, name)]);
+    return {
+      scenario: scenario.name, server: name, ...Object.fromEntries(figures.map(([key, each]) => [key, each.median])),
+      spread: Object.fromEntries(figures.map(([key, { min, max }]) => [key, [min, max]])),
+      kept_up: document.runs.every((run) => run.scenario !== scenario.name || run.server !== name || run.phase !== 'paced' || run.kept_up === true),
+    };
+  }));
   const { made, commit, machine, parameters } = document;
-  return { made, commit, machine, rounds: parameters.rounds, servers: document.servers.map(({ name, version }) => ({ name, version })), results };
+  const stolen_from = { runs: document.runs.filter(isStolenFrom).length, of: document.runs.length };
+  return { made, commit, machine, stolen_from, rounds: parameters.rounds, servers: document.servers.map(({ name, version }) => ({ name, version })), results };
 }
 
+// A line for each result, so that a change of it reads as one.
+function summaryText(document) {
+  const { results, ...head } = summary(document);
+  return `${JSON.stringify(head, null, 1).slice(0, -2)},\n "results": [\n  ${results.map((one) => JSON.stringify(one)).join(',\n  ')}\n ]\n}\n`;
+}
+
+function rangeOf(values) {
+  const [least, most] = [times(Math.min(...values)), times(Math.max(...values))];
+  return least === most ? least : `${least} to ${most}`;
+}
+
+// weir's share of a server's CPU in every scenario, paced and flat out, and the bare server's share of the same.
+function cpuShares(document, server) {
+  return document.parameters.scenarios.flatMap((scenario) => ['cpu_paced', 'cpu_flat'].map((key) => ({
+    value: ratio(document, metricOf(key), scenario.name, server),
+    bare: floorRatio(document, metricOf(key), scenario.name, server),
+    where: `${scenario.group}, ${bytesName(scenario.bytes)}, ${key === 'cpu_flat' ? 'flat out' : 'paced'}`,
+  }))).filter(({ value }) => value !== null);
+}
+
+function missedText(shares, aim) {
+  const missed = shares.filter(({ value }) => value > aim).sort((a, b) => b.value - a.value);
+  if (missed.length === 0) return 'reached everywhere';
+  const beyond = missed.filter(({ bare }) => bare !== null && bare > aim).length;
+  const list = missed.map(({ where, value, bare }) => `${where}: ${times(value)}${bare === null ? '' : `, bare ${times(bare)}`}`);
+  const isCompared = missed.some(({ bare }) => bare !== null);
+  return `missed in ${missed.length} of ${shares.length} cases${isCompared ? `, in ${beyond} of which the aim is below the bare server's own share` : ''} (${list.join('; ')})`;
+}
+
+function aimLine(document, { name, label, is_floor }) {
+  const shares = cpuShares(document, name);
+  if (shares.length === 0) return null;
+  const weir = `- ${label}: weir's CPU per delivery is ${rangeOf(shares.map(({ value }) => value))} of it`;
+  if (is_floor) return `${weir}.`;
+  const bare = shares.map((one) => one.bare).filter((value) => value !== null);
+  const beside = bare.length === 0 ? '' : `, the bare server's ${rangeOf(bare)}`;
+  return `${weir}${beside}; aim ${AIMS[name]}: ${missedText(shares, AIMS[name])}.`;
+}
+
+// A line for each aim, and for what is below all of them.
 function aimLines(document) {
-  return Object.entries(AIMS).map(([server, aim]) => {
-    const label = document.servers.find(({ name }) => name === server)?.label;
-    const found = document.parameters.scenarios.flatMap((scenario) => ['cpu_paced', 'cpu_flat'].map((key) => ({
-      value: ratio(document, metricOf(key), scenario.name, server), where: `${scenario.group}, ${bytesName(scenario.bytes)}, ${key === 'cpu_flat' ? 'flat out' : 'paced'}`,
-    }))).filter(({ value }) => value !== null);
-    if (label === undefined || found.length === 0) return null;
-    const missed = found.filter(({ value }) => value > aim).sort((a, b) => b.value - a.value);
-    const range = `${times(Math.min(...found.map(({ value }) => value)))} to ${times(Math.max(...found.map(({ value }) => value)))}`;
-    return `- ${label}: weir's CPU per delivery is ${range} of it; aim ${aim}: ${missed.length === 0 ? 'reached everywhere' : `missed in ${missed.length} of ${found.length} cases (${missed.map(({ where, value }) => `${where}: ${times(value)}`).join('; ')})`}.`;
-  }).filter(Boolean);
+  return document.servers.filter(({ name, is_floor }) => name in AIMS || is_floor).map((server) => aimLine(document, server)).filter(Boolean);
 }
 
 const BEGIN = '<!-- compare: written by ./dev bench compare --docs -->';
 const END = '<!-- compare: end -->';
+
+const BARE_WORDS = `The bare servers have no handshake, no state, and get frames of weir's size ready-made: what they cost is the kernel's part. Beside
+an aim stands the share of the cheaper one in the same case.
+
+`;
 
 export function readmeText(document) {
   const small = document.parameters.scenarios.filter(({ bytes }) => bytes === document.parameters.bytes[0]);
@@ -318,23 +384,29 @@ export function readmeText(document) {
     return each.median === null ? (each.failed.length ? 'failed' : '–') : format(each.median, metricOf(key).unit) + (each.behind ? ' \\*' : '');
   };
   const head = ['', ...small.map(({ group }) => `CPU per delivery, ${group.replace('x', ' × ')}`), 'deliveries/s', 'p50 / p99', 'idle connection'];
-  const rows = document.servers.map(({ name, label, version }) => [
-    `${name === 'weir' ? '**weir**' : label} ${name === 'weir' ? '' : version}`.trim(), ...small.map((scenario) => cell('cpu_paced', scenario.name, name)),
-    cell('deliveries', first, name), `${cell('p50', first, name)} / ${cell('p99', first, name)}`, format(memoryFigure(document, sections(document).at(Math.min(1, sections(document).length - 1)), name).median, 'B'),
+  const title = ({ name, label, is_floor, version }) => (name === 'weir' ? '**weir**' : is_floor ? label : `${label} ${version}`);
+  const late = (name) => {
+    const each = figure(document, metricOf('p99'), first, name);
+    return rangeText(each, 'µs') && ` (${rangeText(each, 'µs')})`;
+  };
+  const rows = document.servers.map(({ name, ...rest }) => [
+    title({ name, ...rest }), ...small.map((scenario) => cell('cpu_paced', scenario.name, name)),
+    cell('deliveries', first, name), `${cell('p50', first, name)} / ${cell('p99', first, name)}${late(name)}`, format(memoryFigure(document, sections(document).at(Math.min(1, sections(document).length - 1)), name).median, 'B'),
   ]);
   const { machine } = document;
   const behind = document.runs.some((run) => isBehind(run)) ? '\n\\* did not keep up in some round.\n' : '';
   return `${BEGIN}
 ![CPU per delivery and deliveries per second, weir and others](docs/compare.svg)
 
-${bytesName(document.parameters.bytes[0])} messages, groups × subscribers of each; CPU and latency paced, deliveries/s flat out with ${small[0].group.replace('x', ' × ')}. Medians of ${document.parameters.rounds} round${document.parameters.rounds === 1 ? '' : 's'}, ${machine.cores} cores
-(${machine.cpu}), ${document.made.slice(0, 10)}, commit ${document.commit.replace('+', ' and changes')}; all figures are in [docs/compare.json](docs/compare.json). ${busyWords(document)}
+${bytesName(document.parameters.bytes[0])} messages, groups × subscribers of each; CPU and latency paced, deliveries/s flat out with ${small[0].group.replace('x', ' × ')}. Medians of ${document.parameters.rounds} round${document.parameters.rounds === 1 ? '' : 's'}${document.parameters.rounds === 1 ? '' : ' (p99 also from the best to the worst)'}, ${machine.cores} cores
+(${machine.cpu}), ${document.made.slice(0, 10)}, commit ${document.commit.replace('+', ' and changes')}; all figures are in [docs/compare.json](docs/compare.json).
+Taken by the host: ${stealWords(document).replace(' (named below)', '')}. ${busyWords(document)}
 
 | ${head.join(' | ')} |
 |${head.map(() => '---|').join('')}
 ${rows.map((row) => `| ${row.join(' | ')} |`).join('\n')}
 ${behind}
-${aimLines(document).join('\n')}
+${document.servers.some(({ is_floor }) => is_floor) ? BARE_WORDS : ''}${aimLines(document).join('\n')}
 ${END}`;
 }
 
@@ -346,7 +418,7 @@ export function publish(document, root) {
   if (begin < 0 || end < begin) throw new Error(`README.md has no place for the comparison (${BEGIN} … ${END})`);
   const files = [path.join(root, 'docs/compare.svg'), path.join(root, 'docs/compare.json'), readme];
   fs.writeFileSync(files[0], overview(document));
-  fs.writeFileSync(files[1], `${JSON.stringify(summary(document), null, 1)}\n`);
+  fs.writeFileSync(files[1], summaryText(document));
   fs.writeFileSync(readme, text.slice(0, begin) + readmeText(document) + text.slice(end + END.length));
   return files;
 }

@@ -1,9 +1,10 @@
-// results.mjs -- what a session found: the form of its JSON, medians and spreads, ratios to weir, the issue's aims.
+// results.mjs -- what a session found: the form of its JSON, medians and spreads, shares of each other, the issue's aims.
 //
 // A document: { bench, format, made, commit, machine, parameters, servers, runs, complete }. A run is one line of crowd with
-// `server`, `scenario`, `round` and `phase` beside it, or `failed` with a sentence instead of figures. Everything else here is
+// `server`, `scenario`, `round`, `phase` and `steal_share` beside it (what the host took of the machine's processor time during
+// the run; null where the system does not say), or `failed` with a sentence instead of figures. Everything else here is
 // computed from the runs, so that a report can be made again.
-export const FORMAT = 1;
+export const FORMAT = 2;
 export const PHASES = ['paced', 'flat'];
 
 // What is compared: its column in a run, the phase it is taken from, and whether less is better.
@@ -16,6 +17,11 @@ export const METRICS = [
   { key: 'p999', phase: 'paced', column: 'p999_us', unit: 'µs', title: 'Latency, paced, p99.9', less: true },
   { key: 'memory', phase: 'paced', column: 'idle_bytes_per_connection', unit: 'B', title: 'Memory per idle connection', less: true },
 ];
+
+// From here on a run was not the machine's alone.
+export const STEAL_SHARE_MAX = 0.05;
+
+export const isStolenFrom = (run) => run.steal_share > STEAL_SHARE_MAX;
 
 // Server CPU per delivery of weir, at most so many times the peer's (issue "the fastest and fairest fan-out").
 export const AIMS = { nchan: 0.6, socketio: 0.5, nats: 0.5 };
@@ -51,10 +57,27 @@ export function figure(document, metric, scenario, server) {
 
 export const scenariosOf = (document) => document.parameters.scenarios;
 
+// One server's figure divided by another's, { median, min, max, rounds } of the rounds in which both have one: what the machine
+// does meets the servers of a round alike, and a round that was disturbed is one of several.
+export function share(document, metric, scenario, server, other) {
+  const values = new Map([server, other].map((name) => [name, new Map()]));
+  for (const run of document.runs) {
+    if (run.scenario === scenario && run.phase === metric.phase && isNumber(run[metric.column])) values.get(run.server)?.set(run.round, run[metric.column]);
+  }
+  const shares = [...values.get(server)].filter(([round]) => values.get(other).get(round) > 0).map(([round, value]) => value / values.get(other).get(round));
+  if (shares.length === 0) return { median: null, min: null, max: null, rounds: 0 };
+  return { median: median(shares), min: Math.min(...shares), max: Math.max(...shares), rounds: shares.length };
+}
+
 // weir's figure divided by the server's: below 1 weir needs less of it.
-export function ratio(document, metric, scenario, server) {
-  const [weir, other] = ['weir', server].map((name) => figure(document, metric, scenario, name).median);
-  return weir === null || other === null || other === 0 ? null : weir / other;
+export const ratio = (document, metric, scenario, server) => share(document, metric, scenario, 'weir', server).median;
+
+// The same of the bare server that needs least in this case: who is below it does less than the kernel asks of one send() to a
+// subscriber. null without one.
+export function floorRatio(document, metric, scenario, server) {
+  const found = document.servers.filter(({ is_floor }) => is_floor)
+    .map(({ name }) => share(document, metric, scenario, name, server).median).filter(isNumber);
+  return found.length === 0 ? null : Math.min(...found);
 }
 
 const shown = (value) => JSON.stringify(value);
@@ -76,6 +99,7 @@ export function problems(document) {
     must(servers.has(run.server) && scenarios.has(run.scenario) && PHASES.includes(run.phase), `${where}: unknown server, scenario or phase`);
     if (run.failed !== undefined) continue;
     must(typeof run.kept_up === 'boolean', `${where}: kept_up is ${shown(run.kept_up)}`);
+    must(run.steal_share === null || (run.steal_share >= 0 && run.steal_share <= 1), `${where}: steal_share is ${shown(run.steal_share)}`);
     for (const name of ['published', 'delivered', 'undelivered', 'lost', 'repeated', 'damaged']) {
       must(Number.isInteger(run[name]) && run[name] >= 0, `${where}: ${name} is ${shown(run[name])}`);
     }

@@ -1,8 +1,9 @@
 // servers.mjs -- the servers that are compared, each as good as it gets for one task: every message of a group to every
 // subscriber of the group, nothing kept on a disk, TCP_NODELAY, all cores allowed.
 //
-// A server: name (as crowd's --protocol), label, color, packages it comes from, processes (a sentence), settings (those that
-// differ from the defaults, and why), version() and start({ cores, scratch }) -> { program, port, publishPort }.
+// A server: name, protocol (crowd's, when it is not the name), label, plot_label (when the label is too long for a plot),
+// is_floor, processes (a sentence), settings (those that differ from the defaults, and why), version() and
+// start({ cores, scratch }) -> { program, port, publishPort }.
 import { execFile } from 'node:child_process';
 import fs from 'node:fs';
 import http from 'node:http';
@@ -52,7 +53,6 @@ async function listening(command, argsFor, options = {}) {
 const weir = {
   name: 'weir',
   label: 'weir',
-  color: 'accent',
   processes: 'a broker, a gateway per core',
   settings: [
     ['gateways = cores', 'the default'],
@@ -128,7 +128,6 @@ const get = (port, address) => new Promise((resolve, reject) => {
 const nchan = {
   name: 'nchan',
   label: 'nginx + nchan',
-  color: 'green',
   processes: 'a worker per core, and the first process',
   settings: [
     ['worker_processes = cores', 'so that every core serves'],
@@ -152,7 +151,6 @@ const nchan = {
 const nats = {
   name: 'nats',
   label: 'nats-server',
-  color: 'purple',
   processes: 'one process with a thread per core',
   settings: [['defaults', 'no log of connections, no monitoring, no JetStream']],
   version: () => match(/v?(\d+\.\d+\.\d+\S*)/, inPath('nats-server'), ['--version']),
@@ -162,7 +160,6 @@ const nats = {
 const redis = {
   name: 'redis',
   label: 'redis pub/sub',
-  color: 'red',
   processes: 'one process, one thread for clients',
   settings: [
     ['save "", appendonly no', 'nothing on the disk'],
@@ -184,7 +181,6 @@ const nodeVersion = async (name) => `${npmVersion(name)} (Node ${process.version
 const socketio = {
   name: 'socketio',
   label: 'socket.io',
-  color: 'orange',
   processes: 'one process; one thread runs JavaScript',
   settings: [
     ['transports: websocket', 'no long polling first'],
@@ -199,7 +195,6 @@ const socketio = {
 const ws = {
   name: 'ws',
   label: 'ws',
-  color: 'yellow',
   processes: 'one process; one thread runs JavaScript',
   settings: [
     ['perMessageDeflate: false', 'the default'],
@@ -209,4 +204,32 @@ const ws = {
   start: startNode('ws_server.mjs'),
 };
 
-export const SERVERS = [weir, nchan, nats, redis, socketio, ws];
+// Nothing for people to use: what the kernel's part of the task costs alone, so that a figure has something below it as well.
+const floor = (kind, { label, plotLabel, why }) => ({
+  name: `f${kind}`,
+  protocol: 'floor',
+  is_floor: true,
+  label,
+  plot_label: plotLabel,
+  processes: 'one process with one thread, and no memory for a subscriber that is behind',
+  settings: [[`floor ${kind}`, why]],
+  version: async () => 'bench/floor.c',
+  async start() {
+    const program = Program.start(path.join(binDirectory, 'floor'), [String(kind)]);
+    const [, port] = await program.ready((said) => /^ready port=(\d+) /m.exec(said));
+    return { program, port: Number(port) };
+  },
+});
+
+const f1 = floor(1, {
+  label: 'bare epoll server, one send() a message',
+  plotLabel: 'bare, send()/message',
+  why: "one read() for each message, one send() for each subscriber and message; it sends weir's frames, ready-made by the publisher",
+});
+const f2 = floor(2, {
+  label: 'bare epoll server, all of a turn in one send()',
+  plotLabel: 'bare, send()/turn',
+  why: 'one read() for all that has come, one send() for each subscriber with all of it',
+});
+
+export const SERVERS = [weir, nchan, nats, redis, socketio, ws, f1, f2];

@@ -8,8 +8,9 @@ import path from 'node:path';
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { test } from 'node:test';
-import { METRICS, PHASES, figure, problems } from '../../bench/peers/results.mjs';
+import { FORMAT, METRICS, PHASES, figure, floorRatio, problems, ratio } from '../../bench/peers/results.mjs';
 import { overview, page, publish, readmeText, summary } from '../../bench/peers/report.mjs';
+import { jobsOf } from '../../bench/peers/compare.mjs';
 import { SERVERS } from '../../bench/peers/servers.mjs';
 import { binDir, delay, temporaryDirectory } from './lib/weir.mjs';
 
@@ -56,7 +57,7 @@ function madeUp({ rounds = 3, change = (run) => run } = {}) {
       for (const [index, { name: server }] of SERVERS.entries()) {
         for (const phase of PHASES) {
           runs.push(change({
-            server, scenario, round, phase, published: 100, delivered: 100000, undelivered: 0, lost: 0, repeated: 0, damaged: 0, closed: 0, kept_up: true,
+            server, scenario, round, phase, published: 100, delivered: 100000, undelivered: 0, lost: 0, repeated: 0, damaged: 0, closed: 0, kept_up: true, steal_share: 0.01,
             server_cpu_us_per_delivery: (index + 1) * round, deliveries_per_s: 1e6 / (index + 1), p50_us: 100 * (index + 1), p99_us: 300, p999_us: 900, max_us: 1000, idle_bytes_per_connection: 1000 * (index + 1),
           }));
         }
@@ -64,10 +65,10 @@ function madeUp({ rounds = 3, change = (run) => run } = {}) {
     }
   }
   return {
-    bench: 'compare', format: 1, made: '2026-11-22T00:00:00.000Z', commit: 'abc', plan: 'full', complete: true, seconds: 1,
+    bench: 'compare', format: FORMAT, made: '2026-11-22T00:00:00.000Z', commit: 'abc', plan: 'full', complete: true, seconds: 1,
     machine: { cores: 2, cpu: 'a <CPU> & more', memory_bytes: 2 ** 34, kernel: '6.1', system: 'Debian', load_before: [0, 0, 0], load_after: [1, 1, 1] },
-    parameters: { rounds, seconds: 1, warmup: 1, drain: 1, bytes: [128, 1024], scenarios },
-    servers: SERVERS.map(({ name, label, processes, settings }) => ({ name, label, processes, settings, version: '1.0' })), runs,
+    parameters: { rounds, seconds: { paced: 1, flat: 1 }, warmup: 1, drain: 1, bytes: [128, 1024], scenarios },
+    servers: SERVERS.map(({ name, label, plot_label = label, is_floor = false, processes, settings }) => ({ name, label, plot_label, is_floor, processes, settings, version: '1.0' })), runs,
   };
 }
 
@@ -116,7 +117,52 @@ test('medians, spreads and ratios are those of the runs', () => {
   const cpu = METRICS.find(({ key }) => key === 'cpu_paced');
   assert.deepEqual(figure(document, cpu, '1x1000-128', 'nchan'), { median: 4, min: 2, max: 6, rounds: 3, behind: 0, failed: [] });
   assert.equal(summary(document).results.find(({ server, scenario }) => server === 'nats' && scenario === '1x1000-128').cpu_paced, 6);
-  assert.match(readmeText(document), /nginx \+ nchan: weir's CPU per delivery is 0\.50 to 0\.50 of it; aim 0\.6: reached everywhere/);
+  assert.match(readmeText(document), /nginx \+ nchan: weir's CPU per delivery is 0\.50 of it, the bare server's 3\.5; aim 0\.6: reached everywhere/);
+});
+
+test('a round in which the machine stood still changes no ratio', () => {
+  const calm = madeUp({ rounds: 5 });
+  const stalled = madeUp({ rounds: 5, change: (run) => (run.round === 4 && run.server === 'weir' ? { ...run, p99_us: 300000, server_cpu_us_per_delivery: 90 } : run) });
+  for (const metric of METRICS) {
+    assert.equal(ratio(stalled, metric, '1x1000-128', 'nats'), ratio(calm, metric, '1x1000-128', 'nats'), metric.key);
+  }
+  assert.match(readmeText(stalled), /\| 100 µs \/ 300 µs \(300 µs … 300 ms\) \|/);
+});
+
+test('an aim that a bare server misses too is told from one that weir alone misses', () => {
+  // Of nchan's 2 a delivery the cheaper bare server takes 1.6, weir 1.8; flat out 0.2 and 1.8.
+  const costs = { weir: () => 1.8, f1: () => 4, f2: ({ phase }) => (phase === 'flat' ? 0.2 : 1.6), nchan: () => 2 };
+  const document = madeUp({ change: (run) => ({ ...run, server_cpu_us_per_delivery: costs[run.server]?.(run) ?? 100 }) });
+  const [paced, flat] = ['cpu_paced', 'cpu_flat'].map((key) => METRICS.find((metric) => metric.key === key));
+  assert.equal(floorRatio(document, paced, '1x1000-128', 'nchan'), 0.8);
+  assert.equal(floorRatio(document, flat, '1x1000-128', 'nchan'), 0.1);
+  const text = readmeText(document);
+  assert.match(text, /missed in 4 of 4 cases, in 2 of which the aim is below the bare server's own share \(.*1x1000, 128 B, paced: 0\.90, bare 0\.80/);
+  assert.match(text, /socket\.io: .* aim 0\.5: reached everywhere/);
+  assert.match(page(document), /0\.90 ✗<\/span><small>bare 0\.80<\/small>/);
+  const without = { ...document, servers: document.servers.filter(({ is_floor }) => !is_floor), runs: document.runs.filter(({ server }) => !/^f[12]$/.test(server)) };
+  assert.match(readmeText(without), /missed in 4 of 4 cases \(1x1000, 128 B, paced: 0\.90; /);
+});
+
+test('runs from which the host took processor time are named', () => {
+  const document = madeUp({ change: (run) => (run.server === 'redis' && run.round === 2 ? { ...run, steal_share: 0.09 } : run) });
+  assert.deepEqual(problems(document), []);
+  assert.match(page(document), /more than 5 % in 4 of 96 runs/);
+  assert.match(page(document), /redis pub\/sub, 1x1000, 128 B, paced: round 2: the host took 9 % of the processor time/);
+  assert.match(readmeText(document), /1 % of a run's processor time in the median, 9 % at most; more than 5 % in 4 of 96 runs/);
+  document.runs[0].steal_share = 7;
+  assert.equal(problems(document).length, 1);
+});
+
+test('every server is first in turn, and follows different ones', () => {
+  const servers = ['a', 'b', 'c', 'd'];
+  const jobs = jobsOf(['x', 'y'], servers, { rounds: 4, bytes: [128, 1024] });
+  assert.equal(jobs.length, 4 * 2 * 2 * servers.length);
+  const cases = Array.from({ length: jobs.length / servers.length }, (_, index) => jobs.slice(index * servers.length, (index + 1) * servers.length).map(({ server }) => server));
+  for (const one of cases) assert.deepEqual([...one].sort(), servers);
+  assert.deepEqual([...new Set(cases.map(([first]) => first))].sort(), servers);
+  const before = (server) => new Set(cases.map((one) => one[one.indexOf(server) - 1]).filter(Boolean));
+  for (const server of servers) assert.equal(before(server).size, 2, server);
 });
 
 test('what failed or did not keep up is in the report, and does not end it', () => {
