@@ -6,7 +6,7 @@
 
 enum {
     CONNECT_SECONDS = 60,
-    SETTLE_MS = 300, /* after subscribing: what the server does about it is not measured */
+    SETTLE_MS = 200, /* after subscribing: what the server does about it is not measured */
     KEPT_UP_US = 1000000,
     FIRST_TO_WARM = 100, /* subscribers that come before memory is looked at */
 };

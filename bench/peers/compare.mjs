@@ -41,8 +41,8 @@ const SMOKE = [{ name: '2x10', groups: 2, subscribers: 20, rate: 100, in_flight:
 // More and shorter rounds rather than fewer long ones: a moment in which the machine stands still spoils one round of five.
 // seconds: measured paced, and flat out, where there are many more deliveries.
 const PLANS = {
-  full: { rounds: 5, seconds: { paced: 1, flat: 0.6 }, warmup: 0.2, drain: 2, bytes: [128, 1024] },
-  quick: { rounds: 1, seconds: { paced: 1, flat: 0.6 }, warmup: 0.2, drain: 2, bytes: [128, 1024] },
+  full: { rounds: 5, seconds: { paced: 0.9, flat: 0.5 }, warmup: 0.2, drain: 2, bytes: [128, 1024] },
+  quick: { rounds: 1, seconds: { paced: 0.9, flat: 0.5 }, warmup: 0.2, drain: 2, bytes: [128, 1024] },
   smoke: { rounds: 1, seconds: { paced: 0.4, flat: 0.3 }, warmup: 0.1, drain: 3, bytes: [128] },
 };
 
