@@ -1,4 +1,5 @@
-/* Question: what does validating one protocol message cost, by its size?
+/* bench/json_bench.c -- what does validating one protocol message cost, by its size?
+ *
  * Method:   json_scan_object() with the members the worker channel asks for, over messages of
  *           stream::set as iii-sdk sends them, padded through the item's data; batches of messages,
  *           each batch timed on its own, after a warm-up. The message stays in the cache, as it is

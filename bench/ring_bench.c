@@ -1,5 +1,4 @@
-/* bench/ring_bench.c -- how many records a second go through the ring, with 1 to 4 reader
- * processes?
+/* bench/ring_bench.c -- how many records a second go through the ring, with 1 to 4 readers?
  *
  * Method:  this process appends and publishes in batches; readers are forked processes that attach
  *          read-only and copy every record out. Two modes:

@@ -1,7 +1,6 @@
-/* How fast is the store in process? One million items of 100-300 bytes over 1,000 groups, one
- * writer, one reader.
+/* bench/store_bench.c -- how fast is the store in process?
  *
- * Method: fill, then time each operation in a loop over random keys; CLOCK_MONOTONIC around the
+ * Method: one million items of 100-300 bytes over 1,000 groups, one writer, one reader. Fill, then time each operation in a loop over random keys; CLOCK_MONOTONIC around the
  * whole loop, so the mean, and around chunks of 1,000 calls for the best and the worst chunk. No
  * ring: events are not encoded here. The reader has its epoch, as a gateway has. Keys are made
  * outside the timed loop. What a restart does, walk, restore and replay, is measured in processor time,

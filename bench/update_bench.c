@@ -1,4 +1,5 @@
-/* Question: what does one stream::update cost beyond the store, by operation and item?
+/* bench/update_bench.c -- what does one stream::update cost beyond the store, by operation and item?
+ *
  * Method:   update_parse() of a list of one operation and update_apply() to the same item, again and
  *           again; batches of calls, each batch timed on its own, after a warm-up. List and item stay
  *           in the cache. The item grows by no call: every one starts from the old value.
