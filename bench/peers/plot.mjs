@@ -2,7 +2,7 @@
 //
 // Colors are classes (see STYLE), so that one plot reads in light and dark; nothing is fetched, no script runs. Lengths in pixels.
 export const WIDTH = 560;
-const LABEL = 138; // where plots begin; names of servers end left of it
+const LABEL = 148; // where plots begin; names of servers end left of it
 const VALUE = 92; // kept free on the right for figures
 const BAR = 11;
 const GAP = 3;

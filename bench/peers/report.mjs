@@ -118,7 +118,8 @@ function ratioCell(document, metric, scenario, server) {
   const reached = value <= aim;
   const bare = floorRatio(document, metric, scenario, server);
   const below = bare === null ? '' : `<small>bare ${times(bare)}</small>`;
-  return `<span class="${reached ? 'good' : 'bad'}" title="aim ${aim}: ${reached ? 'reached' : 'missed'}${rounds}">${times(value)} ${reached ? '✓' : '✗'}</span>${below}`;
+  const behind = figure(document, metric, scenario, 'weir').behind > 0 ? ' <em title="weir did not keep up in some round: what comes late comes in heaps, and cheaper">*</em>' : '';
+  return `<span class="${reached ? 'good' : 'bad'}" title="aim ${aim}: ${reached ? 'reached' : 'missed'}${rounds}">${times(value)} ${reached ? '✓' : '✗'}</span>${behind}${below}`;
 }
 
 const aimWords = (document) => Object.entries(AIMS).map(([server, aim]) => `${aim} of ${document.servers.find(({ name }) => name === server)?.label ?? server}`).join(', ');
@@ -128,7 +129,7 @@ const RATIO_NAMES = { cpu_paced: 'CPU, paced', cpu_flat: 'CPU, flat out', delive
 function ratioTable(document, section, cases) {
   const keys = Object.keys(RATIO_NAMES).filter((key) => key !== 'memory' || hasMemory(document, section));
   const others = document.servers.filter(({ name }) => name !== 'weir');
-  const rows = others.flatMap(({ name, label }) => cases.map((one, index) => [
+  const rows = others.flatMap(({ name, plot_label: label }) => cases.map((one, index) => [
     index === 0 ? label : '', bytesName(one.bytes), ...keys.map((key) => ratioCell(document, metricOf(key), one.name, name)),
   ]));
   return `<div class="scroll">${table(`aims for CPU: ${aimWords(document)}`, ['weir ÷ …', '', ...keys.map((key) => RATIO_NAMES[key])], rows)}</div>`;
@@ -178,6 +179,7 @@ const PAGE_STYLE = `
   th:first-child { text-align: left; padding-left: 0; font-weight: 500; white-space: nowrap; }
   thead th { color: var(--soft); font-weight: 500; white-space: nowrap; }
   .ratios td { white-space: nowrap; }
+  .ratios th, .ratios td { padding-left: 4px; padding-right: 4px; }
   .wide-card { grid-column: 1 / -1; }
   .wide-card .tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 0 40px; }
   td small { white-space: nowrap; display: block; }
@@ -340,8 +342,9 @@ function cpuShares(document, server) {
   return document.parameters.scenarios.flatMap((scenario) => ['cpu_paced', 'cpu_flat'].map((key) => ({
     value: ratio(document, metricOf(key), scenario.name, server),
     bare: floorRatio(document, metricOf(key), scenario.name, server),
+    isBehind: figure(document, metricOf(key), scenario.name, 'weir').behind > 0,
     where: `${scenario.group}, ${bytesName(scenario.bytes)}, ${key === 'cpu_flat' ? 'flat out' : 'paced'}`,
-  }))).filter(({ value }) => value !== null);
+  })));
 }
 
 function missedText(shares, aim) {
@@ -353,14 +356,22 @@ function missedText(shares, aim) {
   return `missed in ${missed.length} of ${shares.length} cases${isCompared ? `, in ${beyond} of which the aim is below the bare server's own share` : ''} (${list.join('; ')})`;
 }
 
+// Cases that say less than the others: without figures of both, or with a weir that was late (in heaps, which are cheaper).
+function doubtText(all) {
+  const without = all.filter(({ value }) => value === null).length;
+  const behind = all.filter((one) => one.value !== null && one.isBehind).length;
+  return `${without > 0 ? `; ${without} of ${all.length} cases have no figure` : ''}${behind > 0 ? `; weir itself did not keep up in some round of ${behind}` : ''}`;
+}
+
 function aimLine(document, { name, label, is_floor }) {
-  const shares = cpuShares(document, name);
+  const all = cpuShares(document, name);
+  const shares = all.filter(({ value }) => value !== null);
   if (shares.length === 0) return null;
   const weir = `- ${label}: weir's CPU per delivery is ${rangeOf(shares.map(({ value }) => value))} of it`;
-  if (is_floor) return `${weir}.`;
+  if (is_floor) return `${weir}${doubtText(all)}.`;
   const bare = shares.map((one) => one.bare).filter((value) => value !== null);
   const beside = bare.length === 0 ? '' : `, the bare server's ${rangeOf(bare)}`;
-  return `${weir}${beside}; aim ${AIMS[name]}: ${missedText(shares, AIMS[name])}.`;
+  return `${weir}${beside}; aim ${AIMS[name]}: ${missedText(shares, AIMS[name])}${doubtText(all)}.`;
 }
 
 // A line for each aim, and for what is below all of them.

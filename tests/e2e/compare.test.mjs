@@ -150,6 +150,14 @@ test('an aim that a bare server misses too is told from one that weir alone miss
   assert.match(readmeText(without), /missed in 4 of 4 cases \(1x1000, 128 B, paced: 0\.90; /);
 });
 
+test('cases in which weir was late, or somebody has no figure, are told with the aims', () => {
+  const late = madeUp({ change: (run) => (run.server === 'weir' && run.phase === 'paced' && run.scenario === '1x1000-1024' && run.round === 2 ? { ...run, kept_up: false } : run) });
+  assert.match(readmeText(late), /nats-server: .*; weir itself did not keep up in some round of 1\.\n/);
+  const dead = madeUp({ change: (run) => (run.server === 'nats' && run.phase === 'flat' ? { server: run.server, scenario: run.scenario, round: run.round, phase: run.phase, failed: 'it died' } : run) });
+  assert.match(readmeText(dead), /nats-server: .* reached everywhere; 2 of 4 cases have no figure\.\n/);
+  assert.doesNotMatch(readmeText(madeUp()), /did not keep up|no figure/);
+});
+
 test('runs from which the host took processor time are named', () => {
   const document = madeUp({ change: (run) => (run.server === 'redis' && run.round === 2 ? { ...run, steal_share: 0.09 } : run) });
   assert.deepEqual(problems(document), []);
