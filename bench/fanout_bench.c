@@ -192,8 +192,9 @@ static void print_aims(const struct bench *bench)
     printf("\n%-20s %-22s %10s  %-19s\n", "case", "figure", "median", "to be reached");
     for (unsigned i = 0; i < bench->aim_count; i++) {
         const struct aim *aim = &bench->aims[i];
-        printf("%-20s %-22s %10.4g  %s %-10.4g", aim->case_name, aim->name, aim->value,
-               aim->is_least ? "at least" : "at most ", aim->aim);
+        int digits = aim->aim >= 100 ? 0 : 2;
+        printf("%-20s %-22s %10.*f  %s %-10.*f", aim->case_name, aim->name, digits, aim->value,
+               aim->is_least ? "at least" : "at most ", digits, aim->aim);
         if (is_reached(aim))
             printf(" reached");
         else
