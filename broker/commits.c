@@ -121,8 +121,11 @@ static void commits_publish(struct commits *commits, uint64_t ring_end)
     if (ring_end == commits->published_end)
         return;
     ring_publish_to(options->ring, ring_end);
+    struct readers_woken woken =
+        readers_wake(options->readers, options->ring, commits->published_end, ring_end);
     commits->published_end = ring_end;
-    options->counters->wakes += readers_wake(options->readers);
+    options->counters->wakes += woken.woken;
+    options->counters->wakes_spared += woken.spared;
 }
 
 static void commits_release(struct commits *commits, struct batch *batch, const char *failure)

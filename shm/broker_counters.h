@@ -29,6 +29,8 @@
     X(requests_repeated, counter,                                                                  \
       "requests asked again after a restart that were carried out before it")                      \
     X(wakes, counter, "sleeping readers woken")                                                    \
+    X(wakes_spared, counter,                                                                       \
+      "sleeping readers left asleep: nothing that was published was theirs")                       \
     X(calls, counter, "calls taken")                                                               \
     X(call_errors, counter, "calls answered with an error by the broker")                          \
     X(results, counter, "results passed on")                                                       \

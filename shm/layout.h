@@ -119,11 +119,17 @@ struct control_page {
     uint64_t use;
     uint8_t padding_once[CACHE_LINE - 16];
     _Atomic uint64_t counters[CONTROL_COUNTERS];
-    uint8_t padding[CONTROL_PAGE_BYTES - 4 * CACHE_LINE - CONTROL_COUNTERS * 8];
+    _Atomic uint64_t chooses;
+    uint8_t padding_chooses[CACHE_LINE - 8];
+    _Atomic uint64_t wanted[READER_WANTED_BITS / 64];
+    uint8_t padding[CONTROL_PAGE_BYTES - 5 * CACHE_LINE - CONTROL_COUNTERS * 8 -
+                    READER_WANTED_BITS / 8];
 };
 static_assert(offsetof(struct control_page, reading_epoch) == 64, "documented in readers.h");
 static_assert(offsetof(struct control_page, cursor_position) == 128, "documented in readers.h");
 static_assert(offsetof(struct control_page, counters) == 256, "documented in readers.h");
+static_assert(offsetof(struct control_page, chooses) == 1024, "documented in readers.h");
+static_assert(offsetof(struct control_page, wanted) == 1088, "documented in readers.h");
 static_assert(sizeof(struct control_page) == CONTROL_PAGE_BYTES, "one page");
 
 #endif

@@ -19,10 +19,16 @@
  * acquire: copies of a reader that has left are done before the block is overwritten.
  *
  * Doorbell (F): store -> load on both sides, so full fences.
- *     reader_sleep()                         broker
- *     asleep = 1                             head = position (ring_publish)
+ *     reader_want(), reader_sleep()          broker
+ *     wanted, chooses; asleep = 1            head = position (ring_publish)
  *     -- F: full fence                       -- F': full fence (readers_wake)
- *     load head: sleep if nothing is new     load asleep: write the eventfd if set
+ *     load head: sleep if nothing is new     load asleep, chooses, wanted: write the eventfd if it
+ *                                            sleeps and wants a record below head
+ *   Either the reader finds the new head and stays awake, or the broker finds all that the reader has
+ *   said before F. A group that becomes wanted later becomes so while the reader is awake, whatever
+ *   `asleep` still says: the broker wakes nobody who sleeps through what was not wanted, so asleep
+ *   may be 1 from an earlier sleep. The reader comes past F again before it sleeps, and if the broker
+ *   has missed the bit, the reader finds that head then. What is not wanted any more may still ring.
  *
  * WEIR_MUTANT_* remove one fence each on purpose: tests/fence_litmus.c shows that each removal is
  * noticed. */
@@ -50,8 +56,9 @@ struct readers_entry {
 
 struct readers {
     struct reader_table *table;
-    uint64_t epoch;    /* as stored in the table */
-    uint64_t attached; /* bit n: slot n is taken */
+    uint64_t lag_bytes; /* who is further behind is woken for any record */
+    uint64_t epoch;     /* as stored in the table */
+    uint64_t attached;  /* bit n: slot n is taken */
     struct readers_entry entries[READERS_MAX];
 };
 
@@ -66,6 +73,9 @@ struct readers *readers_open(struct segment *segment)
     uint64_t bytes;
     readers->table = (struct reader_table *)(void *)segment_readers(segment, &bytes);
     weir_assert(bytes >= sizeof(struct reader_table));
+    (void)segment_ring(segment, &bytes);
+    weir_assert(bytes > sizeof(struct ring_header));
+    readers->lag_bytes = (bytes - sizeof(struct ring_header)) / READERS_LAG_SHARE;
     readers->epoch = 1;
     readers->table->slot_count = READERS_MAX;
     atomic_store_explicit(&readers->table->store_epoch, readers->epoch, memory_order_relaxed);
@@ -181,23 +191,74 @@ void readers_detach(struct readers *readers, uint32_t slot)
     shm_fence_release(); /* D: told before its blocks are overwritten; pairs with D' in reader_leave() */
 }
 
-unsigned readers_wake(struct readers *readers)
+static uint64_t page_load(const _Atomic uint64_t *word)
+{
+    return atomic_load_explicit(word, memory_order_relaxed);
+}
+
+static bool page_wants(const struct control_page *page, uint64_t group_hash)
+{
+    unsigned bit = reader_wanted_bit(group_hash);
+    return (page_load(&page->wanted[bit / 64]) >> bit % 64 & 1) != 0;
+}
+
+/* Of those asleep. The cursor is a hint: with a wrong one a reader is woken too often, or lapped. */
+static bool page_wants_all(const struct readers *readers, const struct control_page *page,
+                           uint64_t head)
+{
+    return page_load(&page->chooses) == 0 ||
+           head - page_load(&page->cursor_position) > readers->lag_bytes;
+}
+
+static uint64_t readers_asleep(const struct readers *readers)
+{
+    uint64_t asleep = 0;
+    for (uint64_t left = readers->attached; left != 0; left &= left - 1) {
+        if (page_load(&readers->entries[__builtin_ctzll(left)].page->asleep) != 0)
+            asleep |= left & -left;
+    }
+    return asleep;
+}
+
+/* Those of `asleep` that want a record of what was published. */
+static uint64_t readers_wanting(const struct readers *readers, uint64_t asleep,
+                                const struct ring_writer *ring, uint64_t from, uint64_t to)
+{
+    uint64_t wanting = 0;
+    for (uint64_t left = asleep; left != 0; left &= left - 1) {
+        if (page_wants_all(readers, readers->entries[__builtin_ctzll(left)].page, to))
+            wanting |= left & -left;
+    }
+    for (unsigned looks = 0; from < to && wanting != asleep; looks++) {
+        if (looks == READERS_LOOKS_MAX)
+            return asleep;
+        uint64_t group_hash = ring_group_at(ring, &from);
+        for (uint64_t left = asleep & ~wanting; left != 0; left &= left - 1) {
+            if (page_wants(readers->entries[__builtin_ctzll(left)].page, group_hash))
+                wanting |= left & -left;
+        }
+    }
+    return wanting;
+}
+
+struct readers_woken readers_wake(struct readers *readers, const struct ring_writer *ring,
+                                  uint64_t from, uint64_t to)
 {
 #ifndef WEIR_MUTANT_WAKE_FENCE
-    shm_fence_full(); /* F': head before asleep; pairs with F in reader_sleep() */
+    shm_fence_full(); /* F': head before asleep and wanted; pairs with F in reader_sleep() */
 #endif
-    unsigned woken = 0;
-    for (uint64_t left = readers->attached; left != 0; left &= left - 1) {
+    uint64_t asleep = readers_asleep(readers);
+    uint64_t wanting = readers_wanting(readers, asleep, ring, from, to);
+    struct readers_woken result = {.spared = (unsigned)__builtin_popcountll(asleep & ~wanting)};
+    for (uint64_t left = wanting; left != 0; left &= left - 1) {
         struct readers_entry *entry = &readers->entries[__builtin_ctzll(left)];
-        if (atomic_load_explicit(&entry->page->asleep, memory_order_relaxed) == 0)
-            continue;
         if (atomic_exchange_explicit(&entry->page->asleep, 0, memory_order_acq_rel) == 0)
             continue;
         /* A full counter (EAGAIN) is a doorbell that already rings. */
         if (eventfd_write(entry->event_fd, 1) == 0)
-            woken++;
+            result.woken++;
     }
-    return woken;
+    return result;
 }
 
 uint64_t readers_epoch(const struct readers *readers)
@@ -383,7 +444,7 @@ bool reader_sleep(struct reader *reader, const struct segment *segment, uint64_t
         (const struct ring_header *)(const void *)segment_ring(segment, &bytes);
     atomic_store_explicit(&reader->page->asleep, 1, memory_order_relaxed);
 #ifndef WEIR_MUTANT_SLEEP_FENCE
-    shm_fence_full(); /* F: asleep before head; pairs with F' in readers_wake() */
+    shm_fence_full(); /* F: asleep and wanted before head; pairs with F' in readers_wake() */
 #endif
     if (atomic_load_explicit(&ring->head, memory_order_acquire) == position)
         return true;
@@ -403,6 +464,21 @@ void reader_set_cursor(struct reader *reader, uint64_t position, uint64_t heartb
 {
     atomic_store_explicit(&reader->page->cursor_position, position, memory_order_relaxed);
     atomic_store_explicit(&reader->page->heartbeat_ms, heartbeat_ms, memory_order_relaxed);
+}
+
+void reader_choose(struct reader *reader, bool chooses)
+{
+    atomic_store_explicit(&reader->page->chooses, chooses ? 1 : 0, memory_order_relaxed);
+}
+
+void reader_want(struct reader *reader, unsigned bit, bool is_wanted)
+{
+    weir_assert(bit < READER_WANTED_BITS);
+    _Atomic uint64_t *word = &reader->page->wanted[bit / 64];
+    uint64_t mask = (uint64_t)1 << bit % 64;
+    /* One writer, as the counters. */
+    uint64_t value = atomic_load_explicit(word, memory_order_relaxed);
+    atomic_store_explicit(word, is_wanted ? value | mask : value & ~mask, memory_order_relaxed);
 }
 
 void reader_counter_add(struct reader *reader, unsigned index, uint64_t amount)

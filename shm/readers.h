@@ -8,6 +8,8 @@
  *    128  cursor          ring position it has handled, heartbeat (CLOCK_MONOTONIC ms)
  *    192  slot, use       which use of which slot this page was made for; written once by the broker
  *    256  counters
+ *   1024  chooses         1: events of groups without a bit below need not wake it
+ *   1088  wanted          a bit for every group it wants, by the group's hash; groups share bits
  *
  * The broker treats everything in it as untrusted. What the broker tells a reader is in the reader
  * table of the segment: `revoked_epoch`, the highest epoch whose memory may have been given away
@@ -20,8 +22,11 @@
  * REVOKED, read again. Between, it may follow overwritten memory; hence every offset and length a
  * reader takes from the segment is bounds-checked and every loop is bounded.
  *
- * Doorbell: reader: asleep = 1, full fence, look at head again, sleep on the eventfd.
- *           broker: publish head, full fence, asleep exchanged 1 -> 0: write the eventfd. A coarse timer heals a lost wake.
+ * Doorbell: reader: say what is wanted, asleep = 1, full fence, look at head again, sleep on the eventfd.
+ *           broker: publish head, full fence, of those asleep that want a record of what was published
+ *           asleep exchanged 1 -> 0: write the eventfd. A coarse timer heals a lost wake.
+ *           Who chooses reads the other records when something else wakes it, its timer at the latest; when
+ *           it falls behind by READERS_LAG_SHARE of the ring, it is woken for any of them.
  *
  * Process:  readers_*: broker's loop thread. reader_*: the one thread of the reader that owns the
  *           control page.
@@ -34,9 +39,19 @@
 #include "shm/segment.h"
 
 enum { CONTROL_PAGE_BYTES = 4096, CONTROL_COUNTERS = 96 };
+enum {
+    READER_WANTED_BITS = 16384,
+    READERS_LAG_SHARE = 8,   /* of the ring, as a divisor */
+    READERS_LOOKS_MAX = 128, /* records of a wake; beyond, everybody is woken: looking costs more */
+};
 
 /* ---- broker ---- */
 struct readers;
+struct ring_writer;
+struct readers_woken {
+    unsigned woken;
+    unsigned spared; /* left asleep: nothing of it was theirs */
+};
 struct readers *readers_open(struct segment *segment); /* NULL: no memory */
 void readers_close(struct readers *readers);
 /* Take a slot; creates its control page and eventfd. The fds are the broker's; pass them on with
@@ -48,8 +63,10 @@ enum weir_status readers_attach(struct readers *readers, uint32_t pid, uint32_t 
  * again. Closes both fds and the mapping. Should the process still live, its reader_leave() returns
  * REVOKED from now on. */
 void readers_detach(struct readers *readers, uint32_t slot);
-/* Wake every sleeping reader; after ring_publish(). Returns how many were woken. */
-unsigned readers_wake(struct readers *readers);
+/* Records from `from` up to `to` were just published: wake the sleeping readers that want one of
+ * them. */
+struct readers_woken readers_wake(struct readers *readers, const struct ring_writer *ring,
+                                  uint64_t from, uint64_t to);
 /* The epoch to retire blocks with; readers_advance() starts a new one. */
 uint64_t readers_epoch(const struct readers *readers);
 void readers_advance(struct readers *readers);
@@ -86,6 +103,15 @@ enum weir_status reader_leave(struct reader *reader) WEIR_MUST_CHECK;
 bool reader_sleep(struct reader *reader, const struct segment *segment, uint64_t position);
 void reader_awake(struct reader *reader);
 void reader_set_cursor(struct reader *reader, uint64_t position, uint64_t heartbeat_ms);
+/* What reader_sleep() sleeps through; a reader that has said nothing is woken for every record. To be
+ * said before reader_sleep(), and what is wanted is wanted from then on. */
+void reader_choose(struct reader *reader, bool chooses);
+/* `bit` is reader_wanted_bit() of a group's hash, and perhaps of others' as well. */
+void reader_want(struct reader *reader, unsigned bit, bool is_wanted);
+static inline unsigned reader_wanted_bit(uint64_t group_hash)
+{
+    return (unsigned)(group_hash % READER_WANTED_BITS);
+}
 /* This reader's counters, relaxed; index < CONTROL_COUNTERS, meanings in gateway/counters.h. */
 void reader_counter_add(struct reader *reader, unsigned index, uint64_t amount);
 

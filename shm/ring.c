@@ -239,6 +239,22 @@ uint64_t ring_head(const struct ring_writer *writer)
     return writer->head;
 }
 
+uint64_t ring_group_at(const struct ring_writer *writer, uint64_t *position)
+{
+    for (;;) { /* a padding is followed by a record */
+        weir_assert(*position < writer->head);
+        struct ring_slot *slot =
+            ring_slot_at(writer->data, *position & (writer->capacity_bytes - 1));
+        uint64_t word = atomic_load_explicit(&slot->length_and_type, memory_order_relaxed);
+        *position += word & UINT32_MAX;
+        if (word >> 32 == RING_SLOT_RECORD)
+            return atomic_load_explicit(
+                &slot->record[offsetof(struct ring_record, group_hash) / WORD_BYTES],
+                memory_order_relaxed);
+        weir_assert(word >> 32 == RING_SLOT_PADDING);
+    }
+}
+
 enum weir_status ring_reader_attach(struct ring_reader *reader, const struct segment *segment)
 {
     uint64_t bytes;

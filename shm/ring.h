@@ -88,6 +88,9 @@ void ring_publish(struct ring_writer *writer);
  * what was published stays so. */
 void ring_publish_to(struct ring_writer *writer, uint64_t end);
 uint64_t ring_head(const struct ring_writer *writer); /* first position not yet appended */
+/* The group_hash of the record at `*position`, which moves on to the next one's or to ring_head().
+ * `*position` is where a record was appended or will be, below ring_head() and not overwritten. */
+uint64_t ring_group_at(const struct ring_writer *writer, uint64_t *position);
 
 /* ---- any process ---- */
 struct ring_reader {

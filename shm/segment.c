@@ -72,6 +72,8 @@ uint64_t segment_layout_hash(void)
         offsetof(struct control_page, slot),
         offsetof(struct control_page, use),
         offsetof(struct control_page, counters),
+        offsetof(struct control_page, chooses),
+        offsetof(struct control_page, wanted),
         STORE_LAYOUT_MAGIC,
         STORE_FIRST_BLOCK,
         STORE_EPOCH_BUCKETS,

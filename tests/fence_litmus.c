@@ -5,13 +5,15 @@
  * faulty` must find one.
  *
  *   doorbell   store head / load asleep against store asleep / load head: both looking away is a lost wake-up
+ *   wanted     the same of a reader that is asleep for the broker all the time, and says at last what it wants:
+ *              store head / load wanted against store wanted / load head
  *   enter      unlink / load reading_epoch against store reading_epoch / load link: both looking away gives a block away
  *              that a reader has just found
  *   ring       a reader at the very edge of the lap copies the record that is being overwritten
  *
- * The first two are the store-buffering litmus, the one reordering x86-64 shows: two threads meet
+ * The first three are the store-buffering litmus, the one reordering x86-64 shows: two threads meet
  * at a barrier, each does its half, delays swept so that the halves meet, the outcome is judged
- * after a second barrier. The third needs no rounds.
+ * after a second barrier. The last needs no rounds.
  *
  * Exit: 0 as wanted, 1 not as wanted, 77 skipped (a single processor cannot show it), 2 something
  *       failed.
@@ -35,6 +37,7 @@ enum {
     EDGE_SLOT_BYTES = 4096,
     EDGE_HEADER_BYTES = sizeof(struct ring_slot), /* a record has all of its slot */
 };
+#define LITMUS_GROUP_HASH 4711u
 
 struct side {
     _Alignas(CACHE_LINE) _Atomic uint64_t arrived;
@@ -46,7 +49,8 @@ struct litmus {
     struct ring_writer *writer;
     struct reader reader;
     struct ring_reader ring;
-    _Atomic uint64_t *link; /* first word of the store area */
+    uint64_t appended_position; /* of this round's record */
+    _Atomic uint64_t *link;     /* first word of the store area */
     struct side sides[2];
     _Alignas(CACHE_LINE) _Atomic uint64_t stopped;
     /* One round's outcome of the reading thread, read after the second barrier. */
@@ -112,6 +116,23 @@ static void doorbell_prepare_read(struct litmus *litmus)
     ring_reader_seek_head(&litmus->ring);
 }
 
+static void wanted_read(struct litmus *litmus)
+{
+    reader_want(&litmus->reader, reader_wanted_bit(LITMUS_GROUP_HASH), true);
+    doorbell_read(litmus);
+}
+
+/* As a gateway is that was not woken for what it did not want. */
+static void wanted_prepare_read(struct litmus *litmus)
+{
+    doorbell_prepare_read(litmus);
+    reader_choose(&litmus->reader, true);
+    reader_want(&litmus->reader, reader_wanted_bit(LITMUS_GROUP_HASH), false);
+    reader_set_cursor(&litmus->reader, litmus->ring.position, 0);
+    if (!reader_sleep(&litmus->reader, &litmus->segment, litmus->ring.position))
+        give_up("the ring has moved");
+}
+
 static void enter_read(struct litmus *litmus)
 {
     reader_enter(&litmus->reader);
@@ -145,10 +166,12 @@ static void steal_line(uint8_t *padding)
 static void doorbell_prepare_write(struct litmus *litmus)
 {
     steal_line(litmus->reader.page->padding_asleep);
-    struct ring_record record = {.previous_position = RING_NO_POSITION};
+    struct ring_record record = {.group_hash = LITMUS_GROUP_HASH,
+                                 .previous_position = RING_NO_POSITION};
     if (ring_append(litmus->writer, &record, SPAN_LITERAL("frame"), (struct span){0}, NULL) !=
         WEIR_OK)
         give_up("ring_append");
+    litmus->appended_position = record.position;
 }
 
 static void enter_prepare_write(struct litmus *litmus)
@@ -160,7 +183,22 @@ static bool doorbell_write(struct litmus *litmus, uint64_t round)
 {
     (void)round;
     ring_publish(litmus->writer);
-    return readers_wake(litmus->readers) == 0;
+    return readers_wake(litmus->readers, litmus->writer, litmus->appended_position,
+                        ring_head(litmus->writer))
+               .woken == 0;
+}
+
+/* Of the reader's lines the broker has that of the bit to itself, and the others at hand: neither half waits
+ * for anything but the other one's store. */
+static bool wanted_write(struct litmus *litmus, uint64_t round)
+{
+    struct control_page *page = litmus->reader.page;
+    unsigned bit = reader_wanted_bit(LITMUS_GROUP_HASH);
+    (void)atomic_load_explicit(&page->asleep, memory_order_relaxed);
+    (void)atomic_load_explicit(&page->cursor_position, memory_order_relaxed);
+    (void)atomic_load_explicit(&page->chooses, memory_order_relaxed);
+    atomic_fetch_or_explicit(&page->wanted[bit / 64 ^ 1], 1, memory_order_relaxed);
+    return doorbell_write(litmus, round);
 }
 
 static bool doorbell_missed(const struct litmus *litmus, uint64_t round)
@@ -184,6 +222,8 @@ static bool enter_missed(const struct litmus *litmus, uint64_t round)
 
 static const struct mode MODES[] = {
     {"doorbell", doorbell_read, doorbell_prepare_read, doorbell_prepare_write, doorbell_write,
+     doorbell_missed},
+    {"wanted", wanted_read, wanted_prepare_read, doorbell_prepare_write, wanted_write,
      doorbell_missed},
     {"enter", enter_read, enter_prepare_read, enter_prepare_write, enter_write, enter_missed},
 };
@@ -349,7 +389,7 @@ static void close_litmus(struct litmus *litmus)
 int main(int count, char **arguments)
 {
     if (count != 3 || (strcmp(arguments[2], "clean") != 0 && strcmp(arguments[2], "faulty") != 0))
-        give_up("usage: fence_litmus doorbell|enter|ring clean|faulty");
+        give_up("usage: fence_litmus doorbell|wanted|enter|ring clean|faulty");
     const bool faulty = strcmp(arguments[2], "faulty") == 0;
     cpu_set_t processors;
     if (sched_getaffinity(0, sizeof processors, &processors) == 0 && CPU_COUNT(&processors) < 2) {

@@ -16,9 +16,11 @@
 static struct segment segment;
 static struct ring_writer *writer;
 static struct readers *readers;
+static uint64_t woken_to; /* wake() was told of what is below */
 
 static void open_readers(void)
 {
+    woken_to = 0;
     struct segment_options options = {
         .ring_bytes = 1 << 20, .store_bytes = 1 << 20, .generation = 1};
     struct weir_error error = {0};
@@ -66,13 +68,33 @@ static struct reader attach(uint32_t *slot)
     return reader;
 }
 
-static uint64_t publish_one(void)
+static uint64_t publish_of(uint64_t group_hash)
 {
-    struct ring_record record = {.previous_position = RING_NO_POSITION};
+    struct ring_record record = {.group_hash = group_hash, .previous_position = RING_NO_POSITION};
     cr_assert_eq(ring_append(writer, &record, SPAN_LITERAL("frame"), (struct span){0}, NULL),
                  WEIR_OK);
     ring_publish(writer);
     return ring_head(writer);
+}
+
+static uint64_t publish_one(void)
+{
+    return publish_of(0);
+}
+
+/* For all that was published since the last one. */
+static struct readers_woken wake(void)
+{
+    uint64_t from = woken_to;
+    woken_to = ring_head(writer);
+    return readers_wake(readers, writer, from, woken_to);
+}
+
+static uint64_t segment_bytes_of_ring(void)
+{
+    uint64_t bytes;
+    (void)segment_ring(&segment, &bytes);
+    return bytes - sizeof(struct ring_header);
 }
 
 static bool is_readable(int fd)
@@ -193,7 +215,8 @@ Test(readers, broker_survives_any_value_in_a_control_page, .init = open_readers,
         readers_collect_counters(readers);
         for (unsigned rings = 0; rings < 3; rings++) {
             hostile.page->asleep = UINT64_MAX;
-            cr_assert_eq(readers_wake(readers), 1);
+            publish_one();
+            cr_assert_eq(wake().woken, 1);
         }
         cr_assert_eq(poll(&bell, 1, 0), 1);
         readers_advance(readers);
@@ -217,7 +240,7 @@ Test(readers, full_doorbell_does_not_block_the_broker, .init = open_readers, .fi
     uint64_t most = UINT64_MAX - 1;
     cr_assert_eq(write(reader.event_fd, &most, sizeof most), (ssize_t)sizeof most);
     reader.page->asleep = 1;
-    (void)readers_wake(readers);
+    (void)wake();
     cr_assert(is_readable(reader.event_fd));
     reader_awake(&reader);
     cr_assert_not(is_readable(reader.event_fd));
@@ -260,20 +283,177 @@ Test(readers, doorbell_rings_only_for_who_sleeps, .init = open_readers, .fini = 
 {
     struct reader sleeper = attach(NULL), busy = attach(NULL);
     uint64_t position = publish_one();
-    cr_assert_eq(readers_wake(readers), 0);
+    cr_assert_eq(wake().woken, 0);
     cr_assert_not(reader_sleep(&sleeper, &segment, position - 8),
                   "there is work: it must not sleep");
-    cr_assert_eq(readers_wake(readers), 0, "and is not taken for asleep");
+    cr_assert_eq(wake().woken, 0, "and is not taken for asleep");
     cr_assert(reader_sleep(&sleeper, &segment, position));
     publish_one();
-    cr_assert_eq(readers_wake(readers), 1);
+    cr_assert_eq(wake().woken, 1);
     cr_assert(is_readable(sleeper.event_fd));
     cr_assert_not(is_readable(busy.event_fd));
-    cr_assert_eq(readers_wake(readers), 0, "once");
+    cr_assert_eq(wake().woken, 0, "once");
     reader_awake(&sleeper);
     cr_assert_not(is_readable(sleeper.event_fd));
     reader_detach(&sleeper);
     reader_detach(&busy);
+}
+
+static bool sleeps(struct reader *reader)
+{
+    uint64_t position = ring_head(writer);
+    reader_set_cursor(reader, position, 0);
+    return reader_sleep(reader, &segment, position);
+}
+
+static void want(struct reader *reader, uint64_t group_hash, bool is_wanted)
+{
+    reader_want(reader, reader_wanted_bit(group_hash), is_wanted);
+}
+
+/* Two that choose, and one that has said nothing. */
+Test(readers, who_chooses_sleeps_through_what_it_does_not_want, .init = open_readers,
+     .fini = close_readers, .timeout = 10)
+{
+    struct reader first = attach(NULL), second = attach(NULL), plain = attach(NULL);
+    reader_choose(&first, true);
+    reader_choose(&second, true);
+    want(&first, 1, true);
+    want(&second, 2, true);
+    want(&second, 3 + READER_WANTED_BITS, true);
+    cr_assert(sleeps(&first));
+    cr_assert(sleeps(&second));
+    cr_assert(sleeps(&plain));
+
+    publish_of(1);
+    struct readers_woken woken = wake();
+    cr_assert_eq(woken.woken, 2);
+    cr_assert_eq(woken.spared, 1);
+    cr_assert(is_readable(first.event_fd));
+    cr_assert(is_readable(plain.event_fd));
+    cr_assert_not(is_readable(second.event_fd));
+
+    publish_of(4);
+    woken = wake();
+    cr_assert_eq(woken.woken, 0, "the others are awake, and nobody told it of this one");
+    cr_assert_eq(woken.spared, 1);
+    publish_of(5);
+    publish_of(3);
+    publish_of(6);
+    cr_assert_eq(wake().woken, 1, "3 has the bit of a wanted one");
+    cr_assert(is_readable(second.event_fd));
+
+    reader_awake(&second);
+    want(&second, 2, false);
+    cr_assert(sleeps(&second));
+    publish_of(2);
+    cr_assert_eq(wake().woken, 0, "not any more");
+    want(&second, 2, true); /* it says so while its sleep goes on, for the broker */
+    publish_of(2);
+    cr_assert_eq(wake().woken, 1);
+
+    reader_awake(&second);
+    reader_choose(&second, false);
+    cr_assert(sleeps(&second));
+    publish_of(4);
+    cr_assert_eq(wake().woken, 1, "everything again");
+    reader_detach(&first);
+    reader_detach(&second);
+    reader_detach(&plain);
+}
+
+Test(readers, each_wanted_bit_is_its_own, .init = open_readers, .fini = close_readers,
+     .timeout = 30)
+{
+    struct reader reader = attach(NULL);
+    reader_choose(&reader, true);
+    for (uint64_t hash = 0; hash < READER_WANTED_BITS; hash += 61) {
+        want(&reader, hash, true);
+        cr_assert(sleeps(&reader));
+        publish_of(hash + 1);
+        publish_of(hash + 64);
+        publish_of(hash + READER_WANTED_BITS - 1);
+        cr_assert_eq(wake().woken, 0, "%llu", (unsigned long long)hash);
+        publish_of(hash);
+        cr_assert_eq(wake().woken, 1, "%llu", (unsigned long long)hash);
+        reader_awake(&reader);
+        want(&reader, hash, false);
+    }
+    reader_detach(&reader);
+}
+
+/* So many records that looking at them costs more than a wake. */
+Test(readers, a_large_publish_wakes_everybody, .init = open_readers, .fini = close_readers,
+     .timeout = 10)
+{
+    struct reader reader = attach(NULL);
+    reader_choose(&reader, true);
+    want(&reader, 7, true);
+    cr_assert(sleeps(&reader));
+    for (unsigned i = 0; i < READERS_LOOKS_MAX; i++)
+        publish_of(1000 + i);
+    cr_assert_eq(wake().woken, 0);
+    reader_set_cursor(&reader, ring_head(writer), 0);
+    for (unsigned i = 0; i <= READERS_LOOKS_MAX; i++)
+        publish_of(1000 + i);
+    cr_assert_eq(wake().woken, 1);
+    reader_detach(&reader);
+}
+
+/* It must read on before the ring laps it. */
+Test(readers, who_has_fallen_behind_by_a_share_of_the_ring_is_woken_for_anything,
+     .init = open_readers, .fini = close_readers, .timeout = 10)
+{
+    struct reader reader = attach(NULL);
+    uint64_t slot_bytes = publish_one(), records = 0;
+    cr_assert_eq(wake().woken, 0);
+    reader_choose(&reader, true);
+    cr_assert(sleeps(&reader));
+    for (;; records++) {
+        publish_of(records + 1);
+        if (wake().woken == 1)
+            break;
+        cr_assert_lt(records * slot_bytes, segment_bytes_of_ring(), "never woken");
+    }
+    uint64_t behind = ring_head(writer) - slot_bytes;
+    cr_assert_gt(behind, segment_bytes_of_ring() / READERS_LAG_SHARE);
+    cr_assert_leq(behind, segment_bytes_of_ring() / READERS_LAG_SHARE + slot_bytes);
+    reader_awake(&reader);
+    cr_assert(sleeps(&reader));
+    publish_one();
+    cr_assert_eq(wake().woken, 0, "it has read on");
+    reader_detach(&reader);
+}
+
+/* Whatever a reader says of itself, the broker goes through with a wake, and the others' are as they
+ * should be. */
+Test(readers, nonsense_in_one_page_changes_nobody_elses_wakes, .init = open_readers,
+     .fini = close_readers, .timeout = 30)
+{
+    uint64_t seed = now_ms();
+    fprintf(stderr, "seed=%llu\n", (unsigned long long)seed);
+    struct reader hostile = attach(NULL), good = attach(NULL);
+    reader_choose(&good, true);
+    want(&good, 5, true);
+    for (unsigned round = 0; round < 20000; round++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        uint64_t *words = (uint64_t *)(void *)hostile.page;
+        words[(seed >> 20) % (sizeof *hostile.page / sizeof *words)] = seed ^ seed >> 31;
+        hostile.page->asleep = seed >> 40;
+        cr_assert(sleeps(&good));
+        publish_of(4);
+        cr_assert_leq(wake().woken, 1);
+        cr_assert_not(is_readable(good.event_fd));
+        bool is_asleep = hostile.page->asleep != 0;
+        publish_of(5);
+        struct readers_woken woken = wake();
+        cr_assert_eq(woken.woken + woken.spared, is_asleep ? 2 : 1);
+        cr_assert(is_readable(good.event_fd));
+        reader_awake(&good);
+        reader_awake(&hostile);
+    }
+    reader_detach(&hostile);
+    reader_detach(&good);
 }
 
 Test(readers, counters_and_cursor_are_shown_to_everybody, .init = open_readers,
@@ -561,7 +741,7 @@ Test(readers, no_wake_up_is_lost_between_processes, .init = open_readers, .fini 
     uint64_t hang = now_ms() + 40000;
     for (uint64_t count = 1; count <= WAKES && now_ms() < hang; count++) {
         publish_one();
-        (void)readers_wake(readers);
+        (void)wake();
         for (unsigned spins = 0; atomic_load(handled) < count && now_ms() < hang; spins++)
             if (spins > 1000)
                 sched_yield();

@@ -135,6 +135,26 @@ Test(ring, new_ring_is_empty, .init = open_ring, .fini = close_ring, .timeout = 
 }
 
 /* A broker that has more appended than it may show yet. */
+/* The groups of what was appended, in order, over many revolutions and so over every kind of end. */
+Test(ring, writer_walks_the_groups_of_what_it_has_appended, .init = open_ring, .fini = close_ring,
+     .timeout = 30)
+{
+    uint64_t position = 0, walked = 0;
+    for (uint64_t seq = 1; seq <= 20000; seq++) {
+        (void)publish_one(seq);
+        if (mix(seq) % 5 != 0)
+            continue;
+        while (walked < seq) {
+            struct made_record made;
+            make_record(&made, ++walked, RING_NO_POSITION);
+            cr_assert_lt(position, ring_head(writer));
+            cr_assert_eq(ring_group_at(writer, &position), made.record.group_hash);
+        }
+        cr_assert_eq(position, ring_head(writer));
+    }
+    cr_assert_gt(ring_head(writer), 20 * reader.capacity_bytes);
+}
+
 Test(ring, published_up_to_a_position, .init = open_ring, .fini = close_ring, .timeout = 10)
 {
     static struct made_record made;
