@@ -170,6 +170,7 @@ static void on_attached(void *context, const struct link_attachment *attachment)
     catch_up_set_mapping(gateway->catch_up, mapping);
     triggers_set_mapping(gateway->triggers, mapping, is_resumed);
     joins_set_mapping(gateway->joins, mapping);
+    subscriptions_set_reader(&gateway->subscriptions, &mapping->reader);
     if (is_resumed)
         gateway_resume(gateway, attachment, reads_on);
     else

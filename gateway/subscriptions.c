@@ -21,14 +21,18 @@ enum weir_status subscriptions_init(struct subscriptions *subscriptions, uint64_
         .bucket_count = BUCKETS_FIRST,
     };
     subscriptions->buckets = calloc(BUCKETS_FIRST, sizeof(struct topic *));
-    return subscriptions->buckets == NULL ? WEIR_NO_MEMORY : WEIR_OK;
+    subscriptions->wanted = wanted_open();
+    return subscriptions->buckets == NULL || subscriptions->wanted == NULL ? WEIR_NO_MEMORY
+                                                                           : WEIR_OK;
 }
 
 void subscriptions_fini(struct subscriptions *subscriptions)
 {
     weir_assert(subscriptions->topic_count == 0);
     free(subscriptions->buckets);
+    wanted_close(subscriptions->wanted);
     subscriptions->buckets = NULL;
+    subscriptions->wanted = NULL;
 }
 
 /* ---- topics ---- */
@@ -125,6 +129,7 @@ static struct topic *subscriptions_topic(struct subscriptions *subscriptions, st
     struct topic **bucket = subscriptions_bucket(subscriptions, hash);
     topic->bucket_next = *bucket;
     *bucket = topic;
+    wanted_add(subscriptions->wanted, hash);
     subscriptions->topic_count++;
     counters_add(subscriptions->counters, COUNTER_TOPICS, 1);
     return topic;
@@ -142,6 +147,7 @@ static void subscriptions_drop_topic(struct subscriptions *subscriptions, struct
     while (*at != topic) /* ends: every topic is in its bucket */
         at = &(*at)->bucket_next;
     *at = topic->bucket_next;
+    wanted_remove(subscriptions->wanted, topic->hash);
     trail_fini(&topic->trail);
     free(topic->links);
     free(topic);
@@ -605,10 +611,18 @@ static void subscriptions_rehash(struct subscriptions *subscriptions, uint64_t h
         }
         subscriptions->buckets[i] = NULL;
     }
-    for (struct topic *topic = all; topic != NULL; topic = topic->bucket_next)
+    wanted_clear(subscriptions->wanted);
+    for (struct topic *topic = all; topic != NULL; topic = topic->bucket_next) {
         topic->hash = store_group_hash(hash_seed, topic_stream(topic), topic_group(topic));
+        wanted_add(subscriptions->wanted, topic->hash);
+    }
     subscriptions_place_topics(subscriptions, &all, 1);
     subscriptions_walk_start(subscriptions);
+}
+
+void subscriptions_set_reader(struct subscriptions *subscriptions, struct reader *reader)
+{
+    subscriptions->wanted->reader = reader;
 }
 
 void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_seed,

@@ -33,6 +33,7 @@
 #include "gateway/counters.h"
 #include "gateway/pace.h"
 #include "gateway/trail.h"
+#include "gateway/wanted.h"
 
 struct subscriber_link;
 struct subscription;
@@ -147,6 +148,7 @@ struct subscriptions {
     size_t bucket_count; /* a power of two */
     size_t topic_count;
     uint64_t hash_seed;
+    struct wanted *wanted;      /* the topics, for the doorbell */
     uint64_t subscriptions_max; /* per socket */
     uint32_t
         ring_life; /* of which the topics' trails are; another one when the feed misses something */
@@ -194,6 +196,8 @@ void subscriptions_remove_subscriber(struct subscriptions *subscriptions,
 /* The topic a record belongs to, or NULL: hash first, then the escaped names inside its frame. */
 struct topic *subscriptions_find_record(const struct subscriptions *subscriptions,
                                         const struct ring_record *record, struct span frame);
+/* The reader of a new segment, which is to be woken for the groups there are; one of the next two follows. */
+void subscriptions_set_reader(struct subscriptions *subscriptions, struct reader *reader);
 /* A new segment: other hash seed, other epochs. Every subscription gets a fresh sync with `reason`. */
 void subscriptions_restart(struct subscriptions *subscriptions, uint64_t hash_seed,
                            const char *reason);

@@ -145,6 +145,15 @@ static bool turn_fan_out(struct turn *turn)
     return parts->feed->has_more;
 }
 
+/* False: there is more to read. Subscriptions say themselves what the doorbell is to ring for; triggers are
+ * shown everything. */
+static bool turn_sleep(const struct turn *turn)
+{
+    struct mapping *mapping = turn->mapping;
+    reader_choose(&mapping->reader, !triggers_are_wanted(turn->parts.triggers));
+    return reader_sleep(&mapping->reader, &mapping->segment, mapping->ring.position);
+}
+
 static void on_prepare(uv_prepare_t *prepare)
 {
     struct turn *turn = prepare->data;
@@ -176,8 +185,7 @@ static void on_prepare(uv_prepare_t *prepare)
         reader_set_cursor(&turn->mapping->reader, turn->mapping->ring.position,
                           uv_hrtime() / 1000000);
         if (!has_work && !turn->is_held && !turn->is_feed_broken)
-            has_work = !reader_sleep(&turn->mapping->reader, &turn->mapping->segment,
-                                     turn->mapping->ring.position);
+            has_work = !turn_sleep(turn);
     }
     if (has_work)
         (void)uv_idle_start(&turn->busy, on_idle);
