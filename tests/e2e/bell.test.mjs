@@ -1,0 +1,135 @@
+// bell.test.mjs -- which gateways the broker wakes for an event: those with a subscriber of its group or with stream triggers, and
+// those that have slept for long. Counted by the broker itself.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { RawWorker, Subscriber } from './lib/clients.mjs';
+import { until, withWeir } from './lib/weir.mjs';
+
+const EVENTS = 40;
+const STREAM = 'bell';
+
+// The broker shows its counters about once a second, all at one moment, between two of its turns.
+async function shown(weir, events) {
+  const counter = (text, name) => Number(new RegExp(`^weir_broker_${name}_total (\\d+)$`, 'm').exec(text)?.[1]);
+  const text = await until(async () => {
+    const page = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+    return counter(page, 'events') === events && page;
+  }, `${events} events are shown`);
+  return { wakes: counter(text, 'wakes'), spared: counter(text, 'wakes_spared') };
+}
+
+// Writes to groups one after the other, and says what the broker has done for them.
+class Writer {
+  events = 0;
+  constructor(weir, worker) {
+    Object.assign(this, { weir, worker });
+  }
+
+  async write(group, count = EVENTS, text = '') {
+    for (let n = 0; n < count; n += 1) assert.equal((await this.worker.set(STREAM, group, `i${n}`, { n, text })).error, undefined);
+    this.events += count;
+  }
+
+  async costs(group) {
+    const before = this.last?.events === this.events ? this.last : await shown(this.weir, this.events);
+    await this.write(group);
+    this.last = { events: this.events, ...await shown(this.weir, this.events) };
+    return { wakes: this.last.wakes - before.wakes, spared: this.last.spared - before.spared };
+  }
+
+  // Groups nobody wants, of which one or another may share its bit with a group somebody wants.
+  async costsOfNobodys(round) {
+    const all = [];
+    for (const name of ['x', 'y']) all.push(await this.costs(`nobody's ${round} ${name}`));
+    return all;
+  }
+}
+
+test('an event wakes the gateways that have a subscriber of its group, and no other', async () => {
+  await withWeir({}, async (weir, later) => {
+    const pids = weir.gateways();
+    const subscribers = await weir.openOnEach(() => Subscriber.open(weir.streamUrl));
+    const [here, there] = pids.map((pid) => later(subscribers.get(pid)[0]));
+    const worker = later(await weir.openOn(pids[0], () => RawWorker.open(weir.workerUrl)));
+    const writer = new Writer(weir, worker);
+    await here.joined(STREAM, 'both', { subscriptionId: 's1' });
+    await there.joined(STREAM, 'both', { subscriptionId: 's1' });
+    await there.joined(STREAM, 'there', { subscriptionId: 's2' });
+
+    const ofBoth = await writer.costs('both');
+    assert.equal(ofBoth.spared, 0, 'whoever sleeps is woken');
+    assert.ok(ofBoth.wakes > 0);
+    const nobodys = await writer.costsOfNobodys(1);
+    assert.ok(nobodys.some(({ wakes }) => wakes === 0), JSON.stringify(nobodys));
+    assert.ok(nobodys.some(({ spared }) => spared > 0), JSON.stringify(nobodys));
+    const ofOne = await writer.costs('there');
+    assert.ok(ofOne.wakes > 0);
+    assert.ok(ofOne.wakes <= EVENTS || ofOne.spared > 0, JSON.stringify(ofOne));
+    for (const [client, events] of [[here, EVENTS], [there, 2 * EVENTS]]) {
+      await client.waitFor(() => client.events.length >= events, 'every event');
+      assert.equal(client.events.length, events);
+    }
+
+    // A group somebody leaves is nobody's, and one that is joined rings from its join on.
+    here.leave(STREAM, 'both', 's1');
+    there.leave(STREAM, 'both', 's1');
+    await here.ping();
+    await there.ping();
+    const left = [await writer.costs('both'), ...await writer.costsOfNobodys(2)];
+    assert.ok(left.some(({ wakes }) => wakes === 0), JSON.stringify(left));
+    const late = `nobody's 2 x`;
+    await here.joined(STREAM, late, { subscriptionId: 's3' });
+    await there.joined(STREAM, late, { subscriptionId: 's3' });
+    assert.equal((await writer.costs(late)).spared, 0);
+    await here.waitFor(() => here.events.length === 2 * EVENTS, 'the events of the late group');
+
+    // Whose broker has died says it all to the next one.
+    process.kill(weir.broker(), 'SIGKILL');
+    for (const client of [here, there]) {
+      await client.waitFor(() => client.syncs.at(-1).reason === 'restarted', 'the next sync');
+    }
+    const next = new Writer(weir, worker);
+    assert.equal((await next.costs(late)).spared, 0);
+    const again = await next.costsOfNobodys(3);
+    assert.ok(again.some(({ wakes }) => wakes === 0), JSON.stringify(again));
+  });
+});
+
+test('a gateway with stream triggers is woken for every event', async () => {
+  await withWeir({}, async (weir, later) => {
+    const pids = weir.gateways();
+    const workers = [];
+    for (const pid of pids) workers.push(later(await weir.openOn(pid, () => RawWorker.open(weir.workerUrl))));
+    const writer = new Writer(weir, workers[0]);
+    const seen = [0, 0];
+    for (const [index, worker] of workers.entries()) {
+      worker.register(`app::seen${index}`, () => {
+        seen[index] += 1;
+        return { result: null };
+      });
+      worker.send({
+        type: 'registertrigger', id: `t${index}`, trigger_type: 'stream', function_id: `app::seen${index}`, config: { stream_name: STREAM },
+      });
+      await worker.ping();
+    }
+    await until(async () => {
+      await writer.write('warm', 1);
+      return seen[0] > 0 && seen[1] > 0;
+    }, 'the triggers are there');
+    assert.equal((await writer.costs('any')).spared, 0);
+    for (const [index, worker] of workers.entries()) worker.send({ type: 'unregistertrigger', id: `t${index}`, trigger_type: 'stream' });
+    await until(async () => (await writer.costs('any')).wakes === 0, 'nobody wants it any more');
+  });
+});
+
+test('a gateway that sleeps through much is woken before the ring laps it', async () => {
+  await withWeir({ settings: { ring_bytes: '1MiB' } }, async (weir, later) => {
+    const worker = later(await RawWorker.open(weir.workerUrl));
+    const writer = new Writer(weir, worker);
+    const text = 'x'.repeat(8192);
+    await until(async () => {
+      await Promise.all(Array.from({ length: 40 }, () => writer.write('g', 1, text)));
+      return (await shown(weir, writer.events)).wakes > 0;
+    }, 'somebody is woken');
+  });
+});
