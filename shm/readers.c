@@ -468,7 +468,10 @@ void reader_set_cursor(struct reader *reader, uint64_t position, uint64_t heartb
 
 void reader_choose(struct reader *reader, bool chooses)
 {
-    atomic_store_explicit(&reader->page->chooses, chooses ? 1 : 0, memory_order_relaxed);
+    uint64_t value = chooses ? 1 : 0;
+    /* Said before every sleep: a line that does not change stays in the broker's cache. */
+    if (atomic_load_explicit(&reader->page->chooses, memory_order_relaxed) != value)
+        atomic_store_explicit(&reader->page->chooses, value, memory_order_relaxed);
 }
 
 void reader_want(struct reader *reader, unsigned bit, bool is_wanted)
