@@ -98,7 +98,7 @@ test('every server of the comparison delivers what is published, and the report 
 test('a session that is stopped keeps what it found and leaves no process', { skip, timeout: 60000 }, async () => {
   await withDirectory(async (directory) => {
     const meanwhile = async (child, said) => {
-      for (let waited = 0; waited < 300 && !said().includes('[2/100'); waited += 1) await delay(100);
+      while (child.exitCode === null && !said().includes('[2/100')) await delay(100);
       child.kill('SIGINT');
     };
     const { code, said } = await compare(['--smoke', '--rounds', '50', '--servers', 'redis', '--out', directory], { temporary: directory, meanwhile });

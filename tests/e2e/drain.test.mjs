@@ -35,9 +35,11 @@ class Fleet {
 
   async reach(seq, limitMs = 60000) {
     this.process.send({ reach: seq });
-    const late = delay(limitMs).then(() => assert.fail(`not everybody came to event ${seq}`));
-    late.catch(() => {});
-    await Promise.race([this.#message('reached'), late]);
+    let timer; // not left behind, for the process would wait for it
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new assert.AssertionError({ message: `not everybody came to event ${seq}` })), limitMs);
+    });
+    await Promise.race([this.#message('reached'), late]).finally(() => clearTimeout(timer));
   }
 
   async report() {

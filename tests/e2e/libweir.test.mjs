@@ -103,7 +103,7 @@ test('presence is counted exactly: leaves, closed sockets, killed gateways', asy
   clients[0].leave('count', 'room');
   clients[1].socket.terminate();
   await until(async () => (await hereOf(worker, 'count', 'room')) === 18, 'two have left');
-  assert.equal(watcher.envelopes.at(-1).event.data.here, 18);
+  await watcher.waitFor(() => watcher.envelopes.at(-1).event.data.here === 18, 'the watcher is told');
 
   // Not the worker's own: its triggers would be gone with it, and who leaves then is not counted.
   const victim = weir.gateways().find((pid) => pid !== gatewayOfPresence());

@@ -177,7 +177,8 @@ test('health and metrics answer on the admin port and say what happens', async (
 });
 
 test('SIGTERM closes every socket with 1001, and the port is free at once', async () => {
-  const weir = await Weir.start();
+  // Not of the range of outgoing connections, of which one might take it between the two lives.
+  const weir = await Weir.start({ settings: { stream_port: await freePort() } });
   const subscribers = [...(await weir.openOnEach(() => Subscriber.open(weir.streamUrl))).values()].flat();
   const workers = [...(await weir.openOnEach(() => RawWorker.open(weir.workerUrl))).values()].flat();
   const halfOpen = await RawSocket.connect(weir.streamPort);

@@ -20,7 +20,7 @@ async function metric(weir, name) {
 }
 
 // The figures of the gateway that is not asked come with the broker's next collection.
-const counted = (weir, name, value) => until(async () => (await metric(weir, name)) === value, `${name} is ${value}`, 5000);
+const counted = (weir, name, value) => until(async () => (await metric(weir, name)) === value, `${name} is ${value}`);
 
 // A worker of iii-sdk with `handlers`, once calls reach it.
 async function workerWith(weir, handlers) {
@@ -243,16 +243,18 @@ test('gates are asked before the head, with the auth context; who leaves meanwhi
     }));
     answer = (join) => ({ unauthorized: join.context.who !== 'friend' });
     worker.registerTrigger({ type: 'stream:join', function_id: 'app::gate', config: {} });
-    await until(async () => {
-      const probe = await EventStream.open(weir.streamPort, '/sse/s/probe');
-      await probe.close();
-      return probe.status === 403;
-    }, 'the gate is there');
-    await until(async () => {
-      const other = await EventStream.open(weir.streamPort, '/sse/s/probe');
-      await other.close();
-      return other.status === 403;
-    }, 'on the other gateway, too');
+    for (const [probe] of (await weir.openOnEach(() => Subscriber.open(weir.streamUrl))).values()) {
+      later(probe);
+      await until(async () => {
+        const before = probe.envelopes.length;
+        probe.join('s', 'probe');
+        await probe.count(before + 1);
+        return probe.envelopes.at(-1).event.type === 'unauthorized';
+      }, 'the gateway knows the gate');
+    }
+    const probed = await EventStream.open(weir.streamPort, '/sse/s/probe');
+    assert.equal(probed.status, 403);
+    await probed.close();
     asked.length = 0;
     const friend = later(await EventStream.open(weir.streamPort, '/sse/s/g?who=friend&id=m'));
     assert.equal(friend.status, 200);

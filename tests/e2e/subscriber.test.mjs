@@ -317,6 +317,7 @@ test('@motiadev/stream-client-node sees group, item and custom events at once, o
     await until(() => typed.length === 1, 'the custom event');
     assert.deepEqual(typed, [{ who: 1 }]);
     assert.deepEqual(group.getState(), [{ id: 'a', n: 0 }, { id: 'b', n: 299 }]);
+    await until(() => item.getState()?.n === 299, 'the item, which has a join of its own');
     assert.deepEqual(item.getState(), { id: 'b', n: 299 });
   }
   await writer.call('stream::delete', { stream_name: 'motia', group_id: 'g', item_id: 'b' });

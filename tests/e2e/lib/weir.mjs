@@ -21,6 +21,11 @@ export const weirProgram = path.join(binDir, 'weir');
 // Sanitized binaries are several times slower; sizes of load tests follow.
 export const isSanitized = process.env.ASAN_OPTIONS !== undefined || process.env.TSAN_OPTIONS !== undefined;
 
+// For connections to reach the gateway they are meant for. A gateway lives before it listens, and until then every one goes to the
+// others: a number of attempts alone would be used up by then.
+const OPEN_ATTEMPTS = 400;
+const OPEN_LIMIT_MS = 30000;
+
 const SANITIZER_REPORT = /(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:/;
 
 export const delay = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -63,22 +68,41 @@ function identify(pid) {
   return stat === '' ? null : { pid, start: stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] };
 }
 
+// A process that has ended is in the list until its parent has asked for its status.
+const isZombie = (pid) => /^State:\s+[ZX]/m.test(readText(`/proc/${pid}/status`));
+
 function isAlive({ pid, start }) {
   const now = identify(pid);
-  return now !== null && now.start === start && !/^State:\s+Z/m.test(readText(`/proc/${pid}/status`));
+  return now !== null && now.start === start && !isZombie(pid);
 }
 
-// By everybody's parent: the kernel's list of children may miss one while another comes or goes (proc(5)).
-function childrenOf(pid) {
-  const parentOf = (child) => {
-    const stat = readText(`/proc/${child}/stat`);
-    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
-  };
-  return fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name) && parentOf(name) === pid).map(Number);
-}
-
+// By everybody's parent, in one look: the kernel's list of children may miss one while another comes or goes (proc(5)).
 function descendantsOf(pid) {
-  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
+  const children = new Map();
+  for (const name of fs.readdirSync('/proc').filter((each) => /^\d+$/.test(each))) {
+    const stat = readText(`/proc/${name}/stat`);
+    const parent = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
+    if (children.has(parent)) children.get(parent).push(Number(name));
+    else children.set(parent, [Number(name)]);
+  }
+  const below = (one) => (children.get(one) ?? []).flatMap((child) => [child, ...below(child)]);
+  return below(pid);
+}
+
+// The other ends of TCP connections from our `localPort`, as the links in /proc/PID/fd name them. Whole tables are long when many
+// connections have just ended, so that only lines with that port are taken apart.
+function socketsFrom(localPort) {
+  const sockets = new Set();
+  const mark = `:${localPort.toString(16).toUpperCase().padStart(4, '0')} `;
+  for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
+    const text = readText(table);
+    for (let at = text.indexOf(mark); at >= 0; at = text.indexOf(mark, at + 1)) {
+      const fields = text.slice(text.lastIndexOf('\n', at) + 1, text.indexOf('\n', at)).trim().split(/\s+/);
+      if (fields[2].endsWith(mark.trimEnd())) sockets.add(`socket:[${fields[9]}]`);
+    }
+    if (sockets.size > 0) break;
+  }
+  return sockets;
 }
 
 export function temporaryDirectory() {
@@ -146,17 +170,18 @@ export class Weir {
     return weir;
   }
 
-  // Remembers every process seen so far, so that stop() can demand that all are gone.
+  // Remembers every process seen so far, so that stop() can demand that all are gone; returns those of now.
   note() {
-    for (const pid of descendantsOf(this.process.pid)) {
+    const pids = descendantsOf(this.process.pid);
+    for (const pid of pids) {
       const identity = identify(pid);
       if (identity) this.#seen.set(`${pid}:${identity.start}`, identity);
     }
+    return pids;
   }
 
   #pids(name) {
-    this.note();
-    return descendantsOf(this.process.pid).filter((pid) => readText(`/proc/${pid}/comm`).trim() === name);
+    return this.note().filter((pid) => readText(`/proc/${pid}/comm`).trim() === name && !isZombie(pid));
   }
 
   gateways() {
@@ -180,13 +205,7 @@ export class Weir {
 
   // The gateway that holds the server's end of a connection from our `localPort`, or undefined.
   gatewayOf(localPort) {
-    const inodes = new Set();
-    for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
-      for (const line of readText(table).split('\n').slice(1)) {
-        const fields = line.trim().split(/\s+/);
-        if (fields.length > 9 && parseInt(fields[2].split(':')[1], 16) === localPort) inodes.add(`socket:[${fields[9]}]`);
-      }
-    }
+    const inodes = socketsFrom(localPort);
     return this.gateways().find((pid) => {
       try {
         return fs.readdirSync(`/proc/${pid}/fd`).some((fd) => {
@@ -231,7 +250,7 @@ export class Weir {
       return all.length === this.gatewayCount && all;
     }, 'every gateway lives');
     const found = new Map(pids.map((pid) => [pid, []]));
-    for (let attempt = 0; attempt < 400; attempt += 1) {
+    for (let attempt = 0, end = Date.now() + OPEN_LIMIT_MS; attempt < OPEN_ATTEMPTS || Date.now() < end; attempt += 1) {
       const client = await open();
       const mine = found.get(this.gatewayOf(client.localPort));
       if (mine !== undefined && mine.length < each) mine.push(client);
@@ -243,7 +262,7 @@ export class Weir {
 
   // Opens one client on the gateway `pid`.
   async openOn(pid, open) {
-    for (let attempt = 0; attempt < 400; attempt += 1) {
+    for (let attempt = 0, end = Date.now() + OPEN_LIMIT_MS; attempt < OPEN_ATTEMPTS || Date.now() < end; attempt += 1) {
       const client = await open();
       if (this.gatewayOf(client.localPort) === pid) return client;
       await client.close();
