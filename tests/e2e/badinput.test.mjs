@@ -9,7 +9,7 @@ import { Weir, delay, seededRandom, until } from './lib/weir.mjs';
 let weir;
 let ports;
 before(async () => {
-  weir = await Weir.start({ settings: { handshake_timeout_ms: 700 } });
+  weir = await Weir.start({ settings: { handshake_timeout_ms: 2000 } });
   weir.started = { gateways: weir.gateways(), broker: weir.broker() };
   ports = [weir.streamPort, weir.workerPort];
 });
@@ -237,13 +237,13 @@ test('handshakes that are none: refused without an upgrade', async () => {
     'GET /stream/%00 HTTP/1.1\r\n\r\n', '\r\n\r\n\r\n', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', '\u0016\u0003\u0001\u0002\u0000\u0001\u0000\u0001\u00fc\u0003\u0003',
   ];
   for (const port of ports) {
-    for (const request of requests) {
+    await Promise.all(requests.map(async (request) => {
       const raw = await RawSocket.connect(port);
       raw.write(Buffer.from(request, 'latin1'));
       await raw.ended(`an end to ${JSON.stringify(request.slice(0, 60))}`).catch(() => assert.ok(raw.head !== null, 'or an answer'));
       assert.doesNotMatch(raw.head ?? '', / 101 /);
       raw.destroy();
-    }
+    }));
   }
   await assertServing();
 });

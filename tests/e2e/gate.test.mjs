@@ -132,7 +132,7 @@ const RESULTS = {
 
 for (const [column, joinGate] of ['open', 'closed'].entries()) {
   test(`join_gate: ${joinGate}: every result, error, a late answer and a function that is not there`, async () => {
-    await withWeir({ settings: { join_gate: joinGate, gate_timeout_ms: 400 } }, async (weir, later) => {
+    await withWeir({ settings: { join_gate: joinGate, gate_timeout_ms: 1500 } }, async (weir, later) => {
       const worker = later(await RawWorker.open(weir.workerUrl));
       bind(worker, 'app::gate', ({ data }) => (RESULTS[data.group_id] ?? [ALLOW])[0]);
       await bound(weir, worker, 'app::gate');
