@@ -406,6 +406,8 @@ static void client_take_welcome(struct weir_client *client, const struct wire_me
     }
     client_keep_text(client->id, message->fields[1].span);
     client_keep_text(client->token, message->fields[2].span);
+    /* What nobody waits for any more is not said, even if its end has not been told yet. */
+    calls_expire(client);
     client->state = CLIENT_READY;
     client->ready_ms = client_now_ms();
     if (!client_say_everything(client)) {

@@ -25,7 +25,9 @@ struct gateway {
     int listener;
     pthread_t thread;
     char path[96];
-    const char *_Atomic greeting; /* NULL: welcome; "refuse", "junk", "silent" */
+    const char
+        *_Atomic greeting; /* NULL: welcome; "refuse", "junk", "silent"; "held": until it changes */
+    _Atomic bool is_held;
     struct buffer in;
     struct buffer out;
     uint64_t invoked_for; /* the call that waits for our INVOKE */
@@ -51,17 +53,29 @@ static void gateway_append(enum wire_type type, uint64_t id, const struct wire_f
         gateway_note("APPEND-FAILED", span_of(NULL, 0), span_of(NULL, 0));
 }
 
+static const char *gateway_greeting(void)
+{
+    const char *greeting = gateway.greeting;
+    for (unsigned ms = 0; greeting != NULL && strcmp(greeting, "held") == 0 && ms < 20000; ms++) {
+        gateway.is_held = true;
+        (void)usleep(1000);
+        greeting = gateway.greeting;
+    }
+    return greeting;
+}
+
 static void gateway_greet(void)
 {
-    if (gateway.greeting == NULL) {
+    const char *greeting = gateway_greeting();
+    if (greeting == NULL) {
         struct wire_field fields[] = {WIRE_NUMBER(WIRE_VERSION), WIRE_SPAN(SPAN_LITERAL("id-1")),
                                       WIRE_SPAN(SPAN_LITERAL("secret-1"))};
         gateway_append(WIRE_WELCOME, 0, fields);
-    } else if (strcmp(gateway.greeting, "refuse") == 0) {
+    } else if (strcmp(greeting, "refuse") == 0) {
         struct wire_field fields[] = {WIRE_SPAN(SPAN_LITERAL("full")),
                                       WIRE_SPAN(SPAN_LITERAL("no room for you"))};
         gateway_append(WIRE_REFUSED, 0, fields);
-    } else if (strcmp(gateway.greeting, "junk") == 0) {
+    } else if (strcmp(greeting, "junk") == 0) {
         (void)!buffer_append(&gateway.out, SPAN_LITERAL("HTTP/1.1 400 Bad Request\r\n\r\n"));
     }
 }
@@ -802,6 +816,8 @@ Test(client, a_call_that_ended_before_it_was_sent_is_never_sent)
     cr_assert_eq(open_client((struct weir_client_options){.output_bytes_max = 4096}), 0, "%s",
                  error);
     lose_connection();
+    gateway.greeting =
+        "held"; /* or the connection might be back before a call of a millisecond has ended */
     struct outcome late = {.is_done = false}, kept = {.is_done = false};
     cr_assert_eq(call_void("echo", "\"first\""), 0);
     cr_assert_eq(start_call("stale", large, 20, &late), 0);
@@ -812,11 +828,33 @@ Test(client, a_call_that_ended_before_it_was_sent_is_never_sent)
     late.is_done = false;
     cr_assert_eq(start_call("stale", "1", 1, &late), 0);
     cr_assert_eq(weir_client_run_until(client, &late.is_done, 20000), 0);
+    gateway.greeting = NULL;
     cr_assert_eq(weir_client_run_until(client, &kept.is_done, 20000), 0);
     cr_assert_str_eq(kept.code, "");
     finish();
     cr_assert_null(strstr(gateway.seen, "stale"), "%s", gateway.seen);
     cr_assert_not_null(strstr(gateway.seen, "VOID echo \"first\""), "%s", gateway.seen);
+}
+
+/* Its end has not been told yet when the welcome is read: the program was busy with something else. */
+Test(client, a_call_that_is_late_when_the_welcome_comes_is_not_sent)
+{
+    cr_assert_eq(open_client((struct weir_client_options){0}), 0, "%s", error);
+    lose_connection();
+    gateway.greeting = "held";
+    struct outcome late = {.is_done = false};
+    cr_assert_eq(start_call("stale", "1", 2000, &late), 0);
+    for (unsigned ms = 0; !gateway.is_held && !late.is_done && ms < 20000; ms++) {
+        (void)weir_client_process(client);
+        (void)usleep(1000);
+    }
+    (void)usleep(2100000);
+    gateway.greeting = NULL;
+    (void)usleep(100000);
+    cr_assert_eq(weir_client_run_until(client, &late.is_done, 20000), 0);
+    cr_assert_str_eq(late.code, "timeout");
+    finish();
+    cr_assert_null(strstr(gateway.seen, "stale"), "%s", gateway.seen);
 }
 
 /* A full queue and registrations together are more than output_bytes_max: all is said all the same. */
