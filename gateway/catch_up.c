@@ -364,6 +364,8 @@ static enum outcome catch_up_newest(struct catch_up *catch_up, struct subscriber
         .sent = link->sent_seq,
         .until = has_begun ? link->sent_seq + link->conflated_left : trail->newest.seq,
     };
+    if (range.until - range.since > CONFLATION_EVENTS_MAX) /* what came after a greeting is next */
+        range.until = range.since + CONFLATION_EVENTS_MAX;
     uint64_t before = catch_up->budget->records;
     enum weir_status status =
         conflation_walk(catch_up->conflation, ring, &range, !has_begun, catch_up->budget);
@@ -439,7 +441,9 @@ static enum outcome catch_up_serve(struct catch_up *catch_up, struct subscriber_
         return OUTCOME_WAIT;
     if (link->policy == SLOW_DISCONNECT)
         return catch_up_disconnect(catch_up, link->subscriber);
-    if (link->conflated == 0 && lag > CONFLATION_EVENTS_MAX)
+    /* Who was greeted is given what was promised, whatever has come since. */
+    if (link->conflated == 0 && lag > CONFLATION_EVENTS_MAX &&
+        link->resumed != LINK_RESUMED_BY_CLIENT)
         return catch_up_lose(catch_up, link);
     return catch_up_newest(catch_up, link);
 }
@@ -487,22 +491,31 @@ static bool catch_up_has_reached(struct catch_up *catch_up, const struct topic *
            WEIR_OK;
 }
 
-enum weir_status catch_up_reaches(struct catch_up *catch_up, const struct topic *topic,
+/* Is a link that far behind given what it has missed, if the ring has it? */
+static bool catch_up_may_serve(const struct subscriber_link *link, uint64_t lag)
+{
+    if (lag <= link->lag_events || link->policy == SLOW_LOSSLESS)
+        return true;
+    return link->policy == SLOW_LATEST && lag <= CONFLATION_EVENTS_MAX;
+}
+
+enum weir_status catch_up_reaches(struct catch_up *catch_up, const struct subscriber_link *link,
                                   struct cursor cursor)
 {
-    struct topic *own = (struct topic *)(uintptr_t)topic; /* its trail is not seen outside */
+    struct topic *topic = link->topic;
     const struct trail *trail = &topic->trail;
     uint64_t end;
-    if (catch_up->mapping == NULL || catch_up_find(catch_up, own, &cursor) != WEIR_OK)
+    if (catch_up->mapping == NULL || catch_up_find(catch_up, topic, &cursor) != WEIR_OK)
         return WEIR_PENDING;
-    if (trail->epoch != cursor.epoch || trail->newest.seq < cursor.seq)
+    if (trail->epoch != cursor.epoch || trail->newest.seq < cursor.seq ||
+        !catch_up_may_serve(link, trail->newest.seq - cursor.seq))
         return WEIR_EMPTY;
     if (trail->newest.seq == cursor.seq || catch_up_has_reached(catch_up, topic, cursor.seq + 1))
         return WEIR_OK;
     if (catch_up->others_budget.records >= CATCH_UP_TURN_RECORDS)
         return WEIR_PENDING;
     catch_up->budget = &catch_up->others_budget;
-    enum weir_status status = catch_up_walk(catch_up, own, cursor.seq + 1, &end);
+    enum weir_status status = catch_up_walk(catch_up, topic, cursor.seq + 1, &end);
     catch_up->budget = &catch_up->own_budget;
     if (status != WEIR_OK)
         return status;

@@ -11,6 +11,11 @@
  *   leads back to          (subscriptions_resume) "restarted", for a position that a client has brought
  *                          "expired"; disconnect: close with 1013, when it is slowness
  *
+ * Who comes back with a position is answered the same way before it is told that it goes on: further
+ * behind than its policy is served (`disconnect`: than lag_events, for it was not slow) is "expired" at
+ * once. Events that come after that do not undo it: of more than CONFLATION_EVENTS_MAX the oldest are
+ * conflated first.
+ *
  * Where a group's records are its trail says (trail.h); the store is asked only when the feed has not
  * read an event of the group yet, once for all its links. From the mark closest to a link's cursor the
  * records are walked back to it and read, CATCH_UP_WINDOW_EVENTS at most; links of the same group that
@@ -53,10 +58,10 @@ void catch_up_set_mapping(struct catch_up *catch_up, struct mapping *mapping);
  * further behind than that is done for; catch_up_run() brings it on. */
 enum weir_status catch_up_link(struct catch_up *catch_up, struct subscriber_link *link,
                                uint64_t seq_limit) WEIR_MUST_CHECK;
-/* Could a link go on from `cursor`: does the ring lead from there to the topic's newest event? OK;
- * EMPTY: no, a sync is needed; PENDING: the ring does not show it yet, or this turn has looked at enough
- * records: ask again. */
-enum weir_status catch_up_reaches(struct catch_up *catch_up, const struct topic *topic,
+/* Could the link go on from `cursor`: does the ring lead from there to the topic's newest event, and is
+ * that no further than its policy is served? OK; EMPTY: no, a sync is needed; PENDING: the ring does
+ * not show it yet, or this turn has looked at enough records: ask again. */
+enum weir_status catch_up_reaches(struct catch_up *catch_up, const struct subscriber_link *link,
                                   struct cursor cursor) WEIR_MUST_CHECK;
 /* Serve the behind queue within a turn's budget. True: there is more that can be done at once. */
 bool catch_up_run(struct catch_up *catch_up);

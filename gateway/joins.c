@@ -569,7 +569,7 @@ static enum weir_status joins_resume(struct joins *joins, struct subscription *s
     joins->resume_count++;
     enum weir_status status = WEIR_EMPTY;
     if (was_idle)
-        status = catch_up_reaches(joins->catch_up, link->topic, cursor);
+        status = catch_up_reaches(joins->catch_up, link, cursor);
     else if (link->epoch == cursor.epoch && link->sent_seq == cursor.seq && link->conflated == 0)
         status = WEIR_OK;
     if (status == WEIR_OK)

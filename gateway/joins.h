@@ -26,8 +26,9 @@
  *               |no                                                  behind: catch_up.h goes on
  *               '--> a sync as above, with reason "expired"
  *
- * Whether it does is asked of the ring once for many positions of a group. Where the link serves other
- * subscriptions already it is served only if it is where the link stands.
+ * Whether it does is asked of the ring once for many positions of a group; one that is further back than
+ * its mode is served counts as one the ring does not lead from. Where the link serves other subscriptions
+ * already it is served only if it is where the link stands.
  *
  * A worker's own stream (custom_streams.h) is read through the broker, and that takes time:
  *

@@ -566,7 +566,7 @@ static bool client_resume(struct client *client)
     struct subscriber_link *link = client->subscriber.links;
     enum weir_status status = WEIR_PENDING;
     for (unsigned i = 0; status == WEIR_PENDING && i < 1000; i++) {
-        status = catch_up_reaches(world.catch_up, link->topic, cursor);
+        status = catch_up_reaches(world.catch_up, link, cursor);
         if (status == WEIR_PENDING)
             (void)catch_up_run(world.catch_up); /* the next turn's budget */
     }
@@ -1092,33 +1092,33 @@ Test(catch_up, groups_in_turn_do_not_undo_each_others_walks, .timeout = 20)
 Test(catch_up, positions_are_served_when_the_ring_leads_there, .timeout = 20)
 {
     open_clients(256 * 1024, 1, SLOW_LOSSLESS);
-    const struct topic *topic = clients[0].subscriber.links->topic;
+    const struct subscriber_link *link = clients[0].subscriber.links;
     uint64_t epoch = world.log[0][0].epoch;
     struct catch_up *catch_up = world.catch_up;
     for (unsigned i = 0; i < 10; i++)
         write_event(0, 0, ENVELOPE_UPDATE, 1);
     struct cursor newest = {epoch, world.count[0]};
-    cr_assert_eq(catch_up_reaches(catch_up, topic, newest), WEIR_OK, "the feed is behind it");
+    cr_assert_eq(catch_up_reaches(catch_up, link, newest), WEIR_OK, "the feed is behind it");
     newest.seq++;
-    cr_assert_eq(catch_up_reaches(catch_up, topic, newest), WEIR_EMPTY);
-    cr_assert_eq(catch_up_reaches(catch_up, topic, (struct cursor){epoch + 1, 1}), WEIR_EMPTY);
-    cr_assert_eq(catch_up_reaches(catch_up, topic, (struct cursor){epoch - 1, 1}), WEIR_EMPTY);
-    cr_assert_eq(catch_up_reaches(catch_up, topic, (struct cursor){epoch, 3}), WEIR_OK);
+    cr_assert_eq(catch_up_reaches(catch_up, link, newest), WEIR_EMPTY);
+    cr_assert_eq(catch_up_reaches(catch_up, link, (struct cursor){epoch + 1, 1}), WEIR_EMPTY);
+    cr_assert_eq(catch_up_reaches(catch_up, link, (struct cursor){epoch - 1, 1}), WEIR_EMPTY);
+    cr_assert_eq(catch_up_reaches(catch_up, link, (struct cursor){epoch, 3}), WEIR_OK);
     turn();
     for (unsigned i = 0; i < 2000; i++)
         write_event(0, 0, ENVELOPE_UPDATE, 100);
     turn();
-    cr_assert_eq(catch_up_reaches(catch_up, topic, (struct cursor){epoch, 3}), WEIR_EMPTY);
+    cr_assert_eq(catch_up_reaches(catch_up, link, (struct cursor){epoch, 3}), WEIR_EMPTY);
     uint64_t seq = world.count[0], reads = counted(COUNTER_GROUP_READS);
-    while (catch_up_reaches(catch_up, topic, (struct cursor){epoch, seq - 1}) == WEIR_OK) {
+    while (catch_up_reaches(catch_up, link, (struct cursor){epoch, seq - 1}) == WEIR_OK) {
         seq--;
         (void)catch_up_run(catch_up); /* another turn's budget */
     }
     cr_assert_gt(seq, 1000);
     cr_assert_lt(seq, world.count[0] - 100);
     cr_assert_eq(counted(COUNTER_GROUP_READS), reads);
-    cr_assert_eq(catch_up_reaches(catch_up, topic, (struct cursor){epoch, seq - 1}), WEIR_EMPTY);
-    cr_assert_eq(catch_up_reaches(catch_up, topic, (struct cursor){epoch, seq}), WEIR_OK);
+    cr_assert_eq(catch_up_reaches(catch_up, link, (struct cursor){epoch, seq - 1}), WEIR_EMPTY);
+    cr_assert_eq(catch_up_reaches(catch_up, link, (struct cursor){epoch, seq}), WEIR_OK);
     close_world();
 }
 

@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 
 #include "gateway/catch_up.h"
+#include "gateway/conflation.h"
 #include "gateway/fanout.h"
 #include "gateway/joins.h"
 #include "shm/json.h"
@@ -187,16 +188,16 @@ static void write_events(const char *group, const char *item, unsigned count, si
     }
 }
 
-static void join_at(struct socket *socket, const char *id, const char *group, const char *item,
-                    const struct cursor *cursor)
+static void join_by(struct socket *socket, const char *id, const char *group, const char *item,
+                    const struct cursor *cursor, enum slow_policy policy, uint32_t lag_events)
 {
     struct subscription_wish wish = {
         .subscription_id = span_text(id),
         .stream = SPAN_LITERAL("s"),
         .group = span_text(group),
         .item = item == NULL ? (struct span){0} : span_text(item),
-        .policy = SLOW_LOSSLESS,
-        .lag_events = 1024,
+        .policy = policy,
+        .lag_events = lag_events,
     };
     if (cursor != NULL) {
         wish.has_cursor = true;
@@ -204,6 +205,12 @@ static void join_at(struct socket *socket, const char *id, const char *group, co
     }
     socket->subscriber.connection = socket;
     cr_assert_eq(subscriptions_add(&subscriptions, &socket->subscriber, &wish), WEIR_OK);
+}
+
+static void join_at(struct socket *socket, const char *id, const char *group, const char *item,
+                    const struct cursor *cursor)
+{
+    join_by(socket, id, group, item, cursor, SLOW_LOSSLESS, 1024);
 }
 
 static void join_since(struct socket *socket, uint64_t seq)
@@ -386,6 +393,56 @@ Test(resume, a_greeting_may_be_followed_by_a_sync)
     cr_assert_str_eq(sockets[0].lines[1], "sync 4003 expired");
     cr_assert_eq(sockets[0].count, 2u);
     cr_assert_eq(counted(COUNTER_RESUMES_EXPIRED), 1u);
+}
+
+/* The ring leads to all of them, but not every mode is served that far: who is not is told at once, and
+ * nobody is greeted first. Each joins an item nobody writes, so that it is told no more than that. */
+Test(resume, a_position_further_back_than_its_mode_is_served_is_not_greeted)
+{
+    enum { NEWEST = CONFLATION_EVENTS_MAX + 10, LAG = 4 };
+    static const struct {
+        enum slow_policy policy;
+        unsigned back;
+        bool is_served;
+    } cases[] = {
+        {SLOW_LATEST, LAG, true},      {SLOW_LATEST, CONFLATION_EVENTS_MAX, true},
+        {SLOW_DISCONNECT, LAG, true},  {SLOW_LATEST, CONFLATION_EVENTS_MAX + 1, false},
+        {SLOW_LOSSLESS, NEWEST, true}, {SLOW_DISCONNECT, LAG + 1, false},
+        {SLOW_DISCONNECT, 0, true},
+    };
+    enum { CASES = sizeof cases / sizeof cases[0] };
+    write_events("g", "m", NEWEST, 3);
+    for (unsigned i = 0; i < CASES; i++) {
+        const struct cursor cursor = {epoch, NEWEST - cases[i].back};
+        join_by(&sockets[i], "1", "g", "other", &cursor, cases[i].policy, LAG);
+    }
+    settle();
+    for (unsigned i = 0; i < CASES; i++) {
+        char line[LINE_BYTES];
+        unsigned seq = cases[i].is_served ? NEWEST - cases[i].back : NEWEST;
+        (void)snprintf(line, sizeof line, cases[i].is_served ? "resumed %u" : "sync %u expired",
+                       seq);
+        cr_assert_eq(sockets[i].count, 1u, "case %u", i);
+        cr_assert_str_eq(sockets[i].lines[0], line, "case %u", i);
+        cr_assert_eq(sockets[i].closed_code, 0u, "case %u", i);
+    }
+    cr_assert_eq(counted(COUNTER_RESUMES_EXPIRED), 2u);
+}
+
+/* Writers do not wait for those who are greeted: what comes between the greeting and the walk makes the
+ * way longer than one conflation, and two are given. */
+Test(resume, what_comes_after_a_greeting_does_not_undo_it)
+{
+    write_events("g", "m", CONFLATION_EVENTS_MAX, 3);
+    (void)turn();
+    const struct cursor cursor = {epoch, 0};
+    join_by(&sockets[0], "1", "g", NULL, &cursor, SLOW_LATEST, 2);
+    while (sockets[0].count == 0)
+        (void)turn();
+    write_events("g", "m", 3, 3);
+    settle();
+    ASSERT_LINES(&sockets[0], "resumed 0", "create 16384", "update 16387");
+    cr_assert_eq(counted(COUNTER_CONFLATIONS), 2u);
 }
 
 /* A restarted broker without the log: the epochs are others. */
