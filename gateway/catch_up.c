@@ -30,7 +30,6 @@ struct catch_up {
     struct mapping *mapping;
     struct sends *sends;
     struct conflation *conflation;
-    struct subscriber_link *current; /* being served; NULL: its socket has gone meanwhile */
     struct window window;
     uint64_t positions[CATCH_UP_WINDOW_EVENTS]; /* of the window that is being read */
     /* The walks of catch_up_run(), and those for others, who have their turn after it. */
@@ -85,13 +84,6 @@ void catch_up_close(struct catch_up *catch_up)
 void catch_up_set_mapping(struct catch_up *catch_up, struct mapping *mapping)
 {
     catch_up->mapping = mapping;
-}
-
-void catch_up_forget(struct catch_up *catch_up, const struct subscriber *subscriber)
-{
-    if (catch_up->current != NULL && catch_up->current->subscriber == subscriber)
-        catch_up->current = NULL;
-    sends_forget(catch_up->sends, subscriber);
 }
 
 /* How many sends were taken. */
@@ -292,7 +284,6 @@ enum outcome {
     OUTCOME_WAIT,    /* not now */
     OUTCOME_WALK,    /* the same, and it is to be the next when there is a budget again */
     OUTCOME_LOST,    /* it starts anew, or is closed */
-    OUTCOME_GONE,
 };
 
 static enum outcome catch_up_disconnect(struct catch_up *catch_up, struct subscriber *subscriber)
@@ -321,13 +312,6 @@ static enum outcome catch_up_put_off(struct catch_up *catch_up, struct subscribe
     return catch_up_lose(catch_up, link);
 }
 
-/* Before the bytes that the open batch points to are made anew. False: the link has gone. */
-static bool catch_up_make_room(struct catch_up *catch_up)
-{
-    (void)catch_up_flush(catch_up);
-    return catch_up->current != NULL;
-}
-
 /* Every event, as many as one window has, up to `target`. */
 static enum outcome catch_up_all(struct catch_up *catch_up, struct subscriber_link *link,
                                  uint64_t target, bool stays)
@@ -335,8 +319,7 @@ static enum outcome catch_up_all(struct catch_up *catch_up, struct subscriber_li
     struct window *window = &catch_up->window;
     uint64_t from = link->sent_seq + 1;
     if (!window_has(catch_up, link->topic, from)) {
-        if (!catch_up_make_room(catch_up))
-            return OUTCOME_GONE;
+        (void)catch_up_flush(catch_up); /* the open batch points to the window's bytes */
         enum weir_status status = window_load(catch_up, link->topic, from);
         if (status != WEIR_OK)
             return catch_up_put_off(catch_up, link, status);
@@ -374,8 +357,7 @@ static enum outcome catch_up_newest(struct catch_up *catch_up, struct subscriber
     if (catch_up->budget->records > before) /* others want it too, before it is another group's */
         subscriptions_gather_behind(catch_up->subscriptions, link->topic);
     if (status == WEIR_OK && !conflation_has_piece(catch_up->conflation, &range, link)) {
-        if (!catch_up_make_room(catch_up))
-            return OUTCOME_GONE;
+        (void)catch_up_flush(catch_up); /* the open batch points to the piece's bytes */
         status = conflation_fill(catch_up->conflation, ring, &range, link, CATCH_UP_SEND_BYTES,
                                  catch_up->budget);
     }
@@ -459,14 +441,9 @@ enum weir_status catch_up_link(struct catch_up *catch_up, struct subscriber_link
     if (link->is_blocked)
         return WEIR_AGAIN;
     catch_up->budget = &catch_up->others_budget;
-    catch_up->current = link;
     enum outcome outcome = catch_up_serve(catch_up, link, seq_limit, true);
     (void)catch_up_flush(catch_up);
-    bool is_gone = catch_up->current == NULL;
-    catch_up->current = NULL;
     catch_up->budget = &catch_up->own_budget;
-    if (is_gone)
-        return WEIR_CLOSED;
     if (outcome == OUTCOME_CURRENT)
         return WEIR_OK;
     if (outcome == OUTCOME_LOST)
@@ -537,10 +514,7 @@ static bool catch_up_is_spent(const struct catch_up *catch_up)
 
 static void catch_up_serve_next(struct catch_up *catch_up, struct subscriber_link *link)
 {
-    catch_up->current = link;
-    enum outcome outcome = catch_up_serve(catch_up, link, UINT64_MAX, false);
-    catch_up->current = NULL;
-    switch (outcome) {
+    switch (catch_up_serve(catch_up, link, UINT64_MAX, false)) {
     case OUTCOME_CURRENT:
         subscriptions_set_live(catch_up->subscriptions, link);
         break;
@@ -552,7 +526,6 @@ static void catch_up_serve_next(struct catch_up *catch_up, struct subscriber_lin
         break;
     case OUTCOME_SENT:
     case OUTCOME_LOST:
-    case OUTCOME_GONE:
         break;
     }
 }

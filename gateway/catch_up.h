@@ -65,7 +65,5 @@ enum weir_status catch_up_reaches(struct catch_up *catch_up, const struct subscr
                                   struct cursor cursor) WEIR_MUST_CHECK;
 /* Serve the behind queue within a turn's budget. True: there is more that can be done at once. */
 bool catch_up_run(struct catch_up *catch_up);
-/* A socket goes away, perhaps from inside a send. */
-void catch_up_forget(struct catch_up *catch_up, const struct subscriber *subscriber);
 
 #endif

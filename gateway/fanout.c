@@ -49,11 +49,6 @@ void fanout_close(struct fanout *fanout)
     free(fanout);
 }
 
-void fanout_forget(struct fanout *fanout, const struct subscriber *subscriber)
-{
-    sends_forget(fanout->sends, subscriber);
-}
-
 /* The first event the link has not seen; run->count when it has seen all. */
 static uint32_t run_start(const struct run *run, const struct subscriber_link *link)
 {

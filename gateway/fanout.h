@@ -23,7 +23,5 @@ void fanout_close(struct fanout *fanout);
 /* Deliver and clear what the feed has drained. Returns how many events a second the links that were
  * served have, their mean: what waiting would let them share. */
 double fanout_run(struct fanout *fanout, struct feed *feed, uint64_t now_ns);
-/* A socket goes away, perhaps from inside the sends of fanout_run(). */
-void fanout_forget(struct fanout *fanout, const struct subscriber *subscriber);
 
 #endif

@@ -321,8 +321,6 @@ static enum weir_status gateway_open_subscribers(struct gateway *gateway, struct
     gateway->streams = (struct stream_channel){
         .subscriptions = subscriptions,
         .joins = gateway->joins,
-        .fanout = gateway->fanout,
-        .catch_up = gateway->catch_up,
         .counters = counters,
         .retry = &gateway->retry,
         .settings = settings,

@@ -325,7 +325,7 @@ static void joins_send_read(struct joins *joins, struct subscription *subscripti
         joins->outlet.send_text(joins->outlet.context, connection, joins->json,
                                 (struct cursor){snapshot->epoch, snapshot->seq});
     if (status == WEIR_CLOSED)
-        return; /* the subscription goes with its socket, or has gone already */
+        return; /* the subscription goes with its socket */
     subscriptions_release(joins->subscriptions, subscription);
     if (status != WEIR_OK) { /* no room now: read again later */
         subscriptions_push_sync(joins->subscriptions, subscription);
@@ -460,8 +460,6 @@ static struct join_read *joins_ask(struct joins *joins, const struct subscriptio
 static enum weir_status joins_start_read(struct joins *joins, struct subscription *subscription)
 {
     enum weir_status status = joins_align(joins, subscription->link);
-    if (status == WEIR_CLOSED)
-        return WEIR_OK; /* the subscription goes with its socket, or has gone already */
     if (status != WEIR_OK)
         return status;
     struct join_read *read = joins_find_read(joins, subscription);
@@ -495,15 +493,13 @@ static enum weir_status joins_refuse_large(struct joins *joins,
     return WEIR_OK;
 }
 
-/* joins->json is its sync, as of joins->cached. OK: done with this subscription, which may be gone.
+/* joins->json is its sync, as of joins->cached. OK: done with this subscription, which may go with its socket.
  * Anything else: not now. */
 static enum weir_status joins_send(struct joins *joins, struct subscription *subscription)
 {
     struct subscriber_link *link = subscription->link;
     void *connection = link->subscriber->connection;
     enum weir_status status = joins_align(joins, link);
-    if (status == WEIR_CLOSED)
-        return WEIR_OK; /* the subscription goes with its socket, or has gone already */
     if (status != WEIR_OK)
         return status;
     status = joins->outlet.send_text(joins->outlet.context, connection, joins->json,
@@ -559,7 +555,7 @@ static enum weir_status joins_encode_greeting(struct joins *joins,
     return status;
 }
 
-/* OK: done with this subscription, which may be gone. EMPTY: its position cannot be served. Anything
+/* OK: done with this subscription, which may go with its socket. EMPTY: its position cannot be served. Anything
  * else: not now. */
 static enum weir_status joins_resume(struct joins *joins, struct subscription *subscription)
 {

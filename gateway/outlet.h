@@ -2,7 +2,8 @@
  * code can be tested against sockets that are busy, gone or slow on purpose. The gateway's own
  * table is in stream_socket.c.
  *
- * Process:  gateway, loop thread only.
+ * Process:  gateway, loop thread only. No subscriber, link or subscription goes away inside a call of
+ *           these, nor between the first add() and its flush(): what has an entry is there until then.
  * Errors:   as ws.h: OK; AGAIN: nothing was taken and a writable notice follows exactly once;
  *           CLOSED.
  */

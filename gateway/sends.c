@@ -50,15 +50,6 @@ static struct send *sends_at(const struct sends *sends, unsigned index)
     return &sends->blocks[index / BLOCK_SENDS][index % BLOCK_SENDS];
 }
 
-void sends_forget(struct sends *sends, const struct subscriber *subscriber)
-{
-    for (unsigned i = 0; i < sends->count; i++) {
-        struct send *send = sends_at(sends, i);
-        if (send->link != NULL && send->link->subscriber == subscriber)
-            send->link = NULL;
-    }
-}
-
 unsigned sends_count(const struct sends *sends)
 {
     return sends->count;
@@ -128,8 +119,6 @@ static void on_sent(void *context, void *entry, enum weir_status status)
 {
     struct sends *sends = context;
     const struct send *send = entry;
-    if (send->link == NULL)
-        return;
     if (status != WEIR_OK) {
         sends->busy++;
         subscriptions_block(sends->subscriptions, send->link);

@@ -8,7 +8,8 @@
  * A link moves when its socket has taken the send. One whose socket is busy stays where it is and is
  * blocked until the socket is writable.
  *
- * Process:  gateway, loop thread only.
+ * Process:  gateway, loop thread only. A batch is filled and flushed within one call of whoever owns it,
+ *           and no link goes meanwhile (outlet.h).
  * Memory:   40 bytes a send, in blocks sized by the largest batch. A run's bytes are the caller's and
  *           stay where they are until sends_flush().
  */
@@ -39,8 +40,8 @@ struct run {
 enum send_then { SEND_STAYS, SEND_BEHIND, SEND_LIVE };
 
 struct send {
-    struct subscriber_link *link; /* NULL: the socket has gone meanwhile */
-    uint64_t epoch, seq;          /* where it then is */
+    struct subscriber_link *link;
+    uint64_t epoch, seq; /* where it then is */
     uint32_t bytes;
     uint16_t conflated, conflated_left; /* likewise (subscriptions.h) */
     uint16_t left_out;                  /* events for which those in it stand; counted when taken */
@@ -64,8 +65,6 @@ unsigned sends_count(const struct sends *sends);
 uint64_t sends_bytes(const struct sends *sends);
 /* How many were taken. */
 unsigned sends_flush(struct sends *sends);
-/* A socket goes away, perhaps from inside sends_flush(). */
-void sends_forget(struct sends *sends, const struct subscriber *subscriber);
 /* The link is where `send` says. */
 void sends_arrive(struct sends *sends, const struct send *send);
 

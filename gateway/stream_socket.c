@@ -474,8 +474,6 @@ void stream_socket_closed(struct stream_socket *socket)
 {
     struct stream_channel *channel = socket->channel;
     gates_forget(channel->gates, &socket->visitor);
-    fanout_forget(channel->fanout, &socket->subscriber);
-    catch_up_forget(channel->catch_up, &socket->subscriber);
     subscriptions_remove_subscriber(channel->subscriptions, &socket->subscriber);
     counters_subtract(channel->counters, COUNTER_STREAM_CONNECTIONS, 1);
     if (stream_socket_is_event_stream(socket))

@@ -27,7 +27,6 @@
 #define WEIR_GATEWAY_STREAM_SOCKET_H
 
 #include "config/settings.h"
-#include "gateway/fanout.h"
 #include "gateway/gates.h"
 #include "gateway/joins.h"
 #include "gateway/retry.h"
@@ -37,8 +36,6 @@
 struct stream_channel {
     struct subscriptions *subscriptions;
     struct joins *joins;
-    struct fanout *fanout;
-    struct catch_up *catch_up;
     struct gates *gates;
     struct counters *counters;
     struct retry *retry;

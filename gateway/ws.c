@@ -39,9 +39,9 @@ void ws_apply_reading(struct ws_connection *connection)
 void ws_connection_gone(struct ws_connection *connection)
 {
     struct ws_server *server = connection->server;
+    weir_assert(connection->batch_last == 0); /* no batch is open between the owner's calls */
     connection->state = WS_STATE_DEAD;
     ws_link_remove(&connection->queue);
-    ws_batch_forget(connection);
     if (connection->was_opened) {
         connection->was_opened = false;
         server->handlers.on_close(server->handlers.context, connection);
@@ -414,7 +414,6 @@ void ws_server_close(struct ws_server *server, enum ws_status_code code, unsigne
     sender_close(server->sender);
     send_pool_fini(&server->send_pool);
     frame_pool_fini(&server->frame_pool);
-    ws_batch_fini(&server->batches[0]);
-    ws_batch_fini(&server->batches[1]);
+    ws_batch_fini(&server->batch);
     free(server);
 }

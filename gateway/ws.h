@@ -202,14 +202,14 @@ size_t ws_backlog_bytes(const struct ws_connection *connection);
 /* Bytes of the peer wait in the kernel. */
 bool ws_has_unread(const struct ws_connection *connection);
 
-/* A batch of ready-made frames for many connections; the bytes stay valid until ws_batch_flush()
+/* A batch of ready-made frames for many connections, filled and flushed before the owner returns to the
+ * loop, so that no connection goes that has an entry; the bytes stay valid until ws_batch_flush()
  * returns. Frames go out after everything ws_send_text() has taken for that connection, all entries of
  * a connection in one send. `done` is called from ws_batch_flush() once per entry, in the order they
  * were added: OK (taken whole; a tail the socket did not take is kept, so one entry's bytes bound
- * what a slow subscriber costs), AGAIN (nothing taken, on_writable follows), CLOSED (`connection` is
- * NULL if on_close has been called since). `done` may send, close and add to the next batch; it must
- * not flush. At most WS_BATCH_IOV_MAX frames an entry. Entries one after the other with the same
- * single piece share it: they cost 32 bytes each. */
+ * what a slow subscriber costs), AGAIN (nothing taken, on_writable follows), CLOSED. `done` may send and
+ * close; it must not add or flush. At most WS_BATCH_IOV_MAX frames an entry. Entries one after the
+ * other with the same single piece share it: they cost 32 bytes each. */
 typedef void ws_batch_done(void *context, struct ws_connection *connection, void *entry,
                            enum weir_status status);
 enum { WS_BATCH_IOV_MAX = 16 };

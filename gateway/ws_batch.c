@@ -9,7 +9,7 @@
  * is alone in its chain and shares its iovec with the entries around it, so that a flush reads and
  * writes little more than one entry and one job for each connection. */
 struct ws_batch_entry {
-    struct ws_connection *connection; /* NULL: gone since */
+    struct ws_connection *connection;
     void *entry;
     uint32_t iov_first;
     uint32_t next; /* of the connection, counted from 1; 0: none */
@@ -80,7 +80,8 @@ void ws_batch_add(struct ws_server *server, struct ws_connection *connection,
 {
     weir_assert(frame_count > 0);
     weir_assert(frame_count <= WS_BATCH_IOV_MAX);
-    struct ws_batch *batch = &server->batches[server->batch_index];
+    weir_assert(!server->is_flushing);
+    struct ws_batch *batch = &server->batch;
     bool has_room =
         grow((void **)&batch->entries, &batch->capacity, batch->count + 1, sizeof(*batch->entries));
     weir_assert(has_room); /* as iovecs_reserve() */
@@ -99,16 +100,6 @@ void ws_batch_add(struct ws_server *server, struct ws_connection *connection,
     if (connection->batch_last)
         batch->entries[connection->batch_last - 1].next = batch->count;
     connection->batch_last = batch->count;
-}
-
-void ws_batch_forget(struct ws_connection *connection)
-{
-    struct ws_batch *batch = &connection->server->batches[connection->server->batch_index];
-    if (!connection->batch_last)
-        return;
-    for (unsigned index = 0; index < batch->count; index++)
-        if (batch->entries[index].connection == connection)
-            batch->entries[index].connection = NULL;
 }
 
 void ws_batch_fini(struct ws_batch *batch)
@@ -250,9 +241,8 @@ static bool chain_prepare(struct ws_batch *batch, uint32_t number, struct send_j
 {
     struct ws_batch_entry *entry = entry_at(batch, number);
     struct ws_connection *connection = entry->connection;
-    if (connection)
-        connection->batch_last = 0;
-    if (!connection || connection->state != WS_STATE_OPEN) {
+    connection->batch_last = 0;
+    if (connection->state != WS_STATE_OPEN) {
         chain_decide(batch, number, WEIR_CLOSED);
         return false;
     }
@@ -325,14 +315,13 @@ static void batch_send(struct ws_server *server, struct ws_batch *batch)
 void ws_batch_flush(struct ws_server *server, ws_batch_done *done, void *context)
 {
     weir_assert(!server->is_flushing);
-    struct ws_batch *batch = &server->batches[server->batch_index];
+    struct ws_batch *batch = &server->batch;
     if (batch->count == 0)
         return;
     bool has_room =
         grow((void **)&batch->jobs, &batch->job_capacity, batch->count, sizeof(*batch->jobs));
     weir_assert(has_room); /* as iovecs_reserve() */
     server->is_flushing = true;
-    server->batch_index ^= 1;
     batch_send(server, batch);
     for (unsigned index = 0; index < batch->count; index++) {
         const struct ws_batch_entry *entry = &batch->entries[index];

@@ -75,7 +75,7 @@ struct ws_connection {
     void *user;
     struct send_buffer *output; /* taken and not yet in the kernel, in order */
     int fd;
-    uint32_t batch_last; /* its last entry in the batch being filled, counted from 1; 0: none */
+    uint32_t batch_last; /* its last entry in the batch, counted from 1; 0: none */
     uint8_t state;       /* enum ws_state */
     uint8_t role;        /* enum ws_role */
     uint8_t port;        /* enum ws_port */
@@ -151,8 +151,7 @@ struct ws_server {
     bool is_closing;
     bool ends_http; /* no HTTP connection is kept alive */
     bool is_flushing;
-    struct ws_batch batches[2]; /* one is filled while the other is flushed */
-    unsigned batch_index;
+    struct ws_batch batch;
 };
 
 /* ---- lists: a link is in one list, or alone ---- */
@@ -275,8 +274,6 @@ bool ws_http_take_request(struct ws_connection *connection, char **data, size_t 
 
 /* ---- ws_batch.c ---- */
 
-/* The connection is going: its entries are reported without it. */
-void ws_batch_forget(struct ws_connection *connection);
 void ws_batch_fini(struct ws_batch *batch);
 
 /* ---- ws_queue.c ---- */

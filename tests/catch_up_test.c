@@ -485,8 +485,6 @@ static void open_world(uint64_t ring_bytes)
 
 static void client_end(struct client *client)
 {
-    fanout_forget(world.fanout, &client->subscriber);
-    catch_up_forget(world.catch_up, &client->subscriber);
     subscriptions_remove_subscriber(&world.subscriptions, &client->subscriber);
 }
 

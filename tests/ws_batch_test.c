@@ -118,7 +118,6 @@ void sender_run(struct sender *sender, struct send_job *jobs, unsigned job_count
 
 static void begin(void)
 {
-    server.batch_index = 0;
     for (int index = 0; index < CONNECTIONS; index++) {
         struct socket *own = &sockets[index];
         own->connection =
@@ -131,8 +130,7 @@ static void begin(void)
 
 static void end(void)
 {
-    ws_batch_fini(&server.batches[0]);
-    ws_batch_fini(&server.batches[1]);
+    ws_batch_fini(&server.batch);
 }
 
 static void on_done(void *context, struct ws_connection *connection, void *entry,
@@ -260,7 +258,7 @@ Test(ws_batch, shares_a_piece_between_connections, .init = begin, .fini = end, .
     sockets[1].takes = 5;
     for (int index = 0; index < CONNECTIONS; index++)
         add(index, frame, NULL);
-    cr_assert_eq(server.batches[0].iov_count, 1);
+    cr_assert_eq(server.batch.iov_count, 1);
     flush();
     cr_assert_eq(statuses[1], WEIR_OK);
     drain(1);
@@ -312,7 +310,7 @@ Test(ws_batch, keeps_what_an_earlier_send_took, .init = begin, .fini = end, .tim
     cr_assert_eq(sockets[0].bytes, 3 * IOV_MAX + 10);
 }
 
-Test(ws_batch, reports_every_entry_of_a_broken_or_gone_connection, .init = begin, .fini = end,
+Test(ws_batch, reports_every_entry_of_a_broken_or_closing_connection, .init = begin, .fini = end,
      .timeout = 20)
 {
     sockets[0].takes = -ECONNRESET;
@@ -321,7 +319,7 @@ Test(ws_batch, reports_every_entry_of_a_broken_or_gone_connection, .init = begin
     add(2, "c", NULL);
     add(1, "d", NULL);
     add(0, "e", NULL);
-    ws_batch_forget(&sockets[1].connection);
+    sockets[1].connection.state = WS_STATE_CLOSING;
     flush();
     static const enum weir_status expected[] = {WEIR_CLOSED, WEIR_CLOSED, WEIR_OK, WEIR_CLOSED,
                                                 WEIR_CLOSED};

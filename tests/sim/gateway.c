@@ -129,8 +129,6 @@ static void socket_push(struct sim_socket *socket)
 
 static void gateway_forget(struct sim_gateway *gateway, struct sim_socket *socket)
 {
-    fanout_forget(gateway->fanout, &socket->subscriber);
-    catch_up_forget(gateway->catch_up, &socket->subscriber);
     subscriptions_remove_subscriber(&gateway->subscriptions, &socket->subscriber);
     counters_subtract(&gateway->counters, COUNTER_STREAM_CONNECTIONS, 1);
     socket->gateway = NULL;
@@ -253,15 +251,9 @@ static void gateway_append_all(struct sim_gateway *gateway, struct sim_socket *s
 static enum weir_status gateway_send(struct sim_gateway *gateway, struct sim_socket *socket,
                                      const struct iovec *frames, unsigned frame_count)
 {
-    if (socket->gateway == NULL || socket->is_closing)
+    /* One that is left is found out now, as by an error of send(2), and goes when it is polled. */
+    if (socket->gateway == NULL || socket->is_closing || socket->is_left)
         return WEIR_CLOSED;
-    if (socket->is_left) { /* found out now, as by an error of send(2) */
-        if (sim_chance(gateway->scheduler, 50)) {
-            gateway_forget(gateway, socket);
-            sim_socket_free(socket);
-        }
-        return WEIR_CLOSED;
-    }
     bool is_stingy = !gateway->is_calm && sim_chance(gateway->scheduler, socket->stingy_percent);
     bool is_full = socket->kernel_bytes == socket->window_bytes || socket_backlog(socket) > 0;
     if (is_full || (is_stingy && sim_chance(gateway->scheduler, 50))) {
