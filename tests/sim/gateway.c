@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "gateway/event_stream.h"
 #include "shm/envelope.h"
 #include "shm/json.h"
 
@@ -9,8 +10,8 @@ enum { CLOSE_ABNORMAL = 1006 };
 
 /* ---- sockets ---- */
 
-struct sim_socket *sim_socket_open(struct sim_gateway *gateway, size_t window_bytes,
-                                   uint32_t stingy_percent)
+struct sim_socket *sim_socket_open(struct sim_gateway *gateway, enum subscriber_format format,
+                                   size_t window_bytes, uint32_t stingy_percent)
 {
     struct sim_socket *socket = gateway->sockets;
     while (socket < gateway->sockets + SIM_SOCKETS_MAX && socket->is_used)
@@ -32,6 +33,7 @@ struct sim_socket *sim_socket_open(struct sim_gateway *gateway, size_t window_by
     buffer_clear(&socket->bytes);
     socket->bytes.limit_bytes = 256 * 1024 * 1024;
     socket->subscriber.connection = socket;
+    socket->subscriber.format = (uint8_t)format;
     return socket;
 }
 
@@ -104,6 +106,16 @@ static void socket_note_sent(struct sim_socket *socket)
         (struct sim_sent){sim_socket_end(socket), gateway->history->acknowledged, gateway->life};
 }
 
+uint64_t sim_message_bytes(struct span bytes, unsigned format)
+{
+    if (format == FORMAT_EVENT_STREAM) {
+        const char *end = memmem(bytes.data, bytes.bytes, "\n\n", 2);
+        return end == NULL ? 0 : (uint64_t)(end + 2 - bytes.data);
+    }
+    uint64_t frame_bytes = envelope_frame_bytes(bytes);
+    return frame_bytes > bytes.bytes ? 0 : frame_bytes;
+}
+
 /* One whole frame, behind what is there already. */
 static void socket_append(struct sim_socket *socket, struct span header, struct span payload)
 {
@@ -112,6 +124,23 @@ static void socket_append(struct sim_socket *socket, struct span header, struct 
         status = buffer_append(&socket->bytes, payload);
     weir_assert(status == WEIR_OK);
     socket_note_sent(socket);
+}
+
+/* One envelope; `at` as in outlet.h. */
+static void socket_append_message(struct sim_socket *socket, struct span json, struct cursor at)
+{
+    if (socket->subscriber.format == FORMAT_WEBSOCKET) {
+        char header[10];
+        size_t header_bytes = envelope_frame_header(header, json.bytes);
+        socket_append(socket, span_of(header, header_bytes), json);
+        return;
+    }
+    struct buffer text;
+    buffer_init(&text, json.bytes + EVENT_STREAM_EXTRA_BYTES_MAX + 16);
+    enum weir_status status = event_stream_append(&text, json, at);
+    weir_assert(status == WEIR_OK);
+    socket_append(socket, buffer_span(&text), (struct span){0});
+    buffer_fini(&text);
 }
 
 static size_t socket_backlog(const struct sim_socket *socket)
@@ -201,6 +230,22 @@ static void gateway_append_as_update(struct sim_socket *socket, struct span fram
     buffer_fini(&spoilt);
 }
 
+/* An event whose `id:`, if it has one, says a seq next to its own. */
+static void gateway_append_elsewhere(struct sim_socket *socket, struct span block)
+{
+    static const char id[] = "id: ";
+    struct buffer spoilt;
+    buffer_init(&spoilt, block.bytes);
+    enum weir_status status = buffer_append(&spoilt, block);
+    weir_assert(status == WEIR_OK);
+    if (memcmp(spoilt.data, id, sizeof id - 1) == 0) {
+        char *digit = (char *)memchr(spoilt.data, '\n', spoilt.bytes) - 1;
+        *digit = *digit == '9' ? '8' : (char)(*digit + 1);
+    }
+    socket_append(socket, buffer_span(&spoilt), (struct span){0});
+    buffer_fini(&spoilt);
+}
+
 /* One frame of a send, or what a planted fault makes of it. */
 static void gateway_append(struct sim_gateway *gateway, struct sim_socket *socket,
                            struct span frame, struct span next, bool *skips_next)
@@ -219,17 +264,23 @@ static void gateway_append(struct sim_gateway *gateway, struct sim_socket *socke
         socket_append(socket, next, (struct span){0});
         *skips_next = true;
     }
+    if (gateway->fault == SIM_FAULT_ID && is_wrong &&
+        socket->subscriber.format == FORMAT_EVENT_STREAM) {
+        gateway_append_elsewhere(socket, frame);
+        return;
+    }
     socket_append(socket, frame, (struct span){0});
     if (gateway->fault == SIM_FAULT_REPEAT && is_wrong)
         socket_append(socket, frame, (struct span){0});
 }
 
-static struct span first_frame(struct sim_gateway *gateway, struct span bytes)
+static struct span first_frame(const struct sim_gateway *gateway, const struct sim_socket *socket,
+                               struct span bytes)
 {
     if (bytes.bytes == 0)
         return bytes;
-    uint64_t frame_bytes = envelope_frame_bytes(bytes);
-    if (frame_bytes == 0 || frame_bytes > bytes.bytes)
+    uint64_t frame_bytes = sim_message_bytes(bytes, socket->subscriber.format);
+    if (frame_bytes == 0)
         sim_fail(gateway->scheduler, SIM_WIRE, "a send is not made of whole frames");
     return span_of(bytes.data, frame_bytes);
 }
@@ -238,9 +289,9 @@ static void gateway_append_all(struct sim_gateway *gateway, struct sim_socket *s
                                struct span bytes)
 {
     while (bytes.bytes > 0) { /* each turn takes a frame or two */
-        struct span frame = first_frame(gateway, bytes);
+        struct span frame = first_frame(gateway, socket, bytes);
         bytes = span_of(bytes.data + frame.bytes, bytes.bytes - frame.bytes);
-        struct span next = first_frame(gateway, bytes);
+        struct span next = first_frame(gateway, socket, bytes);
         bool skips_next = false;
         gateway_append(gateway, socket, frame, next, &skips_next);
         if (skips_next)
@@ -337,10 +388,8 @@ static enum weir_status on_send_text(void *context, void *connection, struct spa
     struct buffer spoilt;
     buffer_init(&spoilt, json.bytes + 16);
     bool is_sent = gateway_spoil_sync(gateway, json, &spoilt);
-    char header[10];
-    size_t header_bytes = envelope_frame_header(header, spoilt.bytes);
     if (is_sent)
-        socket_append(socket, span_of(header, header_bytes), buffer_span(&spoilt));
+        socket_append_message(socket, buffer_span(&spoilt), at);
     buffer_fini(&spoilt);
     socket_push(socket);
     return WEIR_OK;
@@ -511,7 +560,10 @@ static void gateway_show_early(struct sim_gateway *gateway)
     for (unsigned i = 0; i < SIM_SOCKETS_MAX; i++) {
         struct sim_socket *socket = &gateway->sockets[i];
         if (socket->is_used && socket->gateway != NULL && socket->subscriber.links != NULL)
-            socket_append(socket, span_of(frame, layout.frame_bytes), (struct span){0});
+            socket_append_message(
+                socket,
+                span_of(frame + layout.json_offset, layout.frame_bytes - layout.json_offset),
+                (struct cursor){event->epoch, event->seq});
     }
     buffer_fini(&data);
 }

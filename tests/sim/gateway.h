@@ -34,6 +34,7 @@ enum { SIM_SOCKETS_MAX = 64, SIM_SENDS_MAX = 1024, SIM_IOVECS = 16 };
     X(LEFT_OUT, "left_out",                                                                        \
       1u << SIM_EXACT | 1u << SIM_COMPLETE) /* a conflated item is left out */                     \
     X(RESUME, "resume", 1u << SIM_TOLD)     /* another position is called served */                \
+    X(ID, "id", 1u << SIM_EXACT)            /* an event stream's id is another position */         \
     X(LIAR, "liar", 1u << SIM_KEPT)         /* the disk says it has written what it has not */
 
 enum sim_fault {
@@ -112,8 +113,8 @@ void sim_gateway_turn(struct sim_gateway *gateway);
 void sim_gateway_poll(struct sim_gateway *gateway, struct sim_socket *socket);
 
 /* NULL: no room. */
-struct sim_socket *sim_socket_open(struct sim_gateway *gateway, size_t window_bytes,
-                                   uint32_t stingy_percent);
+struct sim_socket *sim_socket_open(struct sim_gateway *gateway, enum subscriber_format format,
+                                   size_t window_bytes, uint32_t stingy_percent);
 /* Bytes in the socket's order, those that were ever given to it. */
 uint64_t sim_socket_end(const struct sim_socket *socket);
 /* The subscriber receives up to `bytes` of what the kernel has. False: it had not so many. */
@@ -121,6 +122,8 @@ bool sim_socket_receive(struct sim_socket *socket, size_t bytes);
 struct span sim_socket_received(const struct sim_socket *socket);
 /* It is done with the first `bytes` of them. */
 void sim_socket_take(struct sim_socket *socket, size_t bytes);
+/* Of the first message of `bytes`, as an enum subscriber_format; 0: it is not all there. */
+uint64_t sim_message_bytes(struct span bytes, unsigned format);
 /* When the message that ends at `end` was given to it. */
 struct sim_sent sim_socket_sent(struct sim_socket *socket, uint64_t end);
 /* The subscriber has gone. */

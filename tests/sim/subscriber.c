@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "gateway/event_stream.h"
 #include "shm/envelope.h"
 #include "shm/json.h"
 
@@ -12,6 +13,7 @@ void sim_subscriber_init(struct sim_subscriber *subscriber, struct scheduler *sc
 {
     *subscriber =
         (struct sim_subscriber){.scheduler = scheduler, .history = history, .index = index};
+    subscriber->is_event_stream = index % 4 == 3;
     buffer_init(&subscriber->text, 1024 * 1024);
 }
 
@@ -30,6 +32,8 @@ static void view_ask(struct sim_subscriber *subscriber, struct sim_view *view,
     (void)snprintf(id, sizeof id, "%d", (int)(view - subscriber->views));
     view->mode = VIEW_ASKED;
     view->joined_at = sim_socket_end(socket);
+    if (!how->brings_place)
+        subscriber->last_id = (struct cursor){0};
     view->is_resuming = how->brings_place && view->has_place;
     view->pending_count = 0;
     subscriber->policies[view->group] |= (uint8_t)(1u << how->policy);
@@ -41,7 +45,7 @@ static void view_ask(struct sim_subscriber *subscriber, struct sim_view *view,
         .policy = how->policy,
         .lag_events = how->lag_events,
         .has_cursor = view->is_resuming,
-        .cursor = view->at,
+        .cursor = subscriber->is_event_stream ? subscriber->last_id : view->at,
     };
     if (socket->gateway == NULL || socket->is_closing || socket->is_left)
         return; /* it goes nowhere, and is asked again on the next socket */
@@ -56,7 +60,7 @@ void sim_subscriber_join(struct sim_subscriber *subscriber, unsigned view, unsig
                          const struct sim_wish *wish)
 {
     struct sim_view *made = &subscriber->views[view];
-    if (subscriber->socket == NULL)
+    if (subscriber->socket == NULL || subscriber->is_event_stream)
         return;
     for (unsigned i = 0; i < SIM_VIEWS; i++) {
         const struct sim_view *other = &subscriber->views[i];
@@ -76,7 +80,7 @@ void sim_subscriber_leave(struct sim_subscriber *subscriber, unsigned view)
     struct sim_socket *socket = subscriber->socket;
     char id[8];
     (void)snprintf(id, sizeof id, "%u", view);
-    if (socket == NULL || left->mode == VIEW_NONE)
+    if (socket == NULL || left->mode == VIEW_NONE || subscriber->is_event_stream)
         return;
     left->mode = VIEW_NONE;
     subscriber->left_at[left->group] = sim_socket_end(socket);
@@ -91,7 +95,9 @@ void sim_subscriber_connect(struct sim_subscriber *subscriber, struct sim_gatewa
                             const struct sim_wish *wish)
 {
     weir_assert(subscriber->socket == NULL);
-    subscriber->socket = sim_socket_open(gateway, window_bytes, stingy_percent);
+    enum subscriber_format format =
+        subscriber->is_event_stream ? FORMAT_EVENT_STREAM : FORMAT_WEBSOCKET;
+    subscriber->socket = sim_socket_open(gateway, format, window_bytes, stingy_percent);
     if (subscriber->socket == NULL)
         return;
     counters_add(&gateway->counters, COUNTER_STREAM_CONNECTIONS, 1);
@@ -103,6 +109,15 @@ void sim_subscriber_connect(struct sim_subscriber *subscriber, struct sim_gatewa
         if (subscriber->views[i].mode != VIEW_NONE)
             view_ask(subscriber, &subscriber->views[i], wish);
     }
+}
+
+void sim_subscriber_open_path(struct sim_subscriber *subscriber, unsigned group, int item)
+{
+    weir_assert(subscriber->socket == NULL);
+    weir_assert(subscriber->is_event_stream);
+    subscriber->views[0] =
+        (struct sim_view){.mode = VIEW_ASKED, .group = group, .item = item, .index = HISTORY_NONE};
+    subscriber->last_id = (struct cursor){0};
 }
 
 void sim_subscriber_disconnect(struct sim_subscriber *subscriber)
@@ -662,13 +677,12 @@ static void subscriber_take_resumed(struct sim_subscriber *subscriber, struct me
 
 /* ---- bytes ---- */
 
-static void subscriber_take_frame(struct sim_subscriber *subscriber, struct span frame)
+/* An envelope; `bytes` with all that is around it. */
+static void subscriber_take_json(struct sim_subscriber *subscriber, struct span json, size_t bytes)
 {
     struct sim_socket *socket = subscriber->socket;
     struct message message = {.start = socket->taken, .index = HISTORY_NONE};
-    size_t header = frame.data[1] == 126 ? 4 : frame.data[1] == 127 ? 10 : 2;
-    struct span json = span_of(frame.data + header, frame.bytes - header);
-    message.sent = sim_socket_sent(socket, message.start + frame.bytes);
+    message.sent = sim_socket_sent(socket, message.start + bytes);
     if (!message_parse(subscriber, &message, json))
         sim_fail(subscriber->scheduler, SIM_WIRE, "subscriber %u: not an envelope: %.*s",
                  subscriber->index, (int)json.bytes, json.data);
@@ -686,6 +700,48 @@ static void subscriber_take_frame(struct sim_subscriber *subscriber, struct span
     default:
         subscriber_take_event(subscriber, &message);
     }
+}
+
+static void subscriber_take_frame(struct sim_subscriber *subscriber, struct span frame)
+{
+    size_t header = frame.data[1] == 126 ? 4 : frame.data[1] == 127 ? 10 : 2;
+    subscriber_take_json(subscriber, span_of(frame.data + header, frame.bytes - header),
+                         frame.bytes);
+}
+
+/* A line of a block without its field's name; data NULL: it is another field's. */
+static struct span line_of(struct span line, const char *field)
+{
+    size_t bytes = strlen(field);
+    bool is_so = line.bytes >= bytes && memcmp(line.data, field, bytes) == 0;
+    return is_so ? span_of(line.data + bytes, line.bytes - bytes) : (struct span){0};
+}
+
+/* As an EventSource does it: the id stays that of an earlier block when this one has none. */
+static void subscriber_take_block(struct sim_subscriber *subscriber, struct span block)
+{
+    const struct sim_view *view = &subscriber->views[0];
+    struct span rest = block, json = {0};
+    while (rest.bytes > 0) { /* each turn takes a line */
+        const char *end = memchr(rest.data, '\n', rest.bytes);
+        weir_assert(end != NULL);
+        struct span line = span_of(rest.data, (size_t)(end - rest.data));
+        rest = span_of(end + 1, rest.bytes - line.bytes - 1);
+        struct span id = line_of(line, "id: "), data = line_of(line, "data: ");
+        if (id.data != NULL && !event_stream_parse_id(id, &subscriber->last_id))
+            sim_fail(subscriber->scheduler, SIM_WIRE, "subscriber %u: not a position: %.*s",
+                     subscriber->index, (int)id.bytes, id.data);
+        if (data.data != NULL)
+            json = data;
+    }
+    subscriber_take_json(subscriber, json, block.bytes);
+    if (view->mode == VIEW_LIVE && view->has_place &&
+        (subscriber->last_id.epoch != view->at.epoch || subscriber->last_id.seq != view->at.seq))
+        sim_fail(subscriber->scheduler, SIM_EXACT,
+                 "subscriber %u: an id of epoch %" PRIu64 " seq %" PRIu64 " at epoch %" PRIu64
+                 " seq %" PRIu64,
+                 subscriber->index, subscriber->last_id.epoch, subscriber->last_id.seq,
+                 view->at.epoch, view->at.seq);
 }
 
 /* What is left when the socket ends is a cut frame, and is nothing. */
@@ -706,11 +762,15 @@ void sim_subscriber_read(struct sim_subscriber *subscriber, size_t bytes)
     bool has_ended = !sim_socket_receive(socket, bytes) && socket->gateway == NULL;
     for (;;) { /* each turn takes a message */
         struct span received = sim_socket_received(socket);
-        uint64_t frame_bytes = envelope_frame_bytes(received);
-        if (frame_bytes == 0 || frame_bytes > received.bytes)
+        uint64_t bytes_now = sim_message_bytes(received, socket->subscriber.format);
+        if (bytes_now == 0)
             break;
-        subscriber_take_frame(subscriber, span_of(received.data, frame_bytes));
-        sim_socket_take(socket, frame_bytes);
+        struct span message = span_of(received.data, bytes_now);
+        if (subscriber->is_event_stream)
+            subscriber_take_block(subscriber, message);
+        else
+            subscriber_take_frame(subscriber, message);
+        sim_socket_take(socket, bytes_now);
     }
     if (has_ended)
         subscriber_lose_socket(subscriber);

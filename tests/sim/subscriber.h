@@ -8,6 +8,9 @@
  * All views of a group on one socket lose together, and each is told by a sync of its own; until it has
  * come a view is STALE: what the socket gets meanwhile is for the others.
  *
+ * Some are an EventSource instead: one view, and its position is the `id` of the newest event, which
+ * has to be the view's own place after every message.
+ *
  * A view is one subscription: a whole group, or an item of it. Its place (`index`) in the group's
  * history moves with every message; what lies between two places must not have concerned it.
  */
@@ -43,7 +46,7 @@ struct sim_view {
     bool is_loose; /* its items may stand in another order than the group's */
 };
 
-/* How a view joins. */
+/* How a view joins, or an event stream is opened: brings_place is Last-Event-ID then. */
 struct sim_wish {
     enum slow_policy policy;
     uint32_t lag_events;
@@ -55,6 +58,8 @@ struct sim_subscriber {
     struct history *history;
     unsigned index;
     struct sim_socket *socket; /* NULL: not connected */
+    bool is_event_stream;      /* an EventSource: one view, the first, by its path */
+    struct cursor last_id;     /* of one; epoch 0: it has been sent none */
     struct sim_view views[SIM_VIEWS];
     uint64_t left_at[HISTORY_GROUPS]; /* bytes of the socket before a leave: may be for nobody */
     /* Policies of the joins of a group on this socket: a set of 1 << enum slow_policy. */
@@ -73,6 +78,8 @@ void sim_subscriber_fini(struct sim_subscriber *subscriber);
 void sim_subscriber_connect(struct sim_subscriber *subscriber, struct sim_gateway *gateway,
                             size_t window_bytes, uint32_t stingy_percent,
                             const struct sim_wish *wish);
+/* Of an event stream that is not connected: the next one is of another path. */
+void sim_subscriber_open_path(struct sim_subscriber *subscriber, unsigned group, int item);
 void sim_subscriber_disconnect(struct sim_subscriber *subscriber);
 /* Nobody else of its views wants the same. */
 void sim_subscriber_join(struct sim_subscriber *subscriber, unsigned view, unsigned group, int item,

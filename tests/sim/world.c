@@ -167,6 +167,12 @@ static struct sim_wish world_wish(struct world *world)
     return wish;
 }
 
+/* What a subscriber wants of its group: all, or an item. */
+static int world_item(struct scheduler *scheduler)
+{
+    return sim_chance(scheduler, 60) ? HISTORY_NO_ITEM : (int)skewed(scheduler, HISTORY_ITEMS);
+}
+
 static void world_connect(struct world *world, struct sim_subscriber *subscriber)
 {
     struct scheduler *scheduler = world->scheduler;
@@ -174,6 +180,10 @@ static void world_connect(struct world *world, struct sim_subscriber *subscriber
     if (subscriber->socket != NULL || !gateway_runs(world, gateway))
         return;
     const struct sim_wish wish = world_wish(world);
+    if (subscriber->is_event_stream &&
+        (subscriber->views[0].mode == VIEW_NONE || sim_chance(scheduler, 10)))
+        sim_subscriber_open_path(subscriber, skewed(scheduler, HISTORY_GROUPS),
+                                 world_item(scheduler));
     sim_subscriber_connect(subscriber, gateway,
                            sim_between(scheduler, SMALL_WINDOW_BYTES, world->window_max),
                            sim_below(scheduler, world->stingy_max), &wish);
@@ -184,7 +194,7 @@ static void world_join(struct world *world, struct sim_subscriber *subscriber)
     struct scheduler *scheduler = world->scheduler;
     unsigned view = sim_below(scheduler, SIM_VIEWS);
     unsigned group = skewed(scheduler, HISTORY_GROUPS);
-    int item = sim_chance(scheduler, 60) ? HISTORY_NO_ITEM : (int)skewed(scheduler, HISTORY_ITEMS);
+    int item = world_item(scheduler);
     const struct sim_wish wish = world_wish(world);
     sim_subscriber_join(subscriber, view, group, item, &wish);
 }
