@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "gateway/caller.h"
+#include "gateway/departure.h"
 #include "gateway/doors.h"
-#include "gateway/drain.h"
 #include "gateway/http.h"
 #include "gateway/listener.h"
 #include "gateway/turn.h"
@@ -60,8 +60,7 @@ struct gateway {
 
     struct turn *turn;
     uv_signal_t signals[2];
-    struct drain *drain; /* NULL: nobody has asked for it */
-    uint64_t drain_started_ms;
+    struct departure *departure; /* NULL: nobody has asked for it */
     bool is_drained;
     bool is_listening, is_ready;
     bool has_signals;
@@ -89,7 +88,7 @@ static void on_http(void *context, const struct ws_request *request, struct ws_h
         .counters = &gateway->counters,
         .is_attached = link_is_attached(gateway->link),
         .is_responsive = link_is_responsive(gateway->link),
-        .is_draining = gateway->drain != NULL,
+        .is_draining = gateway->departure != NULL,
         .gateway_index = gateway->options->index,
     };
     http_answer(&view, request, answer);
@@ -502,13 +501,6 @@ static void on_drained(void *context)
 {
     struct gateway *gateway = context;
     gateway->is_drained = true;
-    (void)fprintf(
-        stderr,
-        "weir-gateway: event=drained gateway=%llu connections=%llu closed=%llu drained_ms=%llu\n",
-        (unsigned long long)gateway->options->index,
-        (unsigned long long)drain_begun_with(gateway->drain),
-        (unsigned long long)gateway->counters.values[COUNTER_CONNECTIONS_DRAINED],
-        (unsigned long long)(uv_hrtime() / 1000000 - gateway->drain_started_ms));
     uv_stop(&gateway->loop);
 }
 
@@ -523,39 +515,32 @@ static void gateway_close_listeners(struct gateway *gateway)
 }
 
 /* False: it cannot be, so that the gateway has to stop at once. */
-static bool gateway_drain(struct gateway *gateway)
+static bool gateway_depart(struct gateway *gateway)
 {
-    const struct drain_options options = {
+    const struct departure_options options = {
         .ws = gateway->ws,
         .local = gateway->local,
         .counters = &gateway->counters,
+        .gateway_index = gateway->options->index,
         .window_ms = gateway->options->settings->drain_ms,
         .let_go = doors_let_go,
         .on_left = on_left,
-        .on_drained = on_drained,
+        .on_over = on_drained,
         .context = gateway,
     };
     gateway_close_listeners(gateway);
     local_stop_accepting(gateway->local);
     gateway->doors.is_closed = true;
-    gateway->drain_started_ms = uv_hrtime() / 1000000;
-    gateway->drain = drain_start(&gateway->loop, &options);
-    if (gateway->drain == NULL)
-        return false;
-    (void)fprintf(stderr,
-                  "weir-gateway: event=draining gateway=%llu connections=%llu window_ms=%llu\n",
-                  (unsigned long long)gateway->options->index,
-                  (unsigned long long)drain_begun_with(gateway->drain),
-                  (unsigned long long)options.window_ms);
-    return true;
+    gateway->departure = departure_start(&gateway->loop, &options);
+    return gateway->departure != NULL;
 }
 
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct gateway *gateway = handle->data;
-    bool drains = number == SIGTERM && gateway->drain == NULL && gateway->is_listening &&
+    bool drains = number == SIGTERM && gateway->departure == NULL && gateway->is_listening &&
                   gateway->options->settings->drain_ms > 0;
-    if (drains && gateway_drain(gateway))
+    if (drains && gateway_depart(gateway))
         return;
     (void)fprintf(stderr, "weir-gateway: event=stopping gateway=%llu signal=%d\n",
                   (unsigned long long)gateway->options->index, number);
@@ -575,7 +560,7 @@ static void gateway_watch_signals(struct gateway *gateway)
 
 static void gateway_stop(struct gateway *gateway)
 {
-    drain_stop(gateway->drain); /* the loop runs on in what follows */
+    departure_stop(gateway->departure); /* the loop runs on in what follows */
     for (unsigned i = 0; i < PORTS; i++)
         listener_stop(gateway->listeners[i]);
     if (gateway->ws != NULL)
