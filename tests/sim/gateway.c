@@ -1,12 +1,13 @@
 #include "tests/sim/gateway.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "gateway/event_stream.h"
 #include "shm/envelope.h"
 #include "shm/json.h"
 
-enum { CLOSE_ABNORMAL = 1006 };
+enum { CLOSE_ABNORMAL = 1006, CLOSE_GRACE_MS = 50, RETRY_MS = 10 };
 
 /* ---- sockets ---- */
 
@@ -108,6 +109,8 @@ static void socket_note_sent(struct sim_socket *socket)
 
 uint64_t sim_message_bytes(struct span bytes, unsigned format)
 {
+    if (bytes.bytes == 0)
+        return 0;
     if (format == FORMAT_EVENT_STREAM) {
         const char *end = memmem(bytes.data, bytes.bytes, "\n\n", 2);
         return end == NULL ? 0 : (uint64_t)(end + 2 - bytes.data);
@@ -141,6 +144,19 @@ static void socket_append_message(struct sim_socket *socket, struct span json, s
     weir_assert(status == WEIR_OK);
     socket_append(socket, buffer_span(&text), (struct span){0});
     buffer_fini(&text);
+}
+
+/* As ws_connection.c ends an event stream; `hint_ms` 0: it does not say when to come back. */
+static void socket_append_close(struct sim_socket *socket, uint64_t hint_ms)
+{
+    char text[RETRY_REASON_BYTES + 128];
+    int bytes = 0;
+    if (hint_ms > 0)
+        bytes = snprintf(text, sizeof text, "retry: %llu\n", (unsigned long long)hint_ms);
+    bytes += snprintf(text + bytes, sizeof text - (size_t)bytes,
+                      "event: close\ndata: {\"code\":%u,\"reason\":\"%s\"}\n\n", socket->close_code,
+                      socket->close_reason);
+    socket_append(socket, span_of(text, (size_t)bytes), (struct span){0});
 }
 
 static size_t socket_backlog(const struct sim_socket *socket)
@@ -411,6 +427,92 @@ static void on_close(void *context, void *connection, unsigned code, const char 
     sim_note(gateway->scheduler, "gateway: close", gateway->index, code, 0);
     socket->is_closing = true;
     socket->close_code = code;
+    uint64_t hint_ms = retry_hint_ms(&gateway->retry, sim_now_ms(gateway->scheduler), 1);
+    bool is_told = gateway->fault != SIM_FAULT_UNTOLD || sim_chance(gateway->scheduler, 50);
+    if (is_told)
+        retry_reason(socket->close_reason, reason, hint_ms);
+    if (socket->subscriber.format == FORMAT_EVENT_STREAM)
+        socket_append_close(socket, is_told ? hint_ms : 0);
+}
+
+/* ---- a drain ---- */
+
+static void drain_visit_sockets(void *context, drain_visitor *visitor, void *visitor_context)
+{
+    struct sim_gateway *gateway = context;
+    for (unsigned i = 0; i < SIM_SOCKETS_MAX; i++) {
+        struct sim_socket *socket = &gateway->sockets[i];
+        bool is_open = socket->is_used && socket->gateway != NULL && !socket->is_closing;
+        if (is_open && !visitor(visitor_context, socket, WS_ROLE_STREAM))
+            return;
+    }
+}
+
+static void drain_close_socket(void *context, void *connection)
+{
+    struct sim_gateway *gateway = context;
+    if (gateway->fault != SIM_FAULT_LINGER || sim_chance(gateway->scheduler, 50))
+        on_close(context, connection, WS_RESTART, "service restart");
+}
+
+static bool drain_let_go(void *context, void *connection)
+{
+    (void)context;
+    (void)connection;
+    return false;
+}
+
+static bool drain_let_go_local(void *context)
+{
+    (void)context;
+    return false;
+}
+
+static uint64_t drain_count_sockets(void *context)
+{
+    const struct sim_gateway *gateway = context;
+    uint64_t count = 0;
+    for (unsigned i = 0; i < SIM_SOCKETS_MAX; i++)
+        count += gateway->sockets[i].is_used && gateway->sockets[i].gateway != NULL;
+    return count;
+}
+
+static uint64_t drain_count_locals(void *context)
+{
+    (void)context;
+    return 0;
+}
+
+void sim_gateway_drain(struct sim_gateway *gateway, uint64_t window_ms)
+{
+    const struct drain_sockets sockets = {
+        .visit = drain_visit_sockets,
+        .close = drain_close_socket,
+        .let_go = drain_let_go,
+        .let_go_local = drain_let_go_local,
+        .count = drain_count_sockets,
+        .local_count = drain_count_locals,
+        .context = gateway,
+    };
+    sim_note(gateway->scheduler, "gateway: drains", gateway->index, window_ms, 0);
+    gateway->is_draining = true;
+    gateway->over_ms = 0;
+    drain_start(&gateway->drain, &sockets, window_ms, sim_now_ms(gateway->scheduler));
+}
+
+static void gateway_tick_drain(struct sim_gateway *gateway)
+{
+    if (gateway->is_draining && gateway->over_ms == 0 &&
+        drain_tick(&gateway->drain, sim_now_ms(gateway->scheduler)))
+        gateway->over_ms = sim_now_ms(gateway->scheduler);
+}
+
+bool sim_gateway_has_drained(const struct sim_gateway *gateway)
+{
+    if (!gateway->is_alive || gateway->over_ms == 0)
+        return false;
+    return drain_left(&gateway->drain) == 0 ||
+           sim_now_ms(gateway->scheduler) >= gateway->over_ms + CLOSE_GRACE_MS;
 }
 
 /* ---- a life ---- */
@@ -425,7 +527,9 @@ void sim_gateway_start(struct sim_gateway *gateway, struct scheduler *scheduler,
     gateway->broker = broker;
     gateway->fault = fault;
     gateway->is_alive = true;
-    gateway->is_attached = false;
+    gateway->is_attached = gateway->is_draining = false;
+    gateway->over_ms = 0;
+    retry_init(&gateway->retry, RETRY_MS, sim_random(scheduler));
     gateway->mapping = NULL;
     gateway->syncs = gateway->syncs_lagged = gateway->syncs_restarted = gateway->syncs_expired = 0;
     gateway->resumes = gateway->too_slow = 0;
@@ -452,6 +556,29 @@ static void gateway_drop_mapping(struct sim_gateway *gateway)
     gateway->mapping = NULL;
 }
 
+/* The socket ends with what the kernel has of it, and if that is not all without a Close. */
+static void gateway_drop(struct sim_gateway *gateway, struct sim_socket *socket)
+{
+    bool is_cut = socket_backlog(socket) > 0 || !socket->is_closing;
+    gateway_forget(gateway, socket);
+    socket->bytes.bytes = socket->received_bytes + socket->kernel_bytes;
+    if (is_cut)
+        socket->close_code = CLOSE_ABNORMAL;
+    if (socket->is_left)
+        sim_socket_free(socket);
+}
+
+static void gateway_close_parts(struct sim_gateway *gateway)
+{
+    joins_close(gateway->joins);
+    catch_up_close(gateway->catch_up);
+    fanout_close(gateway->fanout);
+    feed_fini(&gateway->feed);
+    subscriptions_fini(&gateway->subscriptions);
+    gateway_drop_mapping(gateway);
+    gateway->is_alive = gateway->is_attached = gateway->is_draining = false;
+}
+
 void sim_gateway_kill(struct sim_gateway *gateway)
 {
     sim_note(gateway->scheduler, "gateway: killed", gateway->index, 0, 0);
@@ -459,20 +586,26 @@ void sim_gateway_kill(struct sim_gateway *gateway)
         struct sim_socket *socket = &gateway->sockets[i];
         if (!socket->is_used || socket->gateway == NULL)
             continue;
-        gateway_forget(gateway, socket);
         socket->kernel_bytes = sim_below(gateway->scheduler, (uint32_t)socket->kernel_bytes + 1);
-        socket->bytes.bytes = socket->received_bytes + socket->kernel_bytes;
-        socket->close_code = CLOSE_ABNORMAL;
-        if (socket->is_left)
-            sim_socket_free(socket);
+        socket->is_closing = false;
+        gateway_drop(gateway, socket);
     }
-    joins_close(gateway->joins);
-    catch_up_close(gateway->catch_up);
-    fanout_close(gateway->fanout);
-    feed_fini(&gateway->feed);
-    subscriptions_fini(&gateway->subscriptions);
-    gateway_drop_mapping(gateway);
-    gateway->is_alive = gateway->is_attached = false;
+    gateway_close_parts(gateway);
+}
+
+void sim_gateway_leave(struct sim_gateway *gateway)
+{
+    sim_note(gateway->scheduler, "gateway: leaves", gateway->index, 0, 0);
+    for (unsigned i = 0; i < SIM_SOCKETS_MAX; i++) {
+        struct sim_socket *socket = &gateway->sockets[i];
+        if (!socket->is_used || socket->gateway == NULL)
+            continue;
+        if (!socket->is_closing)
+            sim_fail(gateway->scheduler, SIM_TOLD, "gateway %u leaves, and socket %u was not told",
+                     gateway->index, i);
+        gateway_drop(gateway, socket);
+    }
+    gateway_close_parts(gateway);
 }
 
 /* ---- the broker ---- */
@@ -586,6 +719,7 @@ void sim_gateway_turn(struct sim_gateway *gateway)
     gateway_show_early(gateway);
     (void)catch_up_run(gateway->catch_up);
     (void)joins_run(gateway->joins, sim_now_ms(gateway->scheduler));
+    gateway_tick_drain(gateway);
     counters_publish(&gateway->counters);
 }
 

@@ -7,13 +7,18 @@
  * A socket takes all of a send, a part of it (the rest becomes backlog, as ws_batch.c does it), or
  * nothing: then it owes a writable notice. What happens to its owner is told to the events below.
  *
+ * It leaves as gateway/gateway.c does: a drain (the real one) sends its sockets away, closed behind what
+ * they have been sent, with the reason that ws_close() makes; what is not sent within a grace is lost.
+ *
  * The order of a turn and of an attachment are gateway/turn.c's and gateway/gateway.c's.
  */
 #ifndef WEIR_TESTS_SIM_GATEWAY_H
 #define WEIR_TESTS_SIM_GATEWAY_H
 
+#include "gateway/drain.h"
 #include "gateway/fanout.h"
 #include "gateway/joins.h"
+#include "gateway/retry.h"
 #include "tests/sim/broker.h"
 
 enum { SIM_SOCKETS_MAX = 64, SIM_SENDS_MAX = 1024, SIM_IOVECS = 16 };
@@ -35,6 +40,9 @@ enum { SIM_SOCKETS_MAX = 64, SIM_SENDS_MAX = 1024, SIM_IOVECS = 16 };
       1u << SIM_EXACT | 1u << SIM_COMPLETE) /* a conflated item is left out */                     \
     X(RESUME, "resume", 1u << SIM_TOLD)     /* another position is called served */                \
     X(ID, "id", 1u << SIM_EXACT)            /* an event stream's id is another position */         \
+    X(EXPIRE, "expire", 1u << SIM_TOLD)     /* a position that could be served is not */           \
+    X(UNTOLD, "untold", 1u << SIM_TOLD)     /* sent away, and not told when to come back */        \
+    X(LINGER, "linger", 1u << SIM_TOLD)     /* a drained gateway leaves sockets behind */          \
     X(LIAR, "liar", 1u << SIM_KEPT)         /* the disk says it has written what it has not */
 
 enum sim_fault {
@@ -63,9 +71,10 @@ struct sim_socket {
     struct sim_sent *sent; /* a queue */
     uint32_t sent_first, sent_count, sent_capacity;
     bool owes_writable;
-    bool is_left;            /* by the subscriber; the gateway does not know yet */
-    bool is_closing;         /* by the gateway, behind what it has sent */
-    unsigned close_code;     /* then */
+    bool is_left;        /* by the subscriber; the gateway does not know yet */
+    bool is_closing;     /* by the gateway, behind what it has sent */
+    unsigned close_code; /* then */
+    char close_reason[RETRY_REASON_BYTES];
     uint32_t stingy_percent; /* of the sends are cut, or refused */
 };
 
@@ -86,6 +95,10 @@ struct sim_gateway {
     struct fanout *fanout;
     struct catch_up *catch_up;
     struct joins *joins;
+    struct retry retry;
+    struct drain drain;
+    bool is_draining; /* it takes no sockets any more */
+    uint64_t over_ms; /* since when the drain is over; 0: it is not */
 
     struct sim_socket sockets[SIM_SOCKETS_MAX];
     struct {
@@ -104,6 +117,12 @@ void sim_gateway_start(struct sim_gateway *gateway, struct scheduler *scheduler,
                        struct history *history, struct sim_broker *broker, enum sim_fault fault);
 /* kill -9: sockets are gone, and what the kernel has not sent is lost. */
 void sim_gateway_kill(struct sim_gateway *gateway);
+/* SIGTERM: its sockets are sent away within `window_ms`. */
+void sim_gateway_drain(struct sim_gateway *gateway, uint64_t window_ms);
+/* The drain is over, and sockets have got what they were sent, or had their time for it. */
+bool sim_gateway_has_drained(const struct sim_gateway *gateway);
+/* It ends then: what the kernel has is sent. */
+void sim_gateway_leave(struct sim_gateway *gateway);
 /* The broker lives, and is not the one it is attached to. */
 bool sim_gateway_wants_broker(const struct sim_gateway *gateway);
 /* Read the old ring to its end, then go on with the broker there is. */

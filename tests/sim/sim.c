@@ -59,6 +59,7 @@ static void figures_add(struct sim_figures *sum, const struct sim_figures *figur
     sum->resumes += figures->resumes;
     sum->conflated += figures->conflated;
     sum->laps += figures->laps;
+    sum->sent_away += figures->sent_away;
     sum->gateway_deaths += figures->gateway_deaths;
     sum->broker_deaths += figures->broker_deaths;
 }
@@ -104,9 +105,11 @@ static int run_all(const struct sim_options *options)
     }
     printf("sim: %" PRIu64 " seeds from %" PRIu64 " kept all promises: %" PRIu64 " writes, %" PRIu64
            " events, %" PRIu64 " syncs (%" PRIu64 " told losses), %" PRIu64 " resumes, %" PRIu64
-           " conflated, %" PRIu64 " laps, %" PRIu64 " gateways and %" PRIu64 " brokers died\n",
+           " conflated, %" PRIu64 " laps, %" PRIu64 " sent away, %" PRIu64 " gateways and %" PRIu64
+           " brokers died\n",
            options->seeds, options->first_seed, sum.writes, sum.events, sum.syncs, sum.losses,
-           sum.resumes, sum.conflated, sum.laps, sum.gateway_deaths, sum.broker_deaths);
+           sum.resumes, sum.conflated, sum.laps, sum.sent_away, sum.gateway_deaths,
+           sum.broker_deaths);
     return 0;
 }
 

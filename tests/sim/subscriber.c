@@ -34,10 +34,13 @@ static void view_ask(struct sim_subscriber *subscriber, struct sim_view *view,
     view->joined_at = sim_socket_end(socket);
     if (!how->brings_place)
         subscriber->last_id = (struct cursor){0};
-    view->is_resuming = how->brings_place && view->has_place;
+    bool has_id = subscriber->last_id.epoch != 0;
+    view->is_resuming =
+        how->brings_place && view->has_place && (has_id || !subscriber->is_event_stream);
     view->pending_count = 0;
+    view->lag_events = how->lag_events;
     subscriber->policies[view->group] |= (uint8_t)(1u << how->policy);
-    const struct subscription_wish wish = {
+    struct subscription_wish wish = {
         .subscription_id = span_text(id),
         .stream = history_stream(view->group),
         .group = history_group_name(view->group),
@@ -47,6 +50,9 @@ static void view_ask(struct sim_subscriber *subscriber, struct sim_view *view,
         .has_cursor = view->is_resuming,
         .cursor = subscriber->is_event_stream ? subscriber->last_id : view->at,
     };
+    if (socket->gateway != NULL && socket->gateway->fault == SIM_FAULT_EXPIRE &&
+        sim_chance(subscriber->scheduler, 20))
+        wish.cursor.epoch++;
     if (socket->gateway == NULL || socket->is_closing || socket->is_left)
         return; /* it goes nowhere, and is asked again on the next socket */
     enum weir_status status =
@@ -103,6 +109,8 @@ void sim_subscriber_connect(struct sim_subscriber *subscriber, struct sim_gatewa
     counters_add(&gateway->counters, COUNTER_STREAM_CONNECTIONS, 1);
     sim_note(subscriber->scheduler, "subscriber: connect", subscriber->index, gateway->index,
              window_bytes);
+    subscriber->retry_ms = 0;
+    subscriber->ring_bytes = gateway->broker->settings.ring_bytes;
     memset(subscriber->left_at, 0, sizeof subscriber->left_at);
     memset(subscriber->policies, 0, sizeof subscriber->policies);
     for (unsigned i = 0; i < SIM_VIEWS; i++) {
@@ -553,6 +561,52 @@ static bool reason_is(const struct message *message, const char *reason)
     return message->reason.data != NULL && span_equal(message->reason, span_text(reason));
 }
 
+/* The group's order has not been another one since the view's place. */
+static bool view_is_in_order(const struct sim_subscriber *subscriber, const struct sim_view *view,
+                             const struct message *message)
+{
+    const struct history_group *group = &subscriber->history->groups[view->group];
+    if (view->life != message->sent.life || view->index == HISTORY_NONE)
+        return false;
+    const struct history_event *newest =
+        history_event(subscriber->history, view->group, group->newest);
+    return newest->epoch == view->at.epoch && newest->state.count > 0 &&
+           newest->seq >= view->at.seq;
+}
+
+/* What was written since the place cannot have filled the ring, nor left the view behind by more than it
+ * may be. */
+static bool view_is_close(const struct sim_subscriber *subscriber, const struct sim_view *view)
+{
+    enum { RECORD_BYTES = 1024 }; /* what is around a value, at most */
+    const struct history *history = subscriber->history;
+    const struct history_group *group = &history->groups[view->group];
+    uint64_t bytes = 0;
+    uint32_t place = history_event(history, view->group, view->index)->place;
+    for (; place < history->place_count; place++) {
+        const struct history_place *at = &history->places[place];
+        uint32_t value = history_event(history, at->group, at->index)->value;
+        bytes += RECORD_BYTES + (uint64_t)history->values[value].pad_bytes;
+    }
+    return bytes < subscriber->ring_bytes / 2 &&
+           history_event(history, view->group, group->newest)->seq - view->at.seq <=
+               view->lag_events;
+}
+
+/* A position that can be served is. Of a group that a socket has in several views, or has left, it is the
+ * link's place that counts. */
+static void check_expired(const struct sim_subscriber *subscriber, const struct sim_view *view,
+                          const struct message *message)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < SIM_VIEWS; i++)
+        count +=
+            subscriber->views[i].mode != VIEW_NONE && subscriber->views[i].group == view->group;
+    if (count == 1 && subscriber->left_at[view->group] == 0 &&
+        view_is_in_order(subscriber, view, message) && view_is_close(subscriber, view))
+        subscriber_fail(subscriber, SIM_TOLD, message, view, "a good position is not served");
+}
+
 static void check_reason(const struct sim_subscriber *subscriber, const struct sim_view *view,
                          const struct message *message)
 {
@@ -566,6 +620,8 @@ static void check_reason(const struct sim_subscriber *subscriber, const struct s
         subscriber_fail(subscriber, SIM_TOLD, message, view,
                         view->is_resuming ? "a position is not served, and that is not said"
                                           : "a first sync with a reason");
+    if (view->mode == VIEW_ASKED && is_expired)
+        check_expired(subscriber, view, message);
 }
 
 /* The place a sync tells of: HISTORY_NONE before the first write. */
@@ -722,18 +778,25 @@ static void subscriber_take_block(struct sim_subscriber *subscriber, struct span
 {
     const struct sim_view *view = &subscriber->views[0];
     struct span rest = block, json = {0};
+    bool is_close = false;
     while (rest.bytes > 0) { /* each turn takes a line */
         const char *end = memchr(rest.data, '\n', rest.bytes);
         weir_assert(end != NULL);
         struct span line = span_of(rest.data, (size_t)(end - rest.data));
         rest = span_of(end + 1, rest.bytes - line.bytes - 1);
         struct span id = line_of(line, "id: "), data = line_of(line, "data: ");
+        struct span retry = line_of(line, "retry: ");
+        if (retry.data != NULL)
+            subscriber->retry_ms = strtoull(retry.data, NULL, 10);
+        is_close = is_close || line_of(line, "event: close").data != NULL;
         if (id.data != NULL && !event_stream_parse_id(id, &subscriber->last_id))
             sim_fail(subscriber->scheduler, SIM_WIRE, "subscriber %u: not a position: %.*s",
                      subscriber->index, (int)id.bytes, id.data);
         if (data.data != NULL)
             json = data;
     }
+    if (is_close)
+        return;
     subscriber_take_json(subscriber, json, block.bytes);
     if (view->mode == VIEW_LIVE && view->has_place &&
         (subscriber->last_id.epoch != view->at.epoch || subscriber->last_id.seq != view->at.seq))
@@ -744,11 +807,29 @@ static void subscriber_take_block(struct sim_subscriber *subscriber, struct span
                  view->at.epoch, view->at.seq);
 }
 
+/* Of a Close that asks it to come back. */
+static void subscriber_take_hint(struct sim_subscriber *subscriber, const struct sim_socket *socket)
+{
+    static const char hint[] = "retry_ms=";
+    const char *at = strstr(socket->close_reason, hint);
+    if (socket->close_code != WS_RESTART && socket->close_code != WS_TRY_LATER)
+        return;
+    if (!subscriber->is_event_stream && at != NULL)
+        subscriber->retry_ms = strtoull(at + sizeof hint - 1, NULL, 10);
+    if (subscriber->retry_ms == 0)
+        sim_fail(subscriber->scheduler, SIM_TOLD,
+                 "subscriber %u is sent away with %u, and not told when to come back",
+                 subscriber->index, socket->close_code);
+    subscriber->back_ms = sim_now_ms(subscriber->scheduler) + subscriber->retry_ms;
+    subscriber->sent_away += socket->close_code == WS_RESTART;
+}
+
 /* What is left when the socket ends is a cut frame, and is nothing. */
 static void subscriber_lose_socket(struct sim_subscriber *subscriber)
 {
     struct sim_socket *socket = subscriber->socket;
     subscriber->closed_code = socket->close_code;
+    subscriber_take_hint(subscriber, socket);
     sim_note(subscriber->scheduler, "subscriber: closed", subscriber->index, socket->close_code, 0);
     sim_socket_free(socket);
     subscriber->socket = NULL;

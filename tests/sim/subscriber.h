@@ -27,14 +27,15 @@ enum sim_view_mode { VIEW_NONE, VIEW_ASKED, VIEW_LIVE, VIEW_STALE };
 struct sim_view {
     enum sim_view_mode mode;
     unsigned group;
-    int item;           /* HISTORY_NO_ITEM: the whole group */
-    uint64_t joined_at; /* bytes of the socket before the join: what came earlier is not for it */
-    bool has_place;     /* it was live, and knows where it was */
-    bool is_resuming;   /* it has brought its place */
-    struct cursor at;   /* of the newest message */
-    uint64_t newest_ms; /* its stamp */
-    int32_t index;      /* in the history */
-    uint32_t life;      /* of the broker that showed it this */
+    int item;            /* HISTORY_NO_ITEM: the whole group */
+    uint32_t lag_events; /* as it joined */
+    uint64_t joined_at;  /* bytes of the socket before the join: what came earlier is not for it */
+    bool has_place;      /* it was live, and knows where it was */
+    bool is_resuming;    /* it has brought its place */
+    struct cursor at;    /* of the newest message */
+    uint64_t newest_ms;  /* its stamp */
+    int32_t index;       /* in the history */
+    uint32_t life;       /* of the broker that showed it this */
     struct history_state state;
     /* The newest event of each item of a range, of which some are still to come: held back until then,
      * so that the view is at the range's start if its socket ends. */
@@ -66,9 +67,12 @@ struct sim_subscriber {
     uint8_t policies[HISTORY_GROUPS];
     uint64_t stalled_until; /* step: it reads nothing before */
     unsigned closed_code;   /* of the last socket */
+    uint64_t retry_ms;      /* what it was told of coming back; 0: nothing */
+    uint64_t back_ms;       /* it does not come back before */
+    uint64_t ring_bytes;    /* of the gateway's broker */
     struct buffer text;
     /* What it was told, for the world's sums. */
-    uint64_t events, syncs, losses, resumes, conflated;
+    uint64_t events, syncs, losses, resumes, conflated, sent_away;
 };
 
 void sim_subscriber_init(struct sim_subscriber *subscriber, struct scheduler *scheduler,

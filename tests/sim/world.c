@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-enum { REST_TURNS_MAX = 3000, SMALL_WINDOW_BYTES = 512 };
+enum { REST_TURNS_MAX = 3000, SMALL_WINDOW_BYTES = 512, DRAIN_WINDOW_MAX_MS = 200 };
 
 /* ---- what kind of a run the seed makes ---- */
 
@@ -23,6 +23,7 @@ static void world_choose_weights(struct world *world)
         [SIM_DO_STALL_SUBSCRIBER] = 3,
         [SIM_DO_STALL_GATEWAY] = 1,
         [SIM_DO_STALL_BROKER] = 1,
+        [SIM_DO_DRAIN_GATEWAY] = 1,
         [SIM_DO_START] = 20,
         [SIM_DO_ATTACH] = 60,
     };
@@ -30,7 +31,7 @@ static void world_choose_weights(struct world *world)
     static const uint32_t rare_max[SIM_ACTIONS] = {
         [SIM_DO_KILL_GATEWAY] = 4,      [SIM_DO_KILL_BROKER] = 4,   [SIM_DO_KILL_HOST] = 2,
         [SIM_DO_STALL_SUBSCRIBER] = 10, [SIM_DO_STALL_GATEWAY] = 6, [SIM_DO_STALL_BROKER] = 4,
-        [SIM_DO_DISCONNECT] = 10,
+        [SIM_DO_DISCONNECT] = 10,       [SIM_DO_DRAIN_GATEWAY] = 8,
     };
     struct scheduler *scheduler = world->scheduler;
     for (unsigned i = 0; i < SIM_ACTIONS; i++) {
@@ -177,7 +178,8 @@ static void world_connect(struct world *world, struct sim_subscriber *subscriber
 {
     struct scheduler *scheduler = world->scheduler;
     struct sim_gateway *gateway = any_gateway(world);
-    if (subscriber->socket != NULL || !gateway_runs(world, gateway))
+    if (subscriber->socket != NULL || !gateway_runs(world, gateway) || gateway->is_draining ||
+        sim_now_ms(scheduler) < subscriber->back_ms)
         return;
     const struct sim_wish wish = world_wish(world);
     if (subscriber->is_event_stream &&
@@ -219,6 +221,25 @@ static void world_kill_gateway(struct world *world, struct sim_gateway *gateway)
     world->figures.gateway_deaths++;
     world->figures.laps += gateway->counters.values[COUNTER_FEED_LAPPED];
     sim_gateway_kill(gateway);
+}
+
+/* One after the other, as `weir drain` does it. */
+static void world_drain(struct world *world, struct sim_gateway *gateway)
+{
+    for (unsigned i = 0; i < SIM_GATEWAYS; i++) {
+        if (!world->gateways[i].is_alive || world->gateways[i].is_draining)
+            return;
+    }
+    sim_gateway_drain(gateway, sim_between(world->scheduler, 1, DRAIN_WINDOW_MAX_MS));
+}
+
+static void world_turn_gateway(struct world *world, struct sim_gateway *gateway)
+{
+    sim_gateway_turn(gateway);
+    if (!sim_gateway_has_drained(gateway))
+        return;
+    world->figures.laps += gateway->counters.values[COUNTER_FEED_LAPPED];
+    sim_gateway_leave(gateway);
 }
 
 static void world_start(struct world *world)
@@ -265,7 +286,7 @@ static void world_act(struct world *world, enum sim_action action)
         return;
     case SIM_DO_GATEWAY_TURN:
         if (gateway_runs(world, gateway))
-            sim_gateway_turn(gateway);
+            world_turn_gateway(world, gateway);
         return;
     case SIM_DO_SOCKET:
         world_poll_socket(world, gateway);
@@ -295,6 +316,9 @@ static void world_act(struct world *world, enum sim_action action)
     case SIM_DO_STALL_BROKER:
         world->broker_stalled_until = world_stall_end(world);
         return;
+    case SIM_DO_DRAIN_GATEWAY:
+        world_drain(world, gateway);
+        return;
     case SIM_DO_KILL_GATEWAY:
         world_kill_gateway(world, gateway);
         return;
@@ -323,8 +347,13 @@ static bool world_is_quiet(const struct world *world)
 {
     if (!sim_broker_is_idle(&world->broker))
         return false;
+    for (unsigned i = 0; i < SIM_SUBSCRIBERS; i++) {
+        if (world->subscribers[i].socket == NULL)
+            return false;
+    }
     for (unsigned i = 0; i < SIM_GATEWAYS; i++) {
-        if (sim_gateway_wants_broker(&world->gateways[i]) ||
+        if (!world->gateways[i].is_alive || world->gateways[i].is_draining ||
+            sim_gateway_wants_broker(&world->gateways[i]) ||
             !sim_gateway_is_idle(&world->gateways[i]))
             return false;
         for (unsigned k = 0; k < SIM_SOCKETS_MAX; k++) {
@@ -350,7 +379,7 @@ static void world_rest_turn(struct world *world)
     for (unsigned i = 0; i < SIM_GATEWAYS; i++) {
         struct sim_gateway *gateway = &world->gateways[i];
         world_attach(world, gateway);
-        sim_gateway_turn(gateway);
+        world_turn_gateway(world, gateway);
         for (unsigned k = 0; k < SIM_SOCKETS_MAX; k++) {
             if (gateway->sockets[k].is_used && gateway->sockets[k].gateway != NULL)
                 sim_gateway_poll(gateway, &gateway->sockets[k]);
@@ -399,6 +428,7 @@ static void world_sum_up(struct world *world)
         world->figures.losses += world->subscribers[i].losses;
         world->figures.resumes += world->subscribers[i].resumes;
         world->figures.conflated += world->subscribers[i].conflated;
+        world->figures.sent_away += world->subscribers[i].sent_away;
     }
     for (unsigned i = 0; i < SIM_GATEWAYS; i++)
         world->figures.laps += world->gateways[i].counters.values[COUNTER_FEED_LAPPED];

@@ -26,6 +26,7 @@ enum { SIM_GATEWAYS = 2, SIM_SUBSCRIBERS = 12, SIM_PHASES = 3 };
     X(STALL_SUBSCRIBER)                                                                            \
     X(STALL_GATEWAY)                                                                               \
     X(STALL_BROKER)                                                                                \
+    X(DRAIN_GATEWAY)                                                                               \
     X(KILL_GATEWAY)                                                                                \
     X(KILL_BROKER)                                                                                 \
     X(KILL_HOST)                                                                                   \
@@ -40,7 +41,8 @@ enum sim_action {
 };
 
 struct sim_figures {
-    uint64_t writes, events, syncs, losses, resumes, conflated, laps, gateway_deaths, broker_deaths;
+    uint64_t writes, events, syncs, losses, resumes, conflated, laps, sent_away, gateway_deaths,
+        broker_deaths;
 };
 
 struct world {
