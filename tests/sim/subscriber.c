@@ -566,7 +566,8 @@ static bool view_is_in_order(const struct sim_subscriber *subscriber, const stru
                              const struct message *message)
 {
     const struct history_group *group = &subscriber->history->groups[view->group];
-    if (view->life != message->sent.life || view->index == HISTORY_NONE)
+    if (view->life != message->sent.life || view->index == HISTORY_NONE ||
+        group->newest == HISTORY_NONE) /* a broker has died meanwhile, and lost all */
         return false;
     const struct history_event *newest =
         history_event(subscriber->history, view->group, group->newest);
