@@ -46,6 +46,11 @@ const char *wire_type_name(enum wire_type type)
     return form == NULL ? "?" : form->name;
 }
 
+static uint32_t known_flags(uint32_t type)
+{
+    return type == WIRE_STREAM ? WIRE_FLAG_UNHURRIED : 0;
+}
+
 /* ---- fixed-width integers, byte by byte so that neither alignment nor byte order matters ---- */
 
 static uint64_t load_little(const char *p, unsigned bytes)
@@ -114,8 +119,15 @@ static size_t measure_frame(const struct type_form *form, const struct wire_fiel
 enum weir_status wire_append(struct buffer *out, enum wire_type type, uint64_t id,
                              const struct wire_field *fields)
 {
+    return wire_append_flagged(out, type, 0, id, fields);
+}
+
+enum weir_status wire_append_flagged(struct buffer *out, enum wire_type type, uint32_t flags,
+                                     uint64_t id, const struct wire_field *fields)
+{
     const struct type_form *form = find_form((uint32_t)type);
     weir_assert(form != NULL);
+    weir_assert((flags & ~known_flags((uint32_t)type)) == 0);
     size_t frame_bytes = measure_frame(form, fields);
     if (frame_bytes == 0)
         return WEIR_TOO_LARGE;
@@ -127,7 +139,7 @@ enum weir_status wire_append(struct buffer *out, enum wire_type type, uint64_t i
     char *header = out->data + start;
     store_little(header, frame_bytes - LENGTH_BYTES, 4);
     store_little(header + 4, (uint64_t)type, 2);
-    store_little(header + 6, 0, 2);
+    store_little(header + 6, flags, 2);
     store_little(header + 8, id, 8);
     out->bytes += WIRE_HEADER_BYTES;
 
@@ -366,11 +378,12 @@ enum weir_status wire_read(struct wire_reader *reader, struct span input,
         return WEIR_EMPTY;
 
     uint32_t type = (uint32_t)load_little(input.data + 4, 2);
-    if (load_little(input.data + 6, 2) != 0)
+    uint32_t flags = (uint32_t)load_little(input.data + 6, 2);
+    if ((flags & ~known_flags(type)) != 0)
         return refuse(reader, WEIR_CORRUPT, "unknown flags");
     const struct type_form *form = find_form(type);
-    *message =
-        (struct wire_message){.type = (enum wire_type)type, .id = load_little(input.data + 8, 8)};
+    *message = (struct wire_message){
+        .type = (enum wire_type)type, .flags = flags, .id = load_little(input.data + 8, 8)};
     struct span body = span_of(input.data + WIRE_HEADER_BYTES, *frame_bytes - WIRE_HEADER_BYTES);
     return read_body(reader, body, form == NULL ? "" : form->fields, message);
 }

@@ -4,7 +4,7 @@
  * Frame, little-endian:
  *    0  u32  length of what follows the first 4 bytes (12 + body)
  *    4  u16  type, numbers below; never reused
- *    6  u16  flags, zero unless a type says otherwise
+ *    6  u16  flags: enum wire_flag, zero unless a type says otherwise
  *    8  u64  id: correlation id, chosen by the side that asks, echoed by the side that answers;
  *            0 when nothing is asked
  *   16       body: one msgpack array of scalars, str and bin, in the order of the type's field list
@@ -17,8 +17,8 @@
  * Memory:   encoding appends to a struct buffer. Decoding yields spans into the frame; nothing is
  *           copied or kept.
  * Types:    a frame of an unknown type is checked as any other and delivered without fields; the
- *           receiver decides. Flags that are not known are CORRUPT, because they could change the
- *           meaning of the rest.
+ *           receiver decides. Flags that are not known, or not of this type, are CORRUPT, because
+ *           they could change the meaning of the rest.
  * Errors:   the length is checked against its limit before anything is reserved; containers inside
  *           the array, more than WIRE_FIELDS_MAX fields, lengths beyond the frame and wrong field
  *           types are CORRUPT, and the connection that sent them is to be closed.
@@ -31,6 +31,14 @@
 #define WIRE_VERSION 1u
 /* In the id of an INVOKE: nobody waits, an answer need not be sent. */
 #define WIRE_VOID_ID_BIT (1ull << 63)
+
+enum wire_flag {
+    /* Of a STREAM with an id: nobody waits for its answer, only its sender keeps it until it is
+     * answered. The answer has no result, and may be held back for a short time so that many leave
+     * together; what is answered behind it takes it along, so that answers stay in order. */
+    WIRE_FLAG_UNHURRIED = 1,
+};
+
 enum {
     WIRE_HEADER_BYTES = 16,
     WIRE_FIELDS_KNOWN_MAX = 8, /* the longest field list below */
@@ -57,7 +65,8 @@ enum {
     X(WELCOME, 5, "ubb") /* gateway accepts: version, worker id (UUID), reattach token */          \
                                                                                                    \
     /* builtin stream functions: op (enum wire_op), stream, group, item (nil: none), event type */ \
-    /* (send), data JSON (set, send; ops for update), traceparent, baggage */                      \
+    /* (send), data JSON (set, send; ops for update), traceparent, baggage. It may be */           \
+    /* WIRE_FLAG_UNHURRIED */                                                                      \
     X(STREAM, 10, "ubbbbbbb")                                                                      \
     /* the answer: error code (nil: success), error message, result JSON (nil: no result key), */  \
     /* error JSON of a custom adapter's function (nil: code and message are the error) */          \
@@ -170,6 +179,7 @@ struct wire_field {
 
 struct wire_message {
     enum wire_type type;
+    uint32_t flags; /* enum wire_flag */
     uint64_t id;
     /* In the type's order; fields the sender left out are 0 / nil. */
     struct wire_field fields[WIRE_FIELDS_KNOWN_MAX];
@@ -195,6 +205,9 @@ enum weir_status wire_read(struct wire_reader *reader, struct span input,
  * TOO_LARGE (beyond WIRE_FRAME_BYTES_MAX) leave `out` as it was. */
 enum weir_status wire_append(struct buffer *out, enum wire_type type, uint64_t id,
                              const struct wire_field *fields) WEIR_MUST_CHECK;
+/* The same with flags that the type knows. */
+enum weir_status wire_append_flagged(struct buffer *out, enum wire_type type, uint32_t flags,
+                                     uint64_t id, const struct wire_field *fields) WEIR_MUST_CHECK;
 
 #define WIRE_NUMBER(value) ((struct wire_field){.number = (value)})
 #define WIRE_SPAN(value) ((struct wire_field){.span = (value)})

@@ -349,6 +349,42 @@ Test(wire, flags_nobody_knows_are_corrupt)
     free((void *)(uintptr_t)frame.data);
 }
 
+/* Method: each of the sixteen bits, in a type that knows one of them and in those that know none. */
+Test(wire, a_flag_is_read_by_its_own_type_alone)
+{
+    static const unsigned kinds[] = {WIRE_STREAM, WIRE_STREAM_RESULT, 63};
+    for (size_t index = 0; index < sizeof kinds / sizeof kinds[0]; index++) {
+        struct span frame = make_frame((uint16_t)kinds[index], 0, SPAN_LITERAL("\x90"));
+        for (unsigned bit = 0; bit < 16; bit++) {
+            struct wire_message message;
+            size_t frame_bytes;
+            char *flags = (char *)(uintptr_t)frame.data + 6;
+            bool is_known = kinds[index] == WIRE_STREAM && 1u << bit == WIRE_FLAG_UNHURRIED;
+            flags[0] = (char)(1u << bit);
+            flags[1] = (char)(1u << bit >> 8);
+            cr_assert_eq(wire_read(reader, frame, &message, &frame_bytes),
+                         is_known ? WEIR_OK : WEIR_CORRUPT, "type %u bit %u", kinds[index], bit);
+        }
+        free((void *)(uintptr_t)frame.data);
+    }
+}
+
+Test(wire, a_flag_arrives_and_the_next_frame_has_none)
+{
+    struct wire_field fields[8] = {WIRE_NUMBER(WIRE_OP_SET)};
+    struct wire_message message;
+    size_t frame_bytes;
+    cr_assert_eq(wire_append_flagged(&out, WIRE_STREAM, WIRE_FLAG_UNHURRIED, 5, fields), WEIR_OK);
+    cr_assert_eq(wire_append(&out, WIRE_STREAM, 6, fields), WEIR_OK);
+    cr_assert_eq(wire_read(reader, buffer_span(&out), &message, &frame_bytes), WEIR_OK);
+    cr_assert_eq(message.flags, WIRE_FLAG_UNHURRIED);
+    cr_assert_eq(message.id, 5);
+    struct span rest = span_of(out.data + frame_bytes, out.bytes - frame_bytes);
+    cr_assert_eq(wire_read(reader, rest, &message, &frame_bytes), WEIR_OK);
+    cr_assert_eq(message.flags, 0);
+    cr_assert_eq(message.id, 6);
+}
+
 /* The length decides alone, before the rest has arrived. */
 Test(wire, bad_lengths_are_refused_at_once)
 {

@@ -19,7 +19,7 @@ static void require(bool condition, const char *text)
 
 static bool message_equals(const struct wire_message *a, const struct wire_message *b)
 {
-    bool equal = a->type == b->type && a->id == b->id;
+    bool equal = a->type == b->type && a->flags == b->flags && a->id == b->id;
     for (size_t index = 0; index < WIRE_FIELDS_KNOWN_MAX; index++) {
         const struct wire_field *left = &a->fields[index];
         const struct wire_field *right = &b->fields[index];
@@ -47,7 +47,9 @@ static void check_again(struct wire_reader *reader, const struct wire_message *m
     size_t frame_bytes;
 
     buffer_init(&out, WIRE_FRAME_BYTES_MAX);
-    require(wire_append(&out, message->type, message->id, message->fields) == WEIR_OK, "encodes");
+    require(wire_append_flagged(&out, message->type, message->flags, message->id,
+                                message->fields) == WEIR_OK,
+            "encodes");
     require(wire_read(reader, buffer_span(&out), &again, &frame_bytes) == WEIR_OK, "decodes again");
     require(frame_bytes == out.bytes, "the frame is all there is");
     require(message_equals(message, &again), "decodes to the same message");
