@@ -96,6 +96,7 @@ static struct batch_reply *batch_reply_begin(struct batch *batch, const struct b
         .peer = asker->peer,
         .id = asker->id,
         .error_code = asker->error_code,
+        .is_unhurried = asker->is_unhurried,
         .code_offset = SIZE_MAX,
         .text_offset = SIZE_MAX,
         .result_offset = SIZE_MAX,
@@ -104,14 +105,23 @@ static struct batch_reply *batch_reply_begin(struct batch *batch, const struct b
     return reply;
 }
 
+static enum weir_status batch_send_fields(const struct broker_output *output,
+                                          const struct batch_reply *reply,
+                                          const struct wire_field *fields)
+{
+    return reply->is_unhurried
+               ? output->send_unhurried(output->context, reply->peer, WIRE_STREAM_RESULT, reply->id,
+                                        fields)
+               : output->send(output->context, reply->peer, WIRE_STREAM_RESULT, reply->id, fields);
+}
+
 /* False: the peer is gone. */
 static bool batch_send_error(const struct broker_output *output, const struct batch_reply *reply,
                              const char *code, const char *sentence)
 {
     const struct wire_field fields[4] = {WIRE_SPAN(span_text(code)), WIRE_SPAN(span_text(sentence)),
                                          WIRE_NIL, WIRE_NIL};
-    return output->send(output->context, reply->peer, WIRE_STREAM_RESULT, reply->id, fields) ==
-           WEIR_OK;
+    return batch_send_fields(output, reply, fields) == WEIR_OK;
 }
 
 /* What no frame holds, and what there is no memory for, is still answered. */
@@ -163,7 +173,7 @@ void batch_reply_result(struct batch *batch, const struct batch_asker *asker,
                         unsigned part_count)
 {
     struct batch_reply *reply = batch_reply_begin(batch, asker);
-    if (!reply)
+    if (!reply || reply->is_unhurried)
         return;
     reply->result_offset = batch->bytes.bytes;
     for (unsigned index = 0; index < part_count; index++) {
@@ -196,8 +206,7 @@ static bool batch_send_reply(const struct batch *batch, const struct broker_outp
         batch_part(batch, reply->result_offset, reply->result_bytes),
         batch_part(batch, reply->error_offset, reply->error_bytes),
     };
-    enum weir_status status =
-        output->send(output->context, reply->peer, WIRE_STREAM_RESULT, reply->id, fields);
+    enum weir_status status = batch_send_fields(output, reply, fields);
     return status == WEIR_TOO_LARGE ? batch_send_too_large(output, reply) : status == WEIR_OK;
 }
 

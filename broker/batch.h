@@ -22,6 +22,7 @@ struct batch_asker {
     struct peer_handle peer;
     uint64_t id;            /* 0: nobody waits */
     const char *error_code; /* of the function asked, should the log fail */
+    bool is_unhurried;      /* nobody waits, but the answer is kept account of */
 };
 
 /* One answer, encoded and waiting for the commit point. */
@@ -29,6 +30,7 @@ struct batch_reply {
     struct peer_handle peer;
     uint64_t id;
     const char *error_code;
+    bool is_unhurried;
     /* Parts in batch.bytes; offset SIZE_MAX: nil. */
     size_t code_offset, code_bytes;
     size_t text_offset, text_bytes;
@@ -72,7 +74,7 @@ bool batch_is_full(const struct batch *batch);
 
 /* ---- answers ---- */
 
-/* Nothing for asker.id 0. Parts that are NULL or have no data are nil. */
+/* Nothing for asker.id 0, and no result for one that is not waited for. Parts that are NULL or have no data are nil. */
 void batch_reply_result(struct batch *batch, const struct batch_asker *asker,
                         const struct broker_output *output, const struct span *parts,
                         unsigned part_count);

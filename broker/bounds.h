@@ -31,6 +31,11 @@ enum {
      * dropped. */
     PEER_OUTPUT_SOFT_BYTES = 16 * 1024 * 1024,
     PEER_OUTPUT_HARD_BYTES = 4 * WIRE_FRAME_BYTES_MAX,
+    /* Answers that nobody waits for are held back until something else is sent to the peer, until
+     * they are so many (a hundred of those without an error), or for so long. The peer keeps the
+     * questions so long, and the longer ones are asked again when the broker dies. */
+    PEER_HELD_BYTES_MAX = 2048,
+    PEER_HELD_MS_MAX = 10,
     /* Beyond, data of byte channels waits in its channels, so that it does not make a peer busy. */
     PEER_OUTPUT_BULK_BYTES = 4 * 1024 * 1024,
 

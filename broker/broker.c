@@ -211,7 +211,9 @@ static enum weir_status broker_stream(struct broker *broker, struct peer_handle 
         fields[1] = WIRE_SPAN(SPAN_LITERAL("the call was carried out; the broker restarted before "
                                            "its result was told, and does not know it any more"));
     }
-    if (peers_send(broker->peers, peer, WIRE_STREAM_RESULT, message->id, fields) != WEIR_OK)
+    bool is_unhurried = (message->flags & WIRE_FLAG_UNHURRIED) != 0;
+    if ((is_unhurried ? peers_send_unhurried : peers_send)(broker->peers, peer, WIRE_STREAM_RESULT,
+                                                           message->id, fields) != WEIR_OK)
         broker->counters.replies_lost++;
     return WEIR_OK;
 }
@@ -299,6 +301,14 @@ static enum weir_status broker_output_send(void *context, struct peer_handle pee
 {
     struct broker *broker = context;
     return peers_send(broker->peers, peer, type, id, fields);
+}
+
+static enum weir_status broker_output_send_unhurried(void *context, struct peer_handle peer,
+                                                     enum wire_type type, uint64_t id,
+                                                     const struct wire_field *fields)
+{
+    struct broker *broker = context;
+    return peers_send_unhurried(broker->peers, peer, type, id, fields);
 }
 
 static bool broker_output_is_busy(void *context, struct peer_handle peer)
@@ -402,7 +412,8 @@ static enum weir_status broker_open_rooms(struct broker *broker, const struct du
                                           struct weir_error *error)
 {
     enum settings_durability durability = broker->settings.durability;
-    const struct broker_output output = {broker_output_send, broker_output_is_busy, broker};
+    const struct broker_output output = {broker_output_send, broker_output_send_unhurried,
+                                         broker_output_is_busy, broker};
     const struct custom_options custom = {
         .seam = {broker_custom_call, broker_has_function, broker_stream_changed, broker},
         .timeout_ms = broker->settings.custom_timeout_ms,
@@ -581,7 +592,8 @@ static bool broker_can_commit(const struct broker *broker)
 
 static enum weir_status broker_turn(struct broker *broker, bool *busy, struct weir_error *error)
 {
-    enum weir_status status = loop_wait(broker->loop, *busy ? 0 : TICK_MS, error);
+    int wait_ms = *busy ? 0 : peers_wait_ms(broker->peers, broker->now_ms, TICK_MS);
+    enum weir_status status = loop_wait(broker->loop, wait_ms, error);
     if (status != WEIR_OK)
         return status;
     broker->now_ms = clock_unix_ms();
@@ -595,7 +607,7 @@ static enum weir_status broker_turn(struct broker *broker, bool *busy, struct we
     *busy |= deliveries_run(broker->deliveries, broker->now_ms);
     commits_turn(engine_commits(broker->engine), broker->now_ms);
     durability_turn(broker->durability, broker->now_ms);
-    *busy |= peers_flush(broker->peers);
+    *busy |= peers_flush(broker->peers, broker->now_ms);
     *busy |= presence_is_due(broker->presence);
     *busy |= broker_can_commit(broker);              /* calls that ended with their peer */
     *busy |= deliveries_are_due(broker->deliveries); /* what ended in the flush is told as well */

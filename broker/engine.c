@@ -13,6 +13,7 @@ struct engine_request {
     uint64_t origin; /* the life of the gateway that asked */
     enum wire_op op;
     uint64_t id;
+    bool is_unhurried; /* nobody waits for the answer */
     uint32_t next_free;
 };
 
@@ -178,7 +179,8 @@ uint64_t engine_ring_head(const struct engine *engine)
 static struct batch_asker engine_asker(const struct engine_request *request)
 {
     return (struct batch_asker){request->peer, request->id,
-                                stream_function_by_op(request->op)->error_code};
+                                stream_function_by_op(request->op)->error_code,
+                                request->is_unhurried};
 }
 
 static void engine_reply_reason(struct engine *engine, const struct engine_request *request,
@@ -676,7 +678,12 @@ enum weir_status engine_stream(struct engine *engine, struct peer_handle peer, u
     if (!function)
         return WEIR_INVALID;
     const struct engine_request asked = {
-        .peer = peer, .origin = origin, .op = function->op, .id = message->id};
+        .peer = peer,
+        .origin = origin,
+        .op = function->op,
+        .id = message->id,
+        .is_unhurried = (message->flags & WIRE_FLAG_UNHURRIED) != 0,
+    };
     const struct engine_input input = {
         .key = {message->fields[1].span, message->fields[2].span, message->fields[3].span},
         .event_type = message->fields[4].span,

@@ -34,6 +34,10 @@ struct broker_output {
      * peer that does not read is dropped at its hard bound and learns of it by its closed socket. */
     enum weir_status (*send)(void *context, struct peer_handle peer, enum wire_type type,
                              uint64_t id, const struct wire_field *fields);
+    /* As send(), of an answer that nobody waits for: it leaves in order, with what is sent next to
+     * the peer or a short time later. */
+    enum weir_status (*send_unhurried)(void *context, struct peer_handle peer, enum wire_type type,
+                                       uint64_t id, const struct wire_field *fields);
     /* The peer lags behind its soft bound: do not give it new work. */
     bool (*is_busy)(void *context, struct peer_handle peer);
     void *context;

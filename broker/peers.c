@@ -34,6 +34,7 @@ struct peer {
     size_t input_taken;    /* bytes of input already handled */
     size_t input_want;     /* of the incomplete frame at its start, 0: not known */
     struct buffer output;  /* queued */
+    bool is_urgent;        /* not all of it may be held back */
     struct buffer sending; /* in flight */
     size_t sent_bytes;
     size_t marked_bytes; /* of what is unsent: queued before peers_mark() */
@@ -45,6 +46,7 @@ struct peers {
     struct broker_counters *counters;
     uint32_t first; /* who is served first this turn */
     bool stopped;
+    uint64_t held_until_ms; /* what is held back goes then; 0: nothing is */
     struct peer peer[PEERS_MAX];
 };
 
@@ -262,6 +264,7 @@ void peers_refuse(struct peers *peers, struct peer_handle handle, const char *co
     const struct wire_field fields[] = {WIRE_SPAN(span_text(code)), WIRE_SPAN(span_text(sentence))};
     if (wire_append(&peer->output, WIRE_REFUSED, 0, fields) != WEIR_OK)
         peer->drop_reason = "no memory";
+    peer->is_urgent = true;
     peer->state = PEER_REFUSED;
     peers->counters->peers_refused++;
     log_line("event=peer_refused pid=%u code=%s reason=\"%s\"", peer->pid, code, sentence);
@@ -280,6 +283,16 @@ void peers_drop(struct peers *peers, struct peer_handle handle, const char *reas
 
 enum weir_status peers_send(struct peers *peers, struct peer_handle handle, enum wire_type type,
                             uint64_t id, const struct wire_field *fields)
+{
+    enum weir_status status = peers_send_unhurried(peers, handle, type, id, fields);
+    if (status == WEIR_OK)
+        peers->peer[handle.slot].is_urgent = true;
+    return status;
+}
+
+enum weir_status peers_send_unhurried(struct peers *peers, struct peer_handle handle,
+                                      enum wire_type type, uint64_t id,
+                                      const struct wire_field *fields)
 {
     struct peer *peer = peers_find(peers, handle);
     if (!peer || peer->state != PEER_ATTACHED)
@@ -403,14 +416,20 @@ static void peer_start_receive(struct peer *peer)
                  room);
 }
 
+static bool peer_holds_back(const struct peer *peer)
+{
+    return peer->output.bytes > 0 && peer->output.bytes < PEER_HELD_BYTES_MAX && !peer->is_urgent;
+}
+
 static void peer_start_send(struct peer *peer)
 {
     if (peer->sending.bytes == 0) {
-        if (peer->output.bytes == 0)
+        if (peer->output.bytes == 0 || peer_holds_back(peer))
             return;
         struct buffer swap = peer->sending;
         peer->sending = peer->output;
         peer->output = swap;
+        peer->is_urgent = false;
     }
     loop_send(peer->peers->loop, &peer->send, peer->fd, peer->sending.data + peer->sent_bytes,
               peer->sending.bytes - peer->sent_bytes);
@@ -445,9 +464,33 @@ static bool peer_flush(struct peer *peer)
     return peer->state != PEER_FREE && peer->state != PEER_ENDING && peer->drop_reason;
 }
 
-bool peers_flush(struct peers *peers)
+/* One time for all peers, counted from when the first of them began to hold back. */
+static void peers_end_holding(struct peers *peers, uint64_t now_ms)
+{
+    if (peers_wait_ms(peers, now_ms, 1) > 0)
+        return;
+    peers->held_until_ms = 0;
+    for (uint32_t slot = 0; slot < PEERS_MAX; slot++)
+        if (peer_holds_back(&peers->peer[slot]))
+            peers->peer[slot].is_urgent = true;
+}
+
+int peers_wait_ms(const struct peers *peers, uint64_t now_ms, int limit_ms)
+{
+    if (peers->held_until_ms == 0)
+        return limit_ms;
+    /* Further away than it can have been set: the clock was. */
+    bool is_due =
+        now_ms >= peers->held_until_ms || peers->held_until_ms - now_ms > PEER_HELD_MS_MAX;
+    int left_ms = is_due ? 0 : (int)(peers->held_until_ms - now_ms);
+    return left_ms < limit_ms ? left_ms : limit_ms;
+}
+
+bool peers_flush(struct peers *peers, uint64_t now_ms)
 {
     bool again = false;
+    bool holds_back = false;
+    peers_end_holding(peers, now_ms);
     /* Ending one peer may queue messages for others (calls that ended), so all ends come before all
      * sends. */
     for (uint32_t slot = 0; slot < PEERS_MAX; slot++) {
@@ -456,9 +499,16 @@ bool peers_flush(struct peers *peers)
         if (live && peer->drop_reason)
             peer_end(peer);
     }
-    for (uint32_t slot = 0; slot < PEERS_MAX; slot++)
-        if (peers->peer[slot].state != PEER_FREE)
-            again |= peer_flush(&peers->peer[slot]);
+    for (uint32_t slot = 0; slot < PEERS_MAX; slot++) {
+        if (peers->peer[slot].state == PEER_FREE)
+            continue;
+        again |= peer_flush(&peers->peer[slot]);
+        holds_back |= peer_holds_back(&peers->peer[slot]);
+    }
+    if (!holds_back)
+        peers->held_until_ms = 0;
+    else if (peers->held_until_ms == 0)
+        peers->held_until_ms = now_ms + PEER_HELD_MS_MAX;
     return again;
 }
 
@@ -493,8 +543,12 @@ void peers_stop(struct peers *peers)
     peers->stopped = true;
     for (uint32_t slot = 0; slot < PEERS_MAX; slot++) {
         struct peer *peer = &peers->peer[slot];
-        if (peer->state != PEER_FREE && !peer->drop_reason)
-            peer->drop_reason = "the broker stops";
+        if (peer->state == PEER_FREE || peer->drop_reason)
+            continue;
+        peer->is_urgent = true;
+        if (!peer->send.in_flight && peer->state != PEER_ENDING)
+            peer_start_send(peer);
+        peer->drop_reason = "the broker stops";
     }
 }
 

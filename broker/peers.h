@@ -5,7 +5,10 @@
  *
  * Each peer has one receive and one send in flight. While whole frames wait in its input nothing
  * more is received, so a peer that asks faster than it is served waits in its own socket buffer.
- * All messages queued for a peer during a turn leave in one send.
+ * All messages queued for a peer during a turn leave in one send. Answers that nobody waits for
+ * (peers_send_unhurried()) are no reason for one: they are held back until there is another, within
+ * PEER_HELD_BYTES_MAX and PEER_HELD_MS_MAX, so that a peer that only writes is woken a hundred times a
+ * second instead of with each write.
  *
  * Process and thread: the broker's loop thread.
  * Memory:   messages given to the handler point into the peer's input and are valid until the
@@ -37,7 +40,8 @@ struct peers_handler {
 enum weir_status peers_open(struct peers **peers, struct loop *loop,
                             const struct peers_handler *handler, struct broker_counters *counters,
                             struct weir_error *error) WEIR_MUST_CHECK;
-/* Ends every connection; the loop must be given turns until peers_are_idle() for a clean end. */
+/* Ends every connection, behind what was held back; the loop must be given turns until
+ * peers_are_idle() for a clean end. */
 void peers_stop(struct peers *peers);
 bool peers_are_idle(const struct peers *peers);
 void peers_close(struct peers *peers);
@@ -56,6 +60,10 @@ void peers_drop(struct peers *peers, struct peer_handle peer, const char *reason
 
 enum weir_status peers_send(struct peers *peers, struct peer_handle peer, enum wire_type type,
                             uint64_t id, const struct wire_field *fields) WEIR_MUST_CHECK;
+/* As peers_send(), in order with it, but not to be sent for its own sake. */
+enum weir_status peers_send_unhurried(struct peers *peers, struct peer_handle peer,
+                                      enum wire_type type, uint64_t id,
+                                      const struct wire_field *fields) WEIR_MUST_CHECK;
 /* To every attached peer. */
 void peers_send_all(struct peers *peers, enum wire_type type, const struct wire_field *fields);
 bool peers_is_busy(const struct peers *peers, struct peer_handle peer);
@@ -67,7 +75,9 @@ bool peers_is_lagging(const struct peers *peers, struct peer_handle peer);
 bool peers_take(struct peers *peers);
 /* Tear down what ended, start sends and receives. True when it has to be called again without
  * waiting. */
-bool peers_flush(struct peers *peers);
+bool peers_flush(struct peers *peers, uint64_t now_ms);
+/* The next flush is due within this time, at most `limit_ms`. */
+int peers_wait_ms(const struct peers *peers, uint64_t now_ms, int limit_ms);
 /* From now on peers_have_sent_marked() says whether the sockets have taken all that is queued at this
  * moment; peers that have gone count as served. */
 void peers_mark(struct peers *peers);

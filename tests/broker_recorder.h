@@ -13,6 +13,7 @@ struct recorded {
     struct peer_handle peer;
     enum wire_type type;
     uint64_t id;
+    bool is_unhurried;
     struct wire_field fields[WIRE_FIELDS_KNOWN_MAX]; /* spans are copies, NUL behind them */
 };
 
@@ -60,6 +61,18 @@ static enum weir_status recorder_send(void *context, struct peer_handle peer, en
         message->fields[index].span = span_of(copy, fields[index].span.bytes);
     }
     return WEIR_OK;
+}
+
+static enum weir_status recorder_send_unhurried(void *context, struct peer_handle peer,
+                                                enum wire_type type, uint64_t id,
+                                                const struct wire_field *fields)
+{
+    struct recorder *recorder = context;
+    unsigned before = recorder->count;
+    enum weir_status status = recorder_send(context, peer, type, id, fields);
+    if (recorder->count > before)
+        recorder->messages[before].is_unhurried = true;
+    return status;
 }
 
 static bool recorder_is_busy(void *context, struct peer_handle peer)
