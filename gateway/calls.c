@@ -9,6 +9,8 @@
 #include "shm/store.h"
 #include "shm/stream_functions.h"
 
+enum { CALLS_HURRIED_BY_READ = 64 };
+
 /* A call on its way through the broker. */
 struct call {
     struct link_request request;
@@ -105,17 +107,22 @@ void session_answer_error(struct session *session, const struct call_request *re
 
 /* ---- calls in flight ---- */
 
+static bool session_is_low(const struct session *session)
+{
+    const struct sessions_limits *limits = &session->sessions->limits;
+    return session->call_count <= limits->calls_max / 2 &&
+           session->call_bytes <= limits->calls_bytes_max / 2;
+}
+
 static void session_update_reading(struct session *session)
 {
     const struct sessions_limits *limits = &session->sessions->limits;
     bool is_full =
         session->call_count >= limits->calls_max || session->call_bytes >= limits->calls_bytes_max;
-    bool is_low = session->call_count <= limits->calls_max / 2 &&
-                  session->call_bytes <= limits->calls_bytes_max / 2;
     if (!session->is_paused && is_full) {
         session->is_paused = true;
         session->transport->set_reading(session->peer, false);
-    } else if (session->is_paused && is_low) {
+    } else if (session->is_paused && session_is_low(session)) {
         session->is_paused = false;
         session->transport->set_reading(session->peer, true);
     }
@@ -311,6 +318,21 @@ static void call_done(struct link_request *request, enum link_fate fate,
     free(call);
 }
 
+/* A void stream call is answered too, so that its effect can be waited for; the answer ends here, and
+ * may come late. Not when the worker would be held up by it (it is near its bounds), and not when it
+ * reads: as long as a write of its own is open its reads go to the broker. */
+static bool session_is_unhurried(struct session *session, const struct call_request *request,
+                                 const struct stream_function *stream)
+{
+    if (stream == NULL || request->tag.data != NULL)
+        return false;
+    if (session->hurried_calls > 0) {
+        session->hurried_calls--;
+        return false;
+    }
+    return session_is_low(session);
+}
+
 static void session_ask(struct session *session, const struct call_request *request,
                         const struct stream_function *stream, bool is_custom, enum wire_type type,
                         const struct wire_field *fields, size_t data_bytes)
@@ -323,9 +345,8 @@ static void session_ask(struct session *session, const struct call_request *requ
         session_answer_error(session, request, code, "the gateway is out of memory");
         return;
     }
-    /* A void stream call is answered too, so that its effect can be waited for; the answer ends
-     * here. */
     call->request.is_void = stream == NULL && request->tag.data == NULL;
+    call->request.is_unhurried = session_is_unhurried(session, request, stream);
     call->request.is_patient = is_custom;
     enum weir_status status = link_ask(session->sessions->link, type, fields, &call->request);
     if (status != WEIR_OK) {
@@ -524,6 +545,8 @@ static void session_call_stream(struct session *session, const struct call_reque
         return;
     bool is_custom = function->needs_stream && function->op != WIRE_OP_SEND &&
                      custom_streams_have(sessions->custom, call.stream);
+    if (function->is_read)
+        session->hurried_calls = CALLS_HURRIED_BY_READ;
     if (function->is_read && !is_custom && session->stream_calls == 0 &&
         sessions->mapping != NULL) {
         bool is_missing;

@@ -6,7 +6,9 @@
  *                           else through the broker, behind what is under way: one connection's
  *                           calls take effect in order; so do those of a worker's own streams
  *                           (custom_streams.h)
- *   stream::set, ...        checked here (names, shape), then STREAM to the broker
+ *   stream::set, ...        checked here (names, shape), then STREAM to the broker, which answers it
+ *                           even when it is void; without hurry then, unless the worker reads as
+ *                           well
  *   engine::workers::register   SESSION_INFO to the broker
  *   engine::log::*          a line of the gateway's log (worker_log.h)
  *   action enqueue          CALL of engine::queue::enqueue, which a queue worker may offer

@@ -468,6 +468,13 @@ void link_flush(struct link *link)
     }
 }
 
+/* Answers that come late keep frames for longer: not when they are many. */
+static uint32_t link_flags(const struct link *link, const struct link_request *request)
+{
+    bool has_room = link_kept_end(link) - link_kept_start(link) <= link->options.wait_bytes_max / 2;
+    return request->is_unhurried && has_room ? WIRE_FLAG_UNHURRIED : 0;
+}
+
 static bool op_is_read(uint64_t op)
 {
     return op == WIRE_OP_GET || op == WIRE_OP_LIST || op == WIRE_OP_LIST_GROUPS ||
@@ -498,7 +505,7 @@ enum weir_status link_ask(struct link *link, enum wire_type type, const struct w
     if (status != WEIR_OK)
         return status;
     size_t before = to->bytes;
-    status = wire_append(to, type, request->id, fields);
+    status = wire_append_flagged(to, type, link_flags(link, request), request->id, fields);
     request->frame_bytes = to->bytes - before;
     to->bytes = before;
     if (status == WEIR_OK && !attached && !link_has_room(link, request->frame_bytes))

@@ -22,6 +22,9 @@
  * wait; nothing overtakes what was asked before it, so that what waits behind another waits at least
  * as long.
  *
+ * Answers that nobody waits for (is_unhurried) the broker sends together with others or after some
+ * milliseconds. Once what is kept takes half of its room it is asked not to.
+ *
  * A broker that lives but does not answer (stopped, or stuck) leaves stream questions SILENT after
  * the same time limit; calls of workers' functions have none. Notices (link_post) are not kept:
  * everything they say is announced again from on_attached. Output is gathered and leaves in one send
@@ -56,6 +59,8 @@ struct link_request {
                  const struct wire_message *answer);
     bool is_void;    /* goes out with id 0 and is done as soon as it is on its way */
     bool is_patient; /* a stream question a worker has to answer: the broker times it */
+    /* A stream question whose answer ends here: it may come a little later, and has no result. */
+    bool is_unhurried;
     /* link.c's own */
     uint64_t id;
     uint64_t deadline_ms; /* of its waiting; 0: never waited */

@@ -123,6 +123,8 @@ struct session {
     struct call *calls;        /* in flight */
     uint32_t call_count;
     uint32_t stream_calls; /* of these, stream functions on their way through the broker */
+    /* Void stream calls still to be answered at once: it has read, and may do so again. */
+    uint32_t hurried_calls;
     size_t call_bytes;
     uint32_t invocation_count;
     int32_t invocations; /* the first of its slots, when there are any */
