@@ -149,6 +149,143 @@ BOTH(pipelined_sets_keep_one_order)
     stop();
 }
 
+/* A set whose answer nobody waits for. */
+static void put_unhurried(struct client *client, uint64_t id, const char *item)
+{
+    const struct wire_field fields[8] = {WIRE_NUMBER(WIRE_OP_SET),
+                                         WIRE_SPAN(SPAN_LITERAL("s")),
+                                         WIRE_SPAN(SPAN_LITERAL("g")),
+                                         item ? WIRE_SPAN(span_text(item)) : WIRE_NIL,
+                                         WIRE_NIL,
+                                         WIRE_SPAN(SPAN_LITERAL("1"))};
+    cr_assert_eq(wire_append_flagged(&client->out, WIRE_STREAM, WIRE_FLAG_UNHURRIED, id, fields),
+                 WEIR_OK);
+}
+
+/* Until the write has been carried out: its answer is at the broker's hands then. */
+static void see_event(struct client *client, uint64_t seq)
+{
+    struct buffer out;
+    struct ring_record record;
+    enum weir_status status = WEIR_EMPTY;
+    buffer_init(&out, 1 << 20);
+    while (status == WEIR_EMPTY) /* ends with the test's time */
+        status = ring_read(&client->ring, &record, &out);
+    cr_assert_eq(status, WEIR_OK);
+    cr_assert_eq(record.seq, seq);
+    buffer_fini(&out);
+}
+
+/* Nothing else is sent to that peer, and nobody asks anything. */
+BOTH(an_unhurried_answer_comes_without_other_traffic)
+{
+    struct client client;
+    start(io);
+    attach(&client);
+    for (uint64_t id = 1; id <= 3; id++) {
+        put_unhurried(&client, id, "i");
+        cr_assert(client_flush(&client));
+        struct wire_message answer = take(&client, WIRE_STREAM_RESULT, id);
+        for (unsigned field = 0; field < 4; field++)
+            cr_assert_null(answer.fields[field].span.data, "neither an error nor a result");
+    }
+    client_close(&client);
+    stop();
+}
+
+/* Takes in what has arrived. */
+static bool client_has_input(struct client *client)
+{
+    struct pollfd ready = {.fd = client->fd, .events = POLLIN};
+    return poll(&ready, 1, 0) == 1 && client_step(client, true);
+}
+
+enum { PIECES_SETS = 64 };
+
+/* Sets, each asked when the one before it was carried out, and its answer sent if it is sent at once.
+ * How many pieces the answers come in; the last one may still be on its way. */
+static unsigned count_pieces(struct client *client, bool is_unhurried)
+{
+    unsigned pieces = 0;
+    ring_reader_seek_head(&client->ring);
+    for (uint64_t id = 1; id <= PIECES_SETS; id++) {
+        if (is_unhurried)
+            put_unhurried(client, id, "i");
+        else
+            cr_assert(client_put_stream(client, id, WIRE_OP_SET, "h", "i", SPAN_LITERAL("1")));
+        cr_assert(client_flush(client));
+        see_event(client, id);
+        pieces += client_has_input(client);
+    }
+    for (uint64_t id = 1; id <= PIECES_SETS; id++)
+        (void)take(client, WIRE_STREAM_RESULT, id);
+    return pieces;
+}
+
+/* Were they not held back, each but the last would be a piece. Were the others held back, the time
+ * would gather them; a piece has two of them at most, the one before and the newest. */
+BOTH(only_unhurried_answers_leave_together)
+{
+    struct client client;
+    start(io);
+    attach(&client);
+    unsigned pieces = count_pieces(&client, true);
+    cr_assert_lt(pieces, PIECES_SETS - 1, "each answer left by itself");
+    pieces = count_pieces(&client, false);
+    cr_assert_geq(pieces, (PIECES_SETS - 1) / 2, "%u pieces", pieces);
+    client_close(&client);
+    stop();
+}
+
+/* What is answered behind them takes them along, an error is told as ever, and a flood of them is
+ * answered whole. */
+BOTH(unhurried_answers_stay_in_order)
+{
+    enum { ROUNDS = 200, SETS = 25 };
+    struct client client;
+    uint64_t id = 0;
+    start(io);
+    attach(&client);
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        for (unsigned index = 0; index < SETS; index++)
+            put_unhurried(&client, ++id, index == 7 ? NULL : "i");
+        if (round % 4 == 0)
+            cr_assert(client_put_stream(&client, ++id, WIRE_OP_GET, "g", "i", (struct span){0}));
+    }
+    cr_assert(client_flush(&client));
+    uint64_t answered = 0;
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        for (unsigned index = 0; index < SETS; index++) {
+            struct wire_message answer = take(&client, WIRE_STREAM_RESULT, ++answered);
+            if (index == 7)
+                expect_text(answer.fields[0], "deserialization_error");
+            else
+                cr_assert_null(answer.fields[0].span.data);
+        }
+        if (round % 4 == 0)
+            expect_text(take(&client, WIRE_STREAM_RESULT, ++answered).fields[2], "1");
+    }
+    client_close(&client);
+    stop();
+}
+
+/* What was carried out is answered before the connection ends, so that nobody asks the next broker. */
+BOTH(a_stopping_broker_gives_out_what_it_held_back)
+{
+    struct client client;
+    start(io);
+    attach(&client);
+    ring_reader_seek_head(&client.ring);
+    put_unhurried(&client, 1, "i");
+    cr_assert(client_flush(&client));
+    see_event(&client, 1);
+    cr_assert_eq(kill(broker.pid, SIGTERM), 0);
+    (void)take(&client, WIRE_STREAM_RESULT, 1);
+    cr_assert(client_sees_close(&client));
+    client_close(&client);
+    stop();
+}
+
 /* What cannot be a frame, or makes no sense, ends that peer and nobody else. */
 BOTH(malformed_frames_end_their_peer_only)
 {
