@@ -198,6 +198,50 @@ Test(sessions, reads_are_local_unless_a_write_is_under_way, .timeout = 20)
     world_close(session);
 }
 
+static void set_void(struct session *session)
+{
+    call(session, NULL, "stream::set", SET_DATA);
+}
+
+/* Is the write that comes next asked without hurry? */
+static bool next_is_unhurried(void)
+{
+    return (broker_expect(WIRE_STREAM).flags & WIRE_FLAG_UNHURRIED) != 0;
+}
+
+/* Not near the bound on open calls, where the worker would have to wait for the answers. */
+Test(sessions, void_writes_are_unhurried_far_from_the_bound, .timeout = 20)
+{
+    struct session *session = world_open(10, 5000);
+    call(session, "\"t\"", "stream::set", SET_DATA);
+    cr_assert_not(next_is_unhurried(), "somebody waits");
+    for (unsigned i = 0; i < 4; i++) {
+        set_void(session);
+        cr_assert(next_is_unhurried(), "of %u", i + 2);
+    }
+    for (unsigned i = 0; i < 5; i++) {
+        set_void(session);
+        cr_assert_not(next_is_unhurried(), "of %u", i + 6);
+    }
+    cr_assert_not(notes.is_reading, "full");
+    world_close(session);
+}
+
+/* A read beside an open write goes to the broker, so whoever reads has its writes answered at once. */
+Test(sessions, void_writes_of_a_reader_are_hurried, .timeout = 20)
+{
+    unsigned hurried = 0;
+    struct session *session = world_open(4096, 5000);
+    set_void(session);
+    cr_assert(next_is_unhurried());
+    call(session, "\"r\"", "stream::get", GET_DATA);
+    (void)broker_expect(WIRE_STREAM);
+    for (set_void(session); !next_is_unhurried(); set_void(session))
+        hurried++;
+    cr_assert_eq(hurried, 64);
+    world_close(session);
+}
+
 /* The operations travel as text, compact, in the place of a value. */
 Test(sessions, update_passes_its_operations_on, .timeout = 20)
 {
@@ -655,6 +699,27 @@ Test(sessions, a_workers_work_is_not_asked_for_again, .timeout = 20)
     cr_assert_not(broker_receive(&message));
     custom_streams_close(world.sessions.custom);
     world.sessions.custom = NULL;
+    world_close(session);
+}
+
+/* What is kept for the next broker would not fit its room for long. */
+Test(sessions, writes_are_hurried_when_much_is_kept, .timeout = 20)
+{
+    static char value[300 * 1024];
+    struct link_request requests[3] = {0};
+    struct session *session = world_open(100, 5000);
+    memset(value, '1', sizeof value);
+    const struct wire_field fields[8] = {WIRE_NUMBER(WIRE_OP_SET),
+                                         WIRE_SPAN(SPAN_LITERAL("s")),
+                                         WIRE_SPAN(SPAN_LITERAL("g")),
+                                         WIRE_SPAN(SPAN_LITERAL("i")),
+                                         WIRE_NIL,
+                                         WIRE_SPAN(span_of(value, sizeof value))};
+    for (unsigned i = 0; i < 3; i++) {
+        requests[i] = (struct link_request){.done = on_asked_done, .is_unhurried = true};
+        cr_assert_eq(link_ask(broker.link, WIRE_STREAM, fields, &requests[i]), WEIR_OK);
+        cr_assert_eq(next_is_unhurried(), i < 2, "%u", i);
+    }
     world_close(session);
 }
 
