@@ -116,6 +116,40 @@ for (const durability of ['synced', 'written']) {
   });
 }
 
+test('kill -9 of the broker under void writes: each is carried out once and in order, though no answer was waited for', async () => {
+  await start();
+  const random = seededRandom('void writes');
+  const worker = await openWorker();
+  const subscribers = [...(await weir.openOnEach(openStream)).values()].flat();
+  for (const subscriber of subscribers) await subscriber.joined('kept', 'void');
+  let sent = 0;
+  let isOver = false;
+  const load = (async () => {
+    for (; !isOver; await delay(1)) {
+      for (let burst = random.below(4); burst > 0; burst -= 1) {
+        worker.send({
+          type: 'invokefunction', function_id: 'stream::update', action: { type: 'void' },
+          data: { ...key('void', 'c'), ops: [{ type: 'increment', path: 'n', by: 1 }] },
+        });
+        sent += 1;
+      }
+    }
+  })();
+  for (let round = 0; round < 4; round += 1) {
+    await delay(100 + random.below(100));
+    await killBroker();
+  }
+  isOver = true;
+  await load;
+  assert.equal((await worker.result('stream::get', key('void', 'c'))).n, sent, 'none lost, none twice');
+  for (const subscriber of subscribers) {
+    await subscriber.waitFor(() => subscriber.envelopes.at(-1).event.data?.n === sent, 'the last write');
+    assertUninterrupted(subscriber);
+    assert.deepEqual(subscriber.events.map((envelope) => envelope.event.data.n), Array.from({ length: sent }, (_, n) => n + 1));
+  }
+  await closeAll([worker, ...subscribers]);
+});
+
 test('kill -9 of the whole weir, broker and gateways at once: the next one has every acknowledged write', async () => {
   await start();
   const worker = await openWorker();
