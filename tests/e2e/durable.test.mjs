@@ -135,7 +135,7 @@ test('kill -9 of the broker under void writes: each is carried out once and in o
       }
     }
   })();
-  for (let round = 0; round < 4; round += 1) {
+  for (let round = 0; round < 6; round += 1) {
     await delay(100 + random.below(100));
     await killBroker();
   }
