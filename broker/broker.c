@@ -323,6 +323,12 @@ static bool broker_output_is_lagging(void *context, struct peer_handle peer)
     return peers_is_lagging(broker->peers, peer);
 }
 
+static uint64_t broker_called(void *context)
+{
+    const struct broker *broker = context;
+    return peers_called(broker->peers);
+}
+
 /* ---- answers that have to leave before the log forgets them ---- */
 
 static void broker_mark_answers(void *context)
@@ -431,6 +437,7 @@ static enum weir_status broker_open_rooms(struct broker *broker, const struct du
                   .is_logged = durability != SETTINGS_DURABILITY_MEMORY},
         .value_bytes_max = broker->settings.value_bytes_max,
         .output = output,
+        .called = broker_called,
         .counters = &broker->counters,
     };
     const struct snapshot_answers answers = {broker_mark_answers, broker_answers_have_left, broker};

@@ -12,8 +12,10 @@ struct commits {
     uint64_t next_frame;     /* of the next batch with records */
     uint64_t durable_frame;  /* all below are durable */
     uint64_t published_end;  /* ring head at the last release */
+    uint64_t rung_end;       /* sleeping readers were woken for what is before it */
     uint64_t ring_bytes_max; /* of one batch */
     uint64_t now_ms;
+    bool ends_turn; /* what is released now is answered before anything else is done */
     bool is_writing;
     bool has_failed; /* the log, and all that waited for it is in doubt */
 };
@@ -58,6 +60,7 @@ enum weir_status commits_open(struct commits **commits, const struct commits_opt
     opened->options = *options;
     opened->sealed_end = &opened->sealed;
     opened->published_end = ring_head(options->ring);
+    opened->rung_end = opened->published_end;
     opened->next_frame = options->wal ? wal_next_seq(options->wal) : 0;
     opened->durable_frame = opened->next_frame;
     /* A record takes at most a share of the ring; a batch less, so that a reader keeps up with
@@ -121,9 +124,17 @@ static void commits_publish(struct commits *commits, uint64_t ring_end)
     if (ring_end == commits->published_end)
         return;
     ring_publish_to(options->ring, ring_end);
-    struct readers_woken woken =
-        readers_wake(options->readers, options->ring, commits->published_end, ring_end);
     commits->published_end = ring_end;
+}
+
+static void commits_ring(struct commits *commits, uint64_t called)
+{
+    const struct commits_options *options = &commits->options;
+    if (commits->rung_end == commits->published_end)
+        return;
+    struct readers_woken woken = readers_wake(options->readers, options->ring, commits->rung_end,
+                                              commits->published_end, called);
+    commits->rung_end = commits->published_end;
     options->counters->wakes += woken.woken;
     options->counters->wakes_spared += woken.spared;
 }
@@ -142,6 +153,8 @@ static void commits_release(struct commits *commits, struct batch *batch, const 
                                   batch->groups[index].seq, batch->groups[index].position);
         commits_publish(commits, batch->ring_end);
     }
+    if (!commits->ends_turn)
+        commits_ring(commits, 0);
     options->counters->replies_lost += batch_send(batch, &options->output, failure);
 }
 
@@ -257,13 +270,19 @@ void commits_when_full(struct commits *commits)
 
 void commits_turn(struct commits *commits, uint64_t now_ms)
 {
+    const struct commits_options *options = &commits->options;
     commits->now_ms = now_ms;
+    commits->ends_turn = true;
     if (!commits->is_writing)
         (void)commits_seal(commits);
     else if (commits->open->is_used)
-        store_turn_end(commits->options.store);
-    if (commits->options.is_written_behind && !commits->has_failed)
+        store_turn_end(options->store);
+    if (options->is_written_behind && !commits->has_failed)
         commits_show_open(commits);
+    commits->ends_turn = false;
+    /* Behind the answers, which save some a doorbell: nothing is left to do in this turn that could
+     * hold them up. */
+    commits_ring(commits, options->called ? options->called(options->output.context) : 0);
 }
 
 /* ---- room ---- */

@@ -46,9 +46,12 @@ struct peers {
     struct broker_counters *counters;
     uint32_t first; /* who is served first this turn */
     bool stopped;
+    uint64_t called;        /* reader slots of those with something urgent since the last flush */
     uint64_t held_until_ms; /* what is held back goes then; 0: nothing is */
     struct peer peer[PEERS_MAX];
 };
+
+static_assert(READERS_MAX <= 64, "reader slots are bits of a word");
 
 enum weir_status peers_open(struct peers **peers, struct loop *loop,
                             const struct peers_handler *handler, struct broker_counters *counters,
@@ -285,9 +288,18 @@ enum weir_status peers_send(struct peers *peers, struct peer_handle handle, enum
                             uint64_t id, const struct wire_field *fields)
 {
     enum weir_status status = peers_send_unhurried(peers, handle, type, id, fields);
-    if (status == WEIR_OK)
-        peers->peer[handle.slot].is_urgent = true;
+    if (status == WEIR_OK) {
+        struct peer *peer = &peers->peer[handle.slot];
+        peer->is_urgent = true;
+        peers->called |= 1ull << peer->reader_slot;
+    }
     return status;
+}
+
+/* Where a send is in flight the peer has something to read, or what is sent next follows at once. */
+uint64_t peers_called(const struct peers *peers)
+{
+    return peers->called;
 }
 
 enum weir_status peers_send_unhurried(struct peers *peers, struct peer_handle handle,
@@ -505,6 +517,7 @@ bool peers_flush(struct peers *peers, uint64_t now_ms)
         again |= peer_flush(&peers->peer[slot]);
         holds_back |= peer_holds_back(&peers->peer[slot]);
     }
+    peers->called = 0;
     if (!holds_back)
         peers->held_until_ms = 0;
     else if (peers->held_until_ms == 0)

@@ -66,6 +66,8 @@ enum weir_status peers_send_unhurried(struct peers *peers, struct peer_handle pe
                                       const struct wire_field *fields) WEIR_MUST_CHECK;
 /* To every attached peer. */
 void peers_send_all(struct peers *peers, enum wire_type type, const struct wire_field *fields);
+/* The reader slots, as bits, of the peers that the next flush sends something to. */
+uint64_t peers_called(const struct peers *peers);
 bool peers_is_busy(const struct peers *peers, struct peer_handle peer);
 /* So much waits for it that bulk data is to wait elsewhere. */
 bool peers_is_lagging(const struct peers *peers, struct peer_handle peer);

@@ -242,7 +242,7 @@ static uint64_t readers_wanting(const struct readers *readers, uint64_t asleep,
 }
 
 struct readers_woken readers_wake(struct readers *readers, const struct ring_writer *ring,
-                                  uint64_t from, uint64_t to)
+                                  uint64_t from, uint64_t to, uint64_t called)
 {
 #ifndef WEIR_MUTANT_WAKE_FENCE
     shm_fence_full(); /* F': head before asleep and wanted; pairs with F in reader_sleep() */
@@ -253,6 +253,8 @@ struct readers_woken readers_wake(struct readers *readers, const struct ring_wri
     for (uint64_t left = wanting; left != 0; left &= left - 1) {
         struct readers_entry *entry = &readers->entries[__builtin_ctzll(left)];
         if (atomic_exchange_explicit(&entry->page->asleep, 0, memory_order_acq_rel) == 0)
+            continue;
+        if ((called & left & -left) != 0)
             continue;
         /* A full counter (EAGAIN) is a doorbell that already rings. */
         if (eventfd_write(entry->event_fd, 1) == 0)

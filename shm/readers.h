@@ -24,7 +24,9 @@
  *
  * Doorbell: reader: say what is wanted, asleep = 1, full fence, look at head again, sleep on the eventfd.
  *           broker: publish head, full fence, of those asleep that want a record of what was published
- *           asleep exchanged 1 -> 0: write the eventfd. A coarse timer heals a lost wake.
+ *           asleep exchanged 1 -> 0: write the eventfd, unless it is about to send them something else:
+ *           what comes behind the publishing and wakes a reader is a doorbell. A coarse timer heals a lost
+ *           wake.
  *           Who chooses reads the other records when something else wakes it, its timer at the latest; when
  *           it falls behind by READERS_LAG_SHARE of the ring, it is woken for any of them.
  *
@@ -64,9 +66,10 @@ enum weir_status readers_attach(struct readers *readers, uint32_t pid, uint32_t 
  * REVOKED from now on. */
 void readers_detach(struct readers *readers, uint32_t slot);
 /* Records from `from` up to `to` were just published: wake the sleeping readers that want one of
- * them. */
+ * them. For those whose slot is a bit of `called` the caller promises something else that wakes them,
+ * sent after the publishing: they count as awake, and their doorbell does not ring. */
 struct readers_woken readers_wake(struct readers *readers, const struct ring_writer *ring,
-                                  uint64_t from, uint64_t to);
+                                  uint64_t from, uint64_t to, uint64_t called);
 /* The epoch to retire blocks with; readers_advance() starts a new one. */
 uint64_t readers_epoch(const struct readers *readers);
 void readers_advance(struct readers *readers);

@@ -286,6 +286,37 @@ BOTH(a_stopping_broker_gives_out_what_it_held_back)
     stop();
 }
 
+static bool doorbell_rings(const struct client *client, int wait_ms)
+{
+    struct pollfd doorbell = {.fd = client->reader.event_fd, .events = POLLIN};
+    return poll(&doorbell, 1, wait_ms) == 1;
+}
+
+/* Its answer wakes who has asked; who only waits has the doorbell, and so has who is not answered yet. */
+BOTH(an_answer_is_a_doorbell)
+{
+    struct client asker, other;
+    start(io);
+    attach(&asker);
+    attach(&other);
+    ring_reader_seek_head(&asker.ring);
+    cr_assert(reader_sleep(&asker.reader, &asker.segment, asker.ring.position));
+    cr_assert(reader_sleep(&other.reader, &other.segment, asker.ring.position));
+    set(&asker, 1, "1", "null");
+    cr_assert(doorbell_rings(&other, CLIENT_WAIT_MS));
+    cr_assert_not(doorbell_rings(&asker, 0), "it was decided before the answer left");
+    see_event(&asker, 1);
+    cr_assert(reader_sleep(&asker.reader, &asker.segment, asker.ring.position));
+    put_unhurried(&asker, 2, "i");
+    cr_assert(client_flush(&asker));
+    cr_assert(doorbell_rings(&asker, CLIENT_WAIT_MS));
+    see_event(&asker, 2);
+    (void)take(&asker, WIRE_STREAM_RESULT, 2);
+    client_close(&asker);
+    client_close(&other);
+    stop();
+}
+
 /* What cannot be a frame, or makes no sense, ends that peer and nobody else. */
 BOTH(malformed_frames_end_their_peer_only)
 {

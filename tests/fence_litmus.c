@@ -184,7 +184,7 @@ static bool doorbell_write(struct litmus *litmus, uint64_t round)
     (void)round;
     ring_publish(litmus->writer);
     return readers_wake(litmus->readers, litmus->writer, litmus->appended_position,
-                        ring_head(litmus->writer))
+                        ring_head(litmus->writer), 0)
                .woken == 0;
 }
 

@@ -83,11 +83,16 @@ static uint64_t publish_one(void)
 }
 
 /* For all that was published since the last one. */
-static struct readers_woken wake(void)
+static struct readers_woken wake_but(uint64_t called)
 {
     uint64_t from = woken_to;
     woken_to = ring_head(writer);
-    return readers_wake(readers, writer, from, woken_to);
+    return readers_wake(readers, writer, from, woken_to, called);
+}
+
+static struct readers_woken wake(void)
+{
+    return wake_but(0);
 }
 
 static uint64_t segment_bytes_of_ring(void)
@@ -108,6 +113,28 @@ static uint64_t now_ms(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
+/* It counts as awake until it sleeps again, and the other one hears its bell. */
+Test(readers, who_is_called_otherwise_hears_no_doorbell, .init = open_readers,
+     .fini = close_readers, .timeout = 10)
+{
+    uint32_t slot;
+    struct reader first = attach(&slot), second = attach(NULL);
+    cr_assert(reader_sleep(&first, &segment, ring_head(writer)));
+    cr_assert(reader_sleep(&second, &segment, ring_head(writer)));
+    (void)publish_one();
+    cr_assert_eq(wake_but(1ull << slot).woken, 1);
+    cr_assert_not(is_readable(first.event_fd));
+    cr_assert(is_readable(second.event_fd));
+    (void)publish_one();
+    cr_assert_eq(wake().woken, 0, "nobody is asleep");
+    cr_assert(reader_sleep(&first, &segment, ring_head(writer)));
+    (void)publish_one();
+    cr_assert_eq(wake().woken, 1);
+    cr_assert(is_readable(first.event_fd));
+    reader_detach(&first);
+    reader_detach(&second);
 }
 
 Test(readers, epoch_starts_at_one_and_without_readers_everything_retired_is_free,

@@ -276,7 +276,8 @@ static void publish(unsigned group, uint64_t seq, struct readers_woken *sum)
     cr_assert_eq(ring_append(writer, &record, SPAN_LITERAL("frame"), (struct span){0}, NULL),
                  WEIR_OK);
     ring_publish(writer);
-    struct readers_woken woken = readers_wake(readers, writer, record.position, ring_head(writer));
+    struct readers_woken woken =
+        readers_wake(readers, writer, record.position, ring_head(writer), 0);
     sum->woken += woken.woken;
     sum->spared += woken.spared;
 }
