@@ -8,7 +8,6 @@
  * restart gateways one after the other (control.h, rolling.h). */
 #include <errno.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,44 +15,22 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include "cli/children.h"
 #include "cli/command.h"
 #include "cli/control.h"
-#include "cli/reserve.h"
+#include "cli/launch.h"
 #include "cli/rolling.h"
 #include "cli/rundir.h"
-#include "config/settings.h"
 
 enum {
-    SERVE_ASSIGNMENTS_MAX = 128, /* --set on the command line; more is refused */
     SERVE_STOP_GATEWAYS_MS = 5000,
     SERVE_STOP_BROKER_MS = 30000, /* a broker may have to write what it still holds */
-    SERVE_ARGV_MAX = 2 * SERVE_ASSIGNMENTS_MAX + 32,
 };
 
 enum serve_phase { SERVE_RUNNING, SERVE_STOPPING_GATEWAYS, SERVE_STOPPING_BROKER, SERVE_DONE };
 
 struct serve {
-    struct settings settings;
-    const char *config_path;
-    const char *assignments[SERVE_ASSIGNMENTS_MAX];
-    size_t assignment_count;
-    char directory[PATH_MAX]; /* of this program, and of those it starts */
-    int lock_fd;
-    int socket_fd;
+    struct launch launch;
     int signal_fd;
-    int port_fds[3];
-    int listener_fds[SETTINGS_LISTENERS_MAX];
-    char listener_ports_text[SETTINGS_LISTENERS_MAX * 8]; /* "49135,40001" */
-    char stream_port_text[40];
-    char worker_port_text[40];
-    char admin_text[SETTINGS_TEXT_BYTES + 16];
-    char run_dir_text[SETTINGS_TEXT_BYTES + 16];
-    char gateways_text[40];
-    char broker_path[PATH_MAX + 16];
-    char gateway_path[PATH_MAX + 16];
-    char index_texts[READERS_MAX][24];
-    const char *argvs[CHILDREN_MAX][SERVE_ARGV_MAX];
     struct child children[CHILDREN_MAX]; /* the broker first */
     size_t child_count;
     struct control control;
@@ -64,155 +41,6 @@ struct serve {
     bool is_announced;
     bool has_failed;
 };
-
-/* ---- the command line ---- */
-
-static int serve_read_arguments(struct serve *serve, int argc, char **argv)
-{
-    static char gateways[40];
-    struct arguments arguments = {.argc = argc, .argv = argv, .position = 1};
-    bool is_option;
-    const char *argument;
-    while ((argument = arguments_next(&arguments, &is_option)) != NULL) {
-        const char *value = NULL;
-        if (!is_option) {
-            (void)fprintf(stderr, "weir: serve takes options only, not %s; see `weir help serve`\n",
-                          argument);
-            return EXIT_MISUSED;
-        }
-        if (arguments_take_value(&arguments, argument, "--config", &value)) {
-            serve->config_path = value;
-        } else if (arguments_take_value(&arguments, argument, "--gateways", &value)) {
-            if (value != NULL)
-                (void)snprintf(gateways, sizeof gateways, "gateways=%s", value);
-            value = value != NULL ? gateways : NULL;
-        } else if (!arguments_take_value(&arguments, argument, "--set", &value)) {
-            return arguments_refuse("serve", argument);
-        }
-        if (value == NULL)
-            return EXIT_MISUSED;
-        if (value == serve->config_path)
-            continue;
-        if (serve->assignment_count == SERVE_ASSIGNMENTS_MAX) {
-            (void)fprintf(stderr, "weir: more than %d --set; put them into a file for --config\n",
-                          SERVE_ASSIGNMENTS_MAX);
-            return EXIT_MISUSED;
-        }
-        serve->assignments[serve->assignment_count++] = value;
-    }
-    return EXIT_DONE;
-}
-
-static enum weir_status serve_read_settings(struct serve *serve, struct weir_error *error)
-{
-    settings_init(&serve->settings);
-    enum weir_status status = WEIR_OK;
-    if (serve->config_path != NULL)
-        status = settings_load(&serve->settings, serve->config_path, error);
-    for (size_t i = 0; i < serve->assignment_count && status == WEIR_OK; i++)
-        status = settings_set(&serve->settings, serve->assignments[i], error);
-    return status == WEIR_OK ? settings_resolve(&serve->settings, error) : status;
-}
-
-/* ---- what the supervisor holds ---- */
-
-static enum weir_status serve_find_programs(struct serve *serve, struct weir_error *error)
-{
-    ssize_t bytes = readlink("/proc/self/exe", serve->directory, sizeof serve->directory - 1);
-    if (bytes <= 0)
-        return weir_fail_errno(error, errno, "cannot tell where this program is");
-    serve->directory[bytes] = '\0';
-    char *slash = strrchr(serve->directory, '/');
-    if (slash == NULL)
-        return weir_fail(error, WEIR_INVALID, "cannot tell where this program is");
-    *slash = '\0';
-    (void)snprintf(serve->broker_path, sizeof serve->broker_path, "%s/weir-broker",
-                   serve->directory);
-    (void)snprintf(serve->gateway_path, sizeof serve->gateway_path, "%s/weir-gateway",
-                   serve->directory);
-    const char *const paths[] = {serve->broker_path, serve->gateway_path};
-    for (size_t i = 0; i < 2; i++) {
-        if (access(paths[i], X_OK) != 0)
-            return weir_fail_errno(
-                error, errno, "cannot execute %.160s, which belongs beside this program", paths[i]);
-    }
-    return WEIR_OK;
-}
-
-static enum weir_status serve_reserve_ports(struct serve *serve, struct weir_error *error)
-{
-    struct settings *settings = &serve->settings;
-    uint16_t stream_port = (uint16_t)settings->stream_port;
-    uint16_t worker_port = (uint16_t)settings->worker_port;
-    enum weir_status status = reserve_port(settings->stream_host, &stream_port, "stream_port",
-                                           &serve->port_fds[0], error);
-    if (status == WEIR_OK)
-        status = reserve_port(settings->worker_host, &worker_port, "worker_port",
-                              &serve->port_fds[1], error);
-    if (status != WEIR_OK)
-        return status;
-    settings->stream_port = stream_port;
-    settings->worker_port = worker_port;
-    (void)snprintf(serve->stream_port_text, sizeof serve->stream_port_text, "stream_port=%u",
-                   stream_port);
-    (void)snprintf(serve->worker_port_text, sizeof serve->worker_port_text, "worker_port=%u",
-                   worker_port);
-    (void)snprintf(serve->admin_text, sizeof serve->admin_text, "admin=%s", settings->admin);
-    if (strcmp(settings->admin, "false") == 0)
-        return WEIR_OK;
-    char host[SETTINGS_TEXT_BYTES];
-    uint16_t port;
-    status = settings_host_port(settings->admin, host, &port, error);
-    if (status == WEIR_OK)
-        status = reserve_port(host, &port, "admin", &serve->port_fds[2], error);
-    if (status == WEIR_OK)
-        (void)snprintf(serve->admin_text, sizeof serve->admin_text,
-                       strchr(host, ':') != NULL ? "admin=[%s]:%u" : "admin=%s:%u", host, port);
-    return status;
-}
-
-static enum weir_status serve_reserve_listeners(struct serve *serve, struct weir_error *error)
-{
-    struct settings *settings = &serve->settings;
-    size_t used = 0;
-    for (uint32_t i = 0; i < settings->listener_count; i++) {
-        struct settings_listener *listener = &settings->listeners[i];
-        uint16_t port = (uint16_t)listener->port;
-        enum weir_status status = reserve_port(listener->host, &port, RESERVE_LISTENER_PORT,
-                                               &serve->listener_fds[i], error);
-        if (status != WEIR_OK)
-            return status;
-        listener->port = port;
-        used +=
-            (size_t)snprintf(serve->listener_ports_text + used,
-                             sizeof serve->listener_ports_text - used, i == 0 ? "%u" : ",%u", port);
-    }
-    return WEIR_OK;
-}
-
-static enum weir_status serve_hold(struct serve *serve, struct weir_error *error)
-{
-    const char *run_dir = serve->settings.run_dir;
-    enum weir_status status = serve_find_programs(serve, error);
-    if (status == WEIR_OK)
-        status = rundir_open(run_dir, error);
-    if (status == WEIR_OK)
-        status = rundir_lock(run_dir, &serve->lock_fd, error);
-    if (status == WEIR_OK)
-        status = serve_reserve_ports(serve, error);
-    if (status == WEIR_OK)
-        status = serve_reserve_listeners(serve, error);
-    if (status == WEIR_OK)
-        status = rundir_listen(run_dir, RUNDIR_SOCKET_NAME, &serve->socket_fd, error);
-    if (status == WEIR_OK)
-        status = control_open(&serve->control, run_dir, error);
-    if (status != WEIR_OK)
-        return status;
-    (void)snprintf(serve->run_dir_text, sizeof serve->run_dir_text, "run_dir=%s", run_dir);
-    (void)snprintf(serve->gateways_text, sizeof serve->gateways_text, "gateways=%" PRIu64,
-                   serve->settings.gateways);
-    return WEIR_OK;
-}
 
 static enum weir_status serve_take_signals(struct serve *serve, struct weir_error *error)
 {
@@ -230,55 +58,13 @@ static enum weir_status serve_take_signals(struct serve *serve, struct weir_erro
 
 /* ---- children ---- */
 
-static void serve_build_argv(struct serve *serve, size_t position, const char *program)
-{
-    static char ready_fd_text[12];
-    static char socket_fd_text[12];
-    (void)snprintf(ready_fd_text, sizeof ready_fd_text, "%d", CHILD_READY_FD);
-    (void)snprintf(socket_fd_text, sizeof socket_fd_text, "%d", CHILD_KEPT_FD);
-    const char **argv = serve->argvs[position];
-    size_t count = 0;
-    argv[count++] = program;
-    if (serve->config_path != NULL) {
-        argv[count++] = "--config";
-        argv[count++] = serve->config_path;
-    }
-    for (size_t i = 0; i < serve->assignment_count; i++) {
-        argv[count++] = "--set";
-        argv[count++] = serve->assignments[i];
-    }
-    const char *const resolved[] = {serve->stream_port_text, serve->worker_port_text,
-                                    serve->admin_text, serve->run_dir_text, serve->gateways_text};
-    for (size_t i = 0; i < sizeof resolved / sizeof resolved[0]; i++) {
-        argv[count++] = "--set";
-        argv[count++] = resolved[i];
-    }
-    argv[count++] = "--ready-fd";
-    argv[count++] = ready_fd_text;
-    if (position > 0) {
-        (void)snprintf(serve->index_texts[position - 1], sizeof serve->index_texts[0], "%zu",
-                       position - 1);
-        argv[count++] = "--index";
-        argv[count++] = serve->index_texts[position - 1];
-        argv[count++] = "--local-fd";
-        argv[count++] = socket_fd_text;
-        if (serve->settings.listener_count > 0) {
-            argv[count++] = "--listener-ports";
-            argv[count++] = serve->listener_ports_text;
-        }
-    }
-    weir_assert(count < SERVE_ARGV_MAX);
-    argv[count] = NULL;
-}
-
 static void serve_prepare_children(struct serve *serve)
 {
-    serve->child_count = 1 + (size_t)serve->settings.gateways;
+    serve->child_count = 1 + (size_t)serve->launch.settings.gateways;
     weir_assert(serve->child_count <= CHILDREN_MAX);
     for (size_t i = 0; i < serve->child_count; i++) {
         struct child *child = &serve->children[i];
-        serve_build_argv(serve, i, i == 0 ? serve->broker_path : serve->gateway_path);
-        child->argv = serve->argvs[i];
+        child->argv = launch_argv(&serve->launch, i);
         child->ready_fd = -1;
         child->state = CHILD_GONE;
         if (i == 0)
@@ -293,7 +79,7 @@ static void serve_start_child(struct serve *serve, size_t position)
 {
     struct child *child = &serve->children[position];
     struct weir_error error;
-    if (child_start(child, position == 0 ? -1 : serve->socket_fd, &error) == WEIR_OK)
+    if (child_start(child, position == 0 ? -1 : serve->launch.socket_fd, &error) == WEIR_OK)
         return;
     (void)fprintf(stderr, "weir: %s\n", error.text);
     child->state = CHILD_WAITING;
@@ -359,7 +145,7 @@ static void serve_advance_stop(struct serve *serve)
 
 static void serve_announce(struct serve *serve)
 {
-    const struct settings *settings = &serve->settings;
+    const struct settings *settings = &serve->launch.settings;
     bool is_stream_v6 = strchr(settings->stream_host, ':') != NULL;
     bool is_worker_v6 = strchr(settings->worker_host, ':') != NULL;
     serve->is_announced = true;
@@ -469,7 +255,8 @@ static void serve_drain(struct serve *serve, const char *number)
         control_say(&serve->control, '-', "there is no gateway %s: they are numbered 0 to %zu",
                     number, serve->child_count - 2);
     else {
-        rolling_start(&serve->rolling, serve->children, first, end, serve->settings.drain_ms);
+        rolling_start(&serve->rolling, serve->children, first, end,
+                      serve->launch.settings.drain_ms);
         return;
     }
     control_end(&serve->control);
@@ -523,19 +310,21 @@ static void serve_turn(struct serve *serve)
 
 int serve_run(int argc, char **argv)
 {
-    static struct serve serve = {
-        .lock_fd = -1, .socket_fd = -1, .signal_fd = -1, .port_fds = {-1, -1, -1}};
+    static struct serve serve = {.signal_fd = -1};
     struct weir_error error;
+    launch_init(&serve.launch);
     control_init(&serve.control);
     rolling_init(&serve.rolling, &serve.control);
-    int misuse = serve_read_arguments(&serve, argc, argv);
+    int misuse = launch_read_arguments(&serve.launch, argc, argv);
     if (misuse != EXIT_DONE)
         return misuse;
-    enum weir_status status = serve_read_settings(&serve, &error);
+    enum weir_status status = launch_read_settings(&serve.launch, &error);
     if (status == WEIR_OK)
         status = serve_take_signals(&serve, &error);
     if (status == WEIR_OK)
-        status = serve_hold(&serve, &error);
+        status = launch_hold(&serve.launch, &error);
+    if (status == WEIR_OK)
+        status = control_open(&serve.control, serve.launch.settings.run_dir, &error);
     if (status != WEIR_OK) {
         (void)fprintf(stderr, "weir: %s\n", error.text);
         return EXIT_FAILED; /* the kernel takes back what was held */
@@ -545,7 +334,7 @@ int serve_run(int argc, char **argv)
     serve_start_child(&serve, 0);
     while (serve.phase != SERVE_DONE)
         serve_turn(&serve);
-    control_close(&serve.control, serve.settings.run_dir);
-    rundir_unlisten(serve.settings.run_dir, RUNDIR_SOCKET_NAME);
+    control_close(&serve.control, serve.launch.settings.run_dir);
+    rundir_unlisten(serve.launch.settings.run_dir, RUNDIR_SOCKET_NAME);
     return serve.has_failed ? EXIT_FAILED : EXIT_DONE;
 }
