@@ -112,10 +112,12 @@ test(`kill -9 of a gateway: its share of ${CROWD} subscribers comes back at once
       assert.equal(client.resumed.length, 1);
     }
     for (const client of late) assert.deepEqual(client.syncs.map(({ reason }) => reason), ['expired'], 'who comes too late gets a sync');
-    const after = await until(async () => {
-      const now = await counters(weir);
-      return now.resumes === back.length && now.resumes_expired === late.length && now.syncs === survivors + late.length && now;
-    }, 'the counters say who went on and who did not');
+    const wanted = { resumes: back.length, resumes_expired: late.length, syncs: survivors + late.length };
+    let after;
+    await until(async () => {
+      after = await counters(weir);
+      return Object.entries(wanted).every(([name, value]) => after[name] === value);
+    }, 'the counters say who went on and who did not').catch(() => assert.deepEqual(Object.fromEntries(Object.keys(wanted).map((name) => [name, after[name]])), wanted));
     assert.ok(after.group_reads - before.group_reads <= 8 * GROUPS.length, `${after.group_reads - before.group_reads} looks at the store for ${back.length} who came back`);
   });
 });

@@ -221,8 +221,17 @@ export class Weir {
     });
   }
 
-  // A Map from gateway pid to those of `clients` it holds, for many at once: one look at the machine's processes and sockets.
+  // A Map from gateway pid to those of `clients` it holds, for many at once: one look at the machine's processes and sockets, and
+  // another where the table has missed one while others came and went.
   byGateway(clients) {
+    for (let attempt = 0; attempt < 50; attempt += 1) {
+      const held = this.#heldNow(clients);
+      if ([...held.values()].flat().length === clients.length) return held;
+    }
+    return assert.fail('not every connection is held by a gateway');
+  }
+
+  #heldNow(clients) {
     const ports = new Map(clients.map((client) => [client.localPort, client]));
     const clientOf = new Map();
     for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
