@@ -441,7 +441,7 @@ async function brokerMetric(weir, name) {
 async function replaceGateway(weir) {
   const [victim] = weir.gateways();
   process.kill(victim, 'SIGKILL');
-  await until(() => weir.gateways().length === weir.gatewayCount && !weir.gateways().includes(victim), 'another gateway', 30000);
+  await until(() => weir.gateways().filter((pid) => pid !== victim).length === weir.gatewayCount, 'another gateway', 30000);
 }
 
 const awayLines = (weir) => [...weir.stderr.matchAll(/event=gate_away function="([^"]*)" stream="([^"]*)"/g)].map(([, functionId, stream]) => [functionId, stream]);
