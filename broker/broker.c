@@ -323,7 +323,7 @@ static bool broker_output_is_lagging(void *context, struct peer_handle peer)
     return peers_is_lagging(broker->peers, peer);
 }
 
-static uint64_t broker_called(void *context)
+static uint64_t broker_output_called(void *context)
 {
     const struct broker *broker = context;
     return peers_called(broker->peers);
@@ -419,7 +419,7 @@ static enum weir_status broker_open_rooms(struct broker *broker, const struct du
 {
     enum settings_durability durability = broker->settings.durability;
     const struct broker_output output = {broker_output_send, broker_output_send_unhurried,
-                                         broker_output_is_busy, broker};
+                                         broker_output_is_busy, broker_output_called, broker};
     const struct custom_options custom = {
         .seam = {broker_custom_call, broker_has_function, broker_stream_changed, broker},
         .timeout_ms = broker->settings.custom_timeout_ms,
@@ -437,7 +437,6 @@ static enum weir_status broker_open_rooms(struct broker *broker, const struct du
                   .is_logged = durability != SETTINGS_DURABILITY_MEMORY},
         .value_bytes_max = broker->settings.value_bytes_max,
         .output = output,
-        .called = broker_called,
         .counters = &broker->counters,
     };
     const struct snapshot_answers answers = {broker_mark_answers, broker_answers_have_left, broker};

@@ -282,7 +282,8 @@ void commits_turn(struct commits *commits, uint64_t now_ms)
     commits->ends_turn = false;
     /* Behind the answers, which save some a doorbell: nothing is left to do in this turn that could
      * hold them up. */
-    commits_ring(commits, options->called ? options->called(options->output.context) : 0);
+    commits_ring(commits,
+                 options->output.called ? options->output.called(options->output.context) : 0);
 }
 
 /* ---- room ---- */

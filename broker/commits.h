@@ -31,9 +31,6 @@ struct commits_options {
     struct store *store;
     struct readers *readers;
     struct broker_output output;
-    /* The reader slots, as bits, of peers to which something is sent when this turn ends: it wakes
-     * them as well as the doorbell would. Given the output's context; NULL: none. */
-    uint64_t (*called)(void *context);
     struct broker_counters *counters;
     uint64_t value_bytes_max;
     /* NULL: nothing is logged. */

@@ -25,7 +25,6 @@ struct engine {
     struct adapter *adapter;
     struct custom *custom; /* asked first; NULL: no stream is custom */
     struct broker_output output;
-    uint64_t (*called)(void *context);
     struct broker_counters *counters;
     uint64_t value_bytes_max;
     struct commits *commits;
@@ -66,7 +65,6 @@ enum weir_status engine_open(struct engine **engine, const struct engine_options
     opened->readers = options->readers;
     opened->kind = options->adapter;
     opened->output = options->output;
-    opened->called = options->called;
     opened->counters = options->counters;
     opened->value_bytes_max = options->value_bytes_max;
 
@@ -151,7 +149,6 @@ enum weir_status engine_set_log(struct engine *engine, struct wal *wal, bool is_
         .store = engine->store,
         .readers = engine->readers,
         .output = engine->output,
-        .called = engine->called,
         .counters = engine->counters,
         .value_bytes_max = engine->value_bytes_max,
         .wal = wal,

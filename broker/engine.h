@@ -29,7 +29,6 @@ struct engine_options {
     struct store_options store;
     uint64_t value_bytes_max;
     struct broker_output output;
-    uint64_t (*called)(void *context); /* of commits_options */
     struct broker_counters *counters;
 };
 

@@ -40,6 +40,9 @@ struct broker_output {
                                        uint64_t id, const struct wire_field *fields);
     /* The peer lags behind its soft bound: do not give it new work. */
     bool (*is_busy)(void *context, struct peer_handle peer);
+    /* The reader slots, as bits, of peers to which something is sent when this turn ends: it wakes
+     * them as well as the doorbell would. NULL: nobody. */
+    uint64_t (*called)(void *context);
     void *context;
 };
 

@@ -81,6 +81,14 @@ static bool recorder_is_busy(void *context, struct peer_handle peer)
     return ((struct recorder *)context)->busy;
 }
 
+static struct broker_output recorder_output(struct recorder *recorder)
+{
+    return (struct broker_output){.send = recorder_send,
+                                  .send_unhurried = recorder_send_unhurried,
+                                  .is_busy = recorder_is_busy,
+                                  .context = recorder};
+}
+
 static void recorder_clear(struct recorder *recorder)
 {
     for (unsigned index = 0; index < recorder->count; index++)

@@ -15,8 +15,7 @@ static char channel_id[33], writer_key[33], reader_key[33];
 
 static void open_channels(void)
 {
-    const struct broker_output output = {recorder_send, recorder_send_unhurried, recorder_is_busy,
-                                         &recorder};
+    const struct broker_output output = recorder_output(&recorder);
     memset(&recorder, 0, sizeof recorder);
     memset(&counters, 0, sizeof counters);
     cr_assert_eq(channels_open(&channels, &output, &counters, 42, NULL), WEIR_OK);

@@ -28,8 +28,7 @@ static void take(enum wire_type type, uint64_t number, const char *f1, const cha
 static void setup(void)
 {
     struct weir_error error = {0};
-    const struct broker_output output = {recorder_send, recorder_send_unhurried, recorder_is_busy,
-                                         &recorder};
+    const struct broker_output output = recorder_output(&recorder);
     counters = (struct broker_counters){0};
     now_ms = 1000000;
     cr_assert_eq(routes_open(&routes, &output, &counters, 4711, NULL, &error), WEIR_OK);

@@ -86,7 +86,7 @@ static enum weir_status try_begin(struct weir_error *error)
                   .empty_groups_max = life.empty_groups_max,
                   .is_logged = life.settings.durability != SETTINGS_DURABILITY_MEMORY},
         .value_bytes_max = life.settings.value_bytes_max,
-        .output = {recorder_send, recorder_send_unhurried, recorder_is_busy, &recorder},
+        .output = recorder_output(&recorder),
         .counters = &life.counters,
     };
     cr_assert_eq(segment_create(&life.segment, &options, error), WEIR_OK, "%s", error->text);

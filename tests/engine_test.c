@@ -33,7 +33,7 @@ static void open_engine_with(uint64_t ring_bytes, uint64_t value_bytes_max)
         .custom = custom,
         .store = {.items_max = 1000, .groups_max = 100, .empty_groups_max = 100},
         .value_bytes_max = value_bytes_max,
-        .output = {recorder_send, recorder_send_unhurried, recorder_is_busy, &recorder},
+        .output = recorder_output(&recorder),
         .counters = &counters,
     };
     cr_assert_eq(engine_open(&engine, &engine_options, &error), WEIR_OK, "%s", error.text);

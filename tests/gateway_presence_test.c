@@ -125,7 +125,8 @@ static void on_leave(void *context, struct span stream, struct span payload)
 
 static void start_broker(void)
 {
-    const struct broker_output output = {on_broker_send, on_broker_send, on_broker_busy, NULL};
+    const struct broker_output output = {on_broker_send, on_broker_send, on_broker_busy, NULL,
+                                         NULL};
     const struct presence_listener listener = {on_leave, NULL, NULL};
     cr_assert_eq(presence_open(&world.broker, &output, &world.broker_counters, 4711, NULL, NULL),
                  WEIR_OK);

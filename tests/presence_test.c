@@ -40,8 +40,7 @@ static bool on_has_room(void *context)
 static void open_with(const struct presence_limits *limits)
 {
     struct weir_error error = {0};
-    const struct broker_output output = {recorder_send, recorder_send_unhurried, recorder_is_busy,
-                                         &recorder};
+    const struct broker_output output = recorder_output(&recorder);
     const struct presence_listener listener = {on_leave, on_has_room, NULL};
     counters = (struct broker_counters){0};
     left_count = 0;

@@ -23,8 +23,7 @@ static inline void fixture_open(const struct routes_limits *routes_limits,
                                 const struct registry_limits *limits)
 {
     struct weir_error error = {0};
-    const struct broker_output output = {recorder_send, recorder_send_unhurried, recorder_is_busy,
-                                         &recorder};
+    const struct broker_output output = recorder_output(&recorder);
     counters = (struct broker_counters){0};
     now_ms = 1000;
     cr_assert_eq(routes_open(&routes, &output, &counters, 4711, routes_limits, &error), WEIR_OK,

@@ -15,8 +15,7 @@ static const struct peer_handle b = {1, 1};
 static void open_with(const struct routes_limits *limits)
 {
     struct weir_error error = {0};
-    const struct broker_output output = {recorder_send, recorder_send_unhurried, recorder_is_busy,
-                                         &recorder};
+    const struct broker_output output = recorder_output(&recorder);
     cr_assert_eq(routes_open(&routes, &output, &counters, 4711, limits, &error), WEIR_OK, "%s",
                  error.text);
 }

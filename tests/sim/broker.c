@@ -170,7 +170,7 @@ static void broker_open(struct sim_broker *broker)
                   .empty_groups_max = broker->settings.empty_groups_max,
                   .is_logged = broker->level >= SIM_LEVEL_WRITTEN},
         .value_bytes_max = broker->settings.value_bytes_max,
-        .output = {on_send, on_send, on_is_busy, broker},
+        .output = {on_send, on_send, on_is_busy, NULL, broker},
         .counters = &broker->counters,
     };
     status = engine_open(&broker->engine, &engine_options, &error);
