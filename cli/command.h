@@ -38,5 +38,7 @@ bool arguments_take_value(struct arguments *arguments, const char *option, const
                           const char **value);
 /* Say that `option` is not known to `command`; EXIT_MISUSED. */
 int arguments_refuse(const char *command, const char *option);
+/* Say that `command` takes options only; EXIT_MISUSED. */
+int arguments_refuse_operand(const char *command, const char *operand);
 
 #endif

@@ -19,11 +19,8 @@ static int drain_read_arguments(struct drain *drain, int argc, char **argv)
     const char *argument;
     while ((argument = arguments_next(&arguments, &is_option)) != NULL) {
         const char *value = NULL;
-        if (!is_option) {
-            (void)fprintf(stderr, "weir: drain takes options only, not %s; see `weir help drain`\n",
-                          argument);
-            return EXIT_MISUSED;
-        }
+        if (!is_option)
+            return arguments_refuse_operand("drain", argument);
         if (arguments_take_value(&arguments, argument, "--gateway", &value))
             drain->gateway = value;
         else if (arguments_take_value(&arguments, argument, "--run-dir", &value))

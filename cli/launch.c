@@ -24,11 +24,8 @@ int launch_read_arguments(struct launch *launch, int argc, char **argv)
     const char *argument;
     while ((argument = arguments_next(&arguments, &is_option)) != NULL) {
         const char *value = NULL;
-        if (!is_option) {
-            (void)fprintf(stderr, "weir: serve takes options only, not %s; see `weir help serve`\n",
-                          argument);
-            return EXIT_MISUSED;
-        }
+        if (!is_option)
+            return arguments_refuse_operand("serve", argument);
         if (arguments_take_value(&arguments, argument, "--config", &value)) {
             launch->config_path = value;
         } else if (arguments_take_value(&arguments, argument, "--gateways", &value)) {

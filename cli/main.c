@@ -47,6 +47,13 @@ int arguments_refuse(const char *command, const char *option)
     return EXIT_MISUSED;
 }
 
+int arguments_refuse_operand(const char *command, const char *operand)
+{
+    (void)fprintf(stderr, "weir: %s takes options only, not %s; see `weir help %s`\n", command,
+                  operand, command);
+    return EXIT_MISUSED;
+}
+
 static int help_run(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "settings") == 0 && strcmp(argv[2], "--markdown") == 0) {
