@@ -405,10 +405,17 @@ static int compare_doubles(const void *a, const void *b)
     return difference < 0 ? -1 : difference > 0;
 }
 
+double load_quantile(double *values, unsigned count, double share)
+{
+    double place = share * (count - 1);
+    unsigned below = (unsigned)place, above = below + 1 < count ? below + 1 : below;
+    qsort(values, count, sizeof *values, compare_doubles);
+    return values[below] + (place - below) * (values[above] - values[below]);
+}
+
 double load_median(double *values, unsigned count)
 {
-    qsort(values, count, sizeof *values, compare_doubles);
-    return count % 2 == 1 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+    return load_quantile(values, count, 0.5);
 }
 
 struct load_cost load_measure_batches(size_t calls, void (*batch)(void *context, size_t calls),

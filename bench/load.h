@@ -64,7 +64,10 @@ uint64_t load_server_cpu_ns(const struct load_server *server); /* broker and gat
 /* The first line of what a shell command says, cut at `capacity`; "unknown" when there is none. */
 void load_first_line(const char *command, char *out, size_t capacity);
 
-double load_median(double *values, unsigned count);
+/* The value below which a share (0 to 1) of them is, between two by the distance; they are in order
+ * afterwards. */
+double load_quantile(double *values, unsigned count, double share);
+double load_median(double *values, unsigned count); /* likewise */
 
 /* What one call costs: the mean over LOAD_BATCH_COUNT batches of calls, and p50, p99 and max of the
  * batches' means. */

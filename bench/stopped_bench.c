@@ -17,10 +17,8 @@
  * Run:      stopped_bench [seconds a phase [pairs [live [stopped [rate, 0: both [KEY=VALUE of
  *           weir...]]]]]]
  */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "bench/crowd.h"
 #include "bench/load.h"
@@ -173,23 +171,6 @@ static void print_pair(unsigned pair, const struct phase *without, const struct 
         (unsigned long long)with->resynced, (unsigned long long)with->lost);
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left > right) - (left < right);
-}
-
-/* Of at most PAIRS_MAX values, as a share from 0 to 1 of them in order; between two, by the distance. */
-static double quantile(const double *values, unsigned count, double share)
-{
-    double sorted[PAIRS_MAX], whole;
-    memcpy(sorted, values, count * sizeof *values);
-    qsort(sorted, count, sizeof *sorted, compare_doubles);
-    double part = modf(share * (count - 1), &whole);
-    unsigned below = (unsigned)whole, above = below + 1 < count ? below + 1 : below;
-    return sorted[below] + part * (sorted[above] - sorted[below]);
-}
-
 /* One figure of all pairs, in the two kinds of phases. */
 struct both {
     double without[PAIRS_MAX], with[PAIRS_MAX];
@@ -225,16 +206,17 @@ static void run_pair(struct bench *bench, unsigned pair, struct pairs *all)
     print_pair(pair, &without, &with, bench);
 }
 
-static void print_pairs(const struct bench *bench, const struct pairs *all)
+/* Puts the figures of all pairs in order. */
+static void print_pairs(const struct bench *bench, struct pairs *all)
 {
     unsigned count = bench->pairs;
     double ratios[PAIRS_MAX];
     for (unsigned i = 0; i < count; i++)
         ratios[i] = all->p99_us.with[i] / all->p99_us.without[i];
-    double without_us = quantile(all->p99_us.without, count, 0.5);
-    double with_us = quantile(all->p99_us.with, count, 0.5);
-    double ratio = quantile(ratios, count, 0.5);
-    double low = quantile(ratios, count, 0.25), high = quantile(ratios, count, 0.75);
+    double without_us = load_median(all->p99_us.without, count);
+    double with_us = load_median(all->p99_us.with, count);
+    double ratio = load_median(ratios, count);
+    double low = load_quantile(ratios, count, 0.25), high = load_quantile(ratios, count, 0.75);
     bool is_reached = ratio <= 1.2;
     printf(
         "bench=stopped live=%u stopped=%u rate=%.0f pairs=%u seconds=%.1f p50_without_us=%.0f "
@@ -243,10 +225,10 @@ static void print_pairs(const struct bench *bench, const struct pairs *all)
         "cpu_without_us=%.3f cpu_with_us=%.3f grown_bytes_per_stopped=%.0f "
         "kernel_bytes_per_stopped=%.0f not_newest=%llu faults=%llu\n",
         bench->live, bench->stopped, bench->rate, count, bench->seconds,
-        quantile(all->p50_us.without, count, 0.5), quantile(all->p50_us.with, count, 0.5),
-        without_us, with_us, ratio, low, high, with_us / without_us, is_reached ? "yes" : "no",
-        quantile(all->cpu_us.without, count, 0.5), quantile(all->cpu_us.with, count, 0.5),
-        quantile(all->growth_bytes, count, 0.5), quantile(all->kernel_bytes, count, 0.5),
+        load_median(all->p50_us.without, count), load_median(all->p50_us.with, count), without_us,
+        with_us, ratio, low, high, with_us / without_us, is_reached ? "yes" : "no",
+        load_median(all->cpu_us.without, count), load_median(all->cpu_us.with, count),
+        load_median(all->growth_bytes, count), load_median(all->kernel_bytes, count),
         (unsigned long long)all->behind, (unsigned long long)all->faults);
     printf(
         "  %.0f messages/s: p99 beside stopped subscribers %.2f x that without (half of the pairs: "
