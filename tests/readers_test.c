@@ -12,46 +12,14 @@
 #include <unistd.h>
 
 #include "shm/layout.h"
+#include "tests/readers_fixture.h"
 
-static struct segment segment;
-static struct ring_writer *writer;
-static struct readers *readers;
 static uint64_t woken_to; /* wake() was told of what is below */
 
 static void open_readers(void)
 {
     woken_to = 0;
-    struct segment_options options = {
-        .ring_bytes = 1 << 20, .store_bytes = 1 << 20, .generation = 1};
-    struct weir_error error = {0};
-    cr_assert_eq(segment_create(&segment, &options, &error), WEIR_OK, "%s", error.text);
-    writer = ring_writer_open(&segment);
-    readers = readers_open(&segment);
-    cr_assert_not_null(writer);
-    cr_assert_not_null(readers);
-    segment_publish(&segment);
-}
-
-static void close_readers(void)
-{
-    readers_close(readers);
-    ring_writer_close(writer);
-    segment_close(&segment);
-}
-
-struct pair {
-    uint32_t slot;
-    int control_fd;
-    int event_fd;
-};
-
-static struct pair attach_broker_side(uint32_t pid)
-{
-    struct pair pair;
-    struct weir_error error = {0};
-    cr_assert_eq(readers_attach(readers, pid, &pair.slot, &pair.control_fd, &pair.event_fd, &error),
-                 WEIR_OK, "%s", error.text);
-    return pair;
+    open_segment(1);
 }
 
 /* Both ends in this process. */
@@ -117,7 +85,7 @@ static uint64_t now_ms(void)
 
 /* It counts as awake until it sleeps again, and the other one hears its bell. */
 Test(readers, who_is_called_otherwise_hears_no_doorbell, .init = open_readers,
-     .fini = close_readers, .timeout = 10)
+     .fini = close_segment, .timeout = 10)
 {
     uint32_t slot;
     struct reader first = attach(&slot), second = attach(NULL);
@@ -138,7 +106,7 @@ Test(readers, who_is_called_otherwise_hears_no_doorbell, .init = open_readers,
 }
 
 Test(readers, epoch_starts_at_one_and_without_readers_everything_retired_is_free,
-     .init = open_readers, .fini = close_readers, .timeout = 10)
+     .init = open_readers, .fini = close_segment, .timeout = 10)
 {
     cr_assert_eq(readers_epoch(readers), 1);
     cr_assert_eq(readers_safe_epoch(readers), 1,
@@ -149,7 +117,7 @@ Test(readers, epoch_starts_at_one_and_without_readers_everything_retired_is_free
 }
 
 Test(readers, reading_reader_holds_its_epoch_and_later_ones, .init = open_readers,
-     .fini = close_readers, .timeout = 10)
+     .fini = close_segment, .timeout = 10)
 {
     struct reader first = attach(NULL), second = attach(NULL);
     readers_advance(readers);
@@ -167,7 +135,7 @@ Test(readers, reading_reader_holds_its_epoch_and_later_ones, .init = open_reader
 }
 
 Test(readers, revoked_reader_is_told_once_and_holds_nothing, .init = open_readers,
-     .fini = close_readers, .timeout = 10)
+     .fini = close_segment, .timeout = 10)
 {
     struct reader stuck = attach(NULL), fresh = attach(NULL);
     reader_enter(&stuck); /* epoch 1 */
@@ -188,7 +156,7 @@ Test(readers, revoked_reader_is_told_once_and_holds_nothing, .init = open_reader
 }
 
 Test(readers, all_slots_taken_is_full_and_a_freed_one_is_reused, .init = open_readers,
-     .fini = close_readers, .timeout = 20)
+     .fini = close_segment, .timeout = 20)
 {
     struct weir_error error = {0};
     uint32_t slot;
@@ -206,7 +174,7 @@ Test(readers, all_slots_taken_is_full_and_a_freed_one_is_reused, .init = open_re
 
 /* A gateway whose socket broke may still be reading when its slot already belongs to another one. */
 Test(readers, detached_reader_is_revoked_even_when_its_slot_is_taken_again, .init = open_readers,
-     .fini = close_readers, .timeout = 10)
+     .fini = close_segment, .timeout = 10)
 {
     uint32_t old_slot, new_slot;
     struct reader old = attach(&old_slot);
@@ -226,7 +194,7 @@ Test(readers, detached_reader_is_revoked_even_when_its_slot_is_taken_again, .ini
 }
 
 Test(readers, broker_survives_any_value_in_a_control_page, .init = open_readers,
-     .fini = close_readers, .timeout = 10)
+     .fini = close_segment, .timeout = 10)
 {
     struct reader hostile = attach(NULL);
     struct pollfd bell = {.fd = hostile.event_fd, .events = POLLIN};
@@ -260,7 +228,7 @@ Test(readers, broker_survives_any_value_in_a_control_page, .init = open_readers,
 }
 
 /* The eventfd's counter is at its end: writing it must neither block the broker nor fail it. */
-Test(readers, full_doorbell_does_not_block_the_broker, .init = open_readers, .fini = close_readers,
+Test(readers, full_doorbell_does_not_block_the_broker, .init = open_readers, .fini = close_segment,
      .timeout = 10)
 {
     struct reader reader = attach(NULL);
@@ -275,7 +243,7 @@ Test(readers, full_doorbell_does_not_block_the_broker, .init = open_readers, .fi
 }
 
 Test(readers, reader_attach_refuses_what_is_not_its_page, .init = open_readers,
-     .fini = close_readers, .timeout = 10)
+     .fini = close_segment, .timeout = 10)
 {
     struct pair pair = attach_broker_side(1);
     struct reader reader;
@@ -305,7 +273,7 @@ Test(readers, reader_attach_refuses_what_is_not_its_page, .init = open_readers,
     close(plain);
 }
 
-Test(readers, doorbell_rings_only_for_who_sleeps, .init = open_readers, .fini = close_readers,
+Test(readers, doorbell_rings_only_for_who_sleeps, .init = open_readers, .fini = close_segment,
      .timeout = 10)
 {
     struct reader sleeper = attach(NULL), busy = attach(NULL);
@@ -340,7 +308,7 @@ static void want(struct reader *reader, uint64_t group_hash, bool is_wanted)
 
 /* Two that choose, and one that has said nothing. */
 Test(readers, who_chooses_sleeps_through_what_it_does_not_want, .init = open_readers,
-     .fini = close_readers, .timeout = 10)
+     .fini = close_segment, .timeout = 10)
 {
     struct reader first = attach(NULL), second = attach(NULL), plain = attach(NULL);
     reader_choose(&first, true);
@@ -389,7 +357,7 @@ Test(readers, who_chooses_sleeps_through_what_it_does_not_want, .init = open_rea
     reader_detach(&plain);
 }
 
-Test(readers, each_wanted_bit_is_its_own, .init = open_readers, .fini = close_readers,
+Test(readers, each_wanted_bit_is_its_own, .init = open_readers, .fini = close_segment,
      .timeout = 30)
 {
     struct reader reader = attach(NULL);
@@ -410,7 +378,7 @@ Test(readers, each_wanted_bit_is_its_own, .init = open_readers, .fini = close_re
 }
 
 /* So many records that looking at them costs more than a wake. */
-Test(readers, a_large_publish_wakes_everybody, .init = open_readers, .fini = close_readers,
+Test(readers, a_large_publish_wakes_everybody, .init = open_readers, .fini = close_segment,
      .timeout = 10)
 {
     struct reader reader = attach(NULL);
@@ -429,7 +397,7 @@ Test(readers, a_large_publish_wakes_everybody, .init = open_readers, .fini = clo
 
 /* It must read on before the ring laps it. */
 Test(readers, who_has_fallen_behind_by_a_share_of_the_ring_is_woken_for_anything,
-     .init = open_readers, .fini = close_readers, .timeout = 10)
+     .init = open_readers, .fini = close_segment, .timeout = 10)
 {
     struct reader reader = attach(NULL);
     uint64_t slot_bytes = publish_one(), records = 0;
@@ -455,7 +423,7 @@ Test(readers, who_has_fallen_behind_by_a_share_of_the_ring_is_woken_for_anything
 /* Whatever a reader says of itself, the broker goes through with a wake, and the others' are as they
  * should be. */
 Test(readers, nonsense_in_one_page_changes_nobody_elses_wakes, .init = open_readers,
-     .fini = close_readers, .timeout = 30)
+     .fini = close_segment, .timeout = 30)
 {
     uint64_t seed = now_ms();
     fprintf(stderr, "seed=%llu\n", (unsigned long long)seed);
@@ -484,7 +452,7 @@ Test(readers, nonsense_in_one_page_changes_nobody_elses_wakes, .init = open_read
 }
 
 Test(readers, counters_and_cursor_are_shown_to_everybody, .init = open_readers,
-     .fini = close_readers, .timeout = 10)
+     .fini = close_segment, .timeout = 10)
 {
     uint32_t slot, pid = 0;
     uint64_t counters[CONTROL_COUNTERS], position, heartbeat_ms;
@@ -529,7 +497,7 @@ static bool attach_in_child(struct reader *reader, struct segment *mine, const s
 }
 
 Test(readers, killed_reader_holds_memory_only_until_it_is_detached, .init = open_readers,
-     .fini = close_readers, .timeout = 20)
+     .fini = close_segment, .timeout = 20)
 {
     for (unsigned life = 0; life < 20; life++) {
         struct pair pair = attach_broker_side(1);
@@ -641,7 +609,7 @@ static bool all_have_read(const struct stress_line *lines)
  * the middle of reads, one killed. A block may be reused under a reader only if the reader is told;
  * nobody keeps the writer from going on. */
 Test(readers, processes_that_stop_or_die_never_keep_or_see_reused_memory, .init = open_readers,
-     .fini = close_readers, .timeout = 60)
+     .fini = close_segment, .timeout = 60)
 {
     struct stress_line *lines = mmap(NULL, STRESS_READERS * sizeof *lines, PROT_READ | PROT_WRITE,
                                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -725,7 +693,7 @@ Test(readers, processes_that_stop_or_die_never_keep_or_see_reused_memory, .init 
 /* Reader sleeps after every record, writer publishes as soon as it has been read: every wake
  * counts. There is no healing timer here, so one lost wake-up ends it (the timeout is only how a
  * hang is noticed). */
-Test(readers, no_wake_up_is_lost_between_processes, .init = open_readers, .fini = close_readers,
+Test(readers, no_wake_up_is_lost_between_processes, .init = open_readers, .fini = close_segment,
      .timeout = 60)
 {
     enum { WAKES = 50000, HANG_MS = 15000 };

@@ -37,13 +37,13 @@ struct host_options {
 static inline enum weir_status host_open(struct host *host, const struct host_options *options,
                                          struct weir_error *error)
 {
-    struct segment_options segment = {.ring_bytes = options->ring_bytes,
-                                      .store_bytes = options->store_bytes,
-                                      .generation = options->generation != 0 ? options->generation
-                                                                             : HOST_GENERATION};
+    struct segment_options sizes = {.ring_bytes = options->ring_bytes,
+                                    .store_bytes = options->store_bytes,
+                                    .generation = options->generation != 0 ? options->generation
+                                                                           : HOST_GENERATION};
     *host = (struct host){.now_ms = 1700000001000ull};
     buffer_init(&host->frame, 64ul * 1024 * 1024);
-    enum weir_status status = segment_create(&host->segment, &segment, error);
+    enum weir_status status = segment_create(&host->segment, &sizes, error);
     if (status != WEIR_OK)
         return status;
     host->readers = readers_open(&host->segment);

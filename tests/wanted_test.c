@@ -7,6 +7,7 @@
 
 #include "gateway/subscriptions.h"
 #include "shm/layout.h"
+#include "tests/readers_fixture.h"
 #include "tests/store_fixture.h"
 
 TestSuite(wanted, .timeout = 60);
@@ -14,9 +15,6 @@ TestSuite(wanted, .timeout = 60);
 #define STREAM SPAN_LITERAL("s")
 enum { GROUPS = 200, SOCKETS = 5 };
 
-static struct segment segment;
-static struct ring_writer *writer;
-static struct readers *readers;
 static struct subscriptions subscriptions;
 static struct counters counters;
 
@@ -48,41 +46,7 @@ static void unsubscribe(struct subscriber *subscriber, unsigned group)
     (void)subscriptions_remove(&subscriptions, subscriber, group_name(group, name));
 }
 
-static void open_segment(uint64_t generation)
-{
-    struct segment_options options = {
-        .ring_bytes = 1 << 20, .store_bytes = 1 << 20, .generation = generation};
-    struct weir_error error = {0};
-    cr_assert_eq(segment_create(&segment, &options, &error), WEIR_OK, "%s", error.text);
-    writer = ring_writer_open(&segment);
-    readers = readers_open(&segment);
-    cr_assert_not_null(writer);
-    cr_assert_not_null(readers);
-    segment_publish(&segment);
-}
-
-static void close_segment(void)
-{
-    readers_close(readers);
-    ring_writer_close(writer);
-    segment_close(&segment);
-}
-
-struct page {
-    uint32_t slot;
-    int control_fd, event_fd;
-};
-
-static struct page page_make(void)
-{
-    struct page page;
-    cr_assert_eq(readers_attach(readers, (uint32_t)getpid(), &page.slot, &page.control_fd,
-                                &page.event_fd, NULL),
-                 WEIR_OK);
-    return page;
-}
-
-static bool page_use(const struct page *page, const struct segment *of, struct reader *reader)
+static bool page_use(const struct pair *page, const struct segment *of, struct reader *reader)
 {
     return reader_attach(reader, of, page->slot, dup(page->control_fd), dup(page->event_fd),
                          NULL) == WEIR_OK;
@@ -96,7 +60,7 @@ static bool has_bit(const struct reader *reader, unsigned bit)
 Test(wanted, a_bit_goes_with_the_last_group_that_has_it)
 {
     open_segment(1);
-    struct page page = page_make();
+    struct pair page = attach_broker_side((uint32_t)getpid());
     struct reader reader;
     cr_assert(page_use(&page, &segment, &reader));
     struct wanted *wanted = wanted_open();
@@ -148,7 +112,7 @@ Test(wanted, the_page_says_what_is_subscribed_to)
     cr_assert_eq(subscriptions_init(&subscriptions, GROUPS, false, &counters), WEIR_OK);
     for (uint64_t life = 1; life <= 6; life++) {
         open_segment(life);
-        struct page page = page_make();
+        struct pair page = attach_broker_side((uint32_t)getpid());
         cr_assert(page_use(&page, &segment, &reader));
         subscriptions_set_reader(&subscriptions, &reader);
         if (life % 2 == 0)
@@ -241,7 +205,7 @@ static int read_round(struct reader *reader, const struct segment *mine, struct 
     }
 }
 
-static int be_gateway(const struct page *page, struct words *words, uint64_t random)
+static int be_gateway(const struct pair *page, struct words *words, uint64_t random)
 {
     struct segment mine;
     struct reader reader;
@@ -294,7 +258,7 @@ Test(wanted, no_wake_up_is_lost_while_subscriptions_come_and_go)
     struct words *words =
         mmap(NULL, sizeof *words, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert_neq(words, MAP_FAILED);
-    struct page page = page_make();
+    struct pair page = attach_broker_side((uint32_t)getpid());
     pid_t pid = fork();
     cr_assert_geq(pid, 0);
     if (pid == 0)
