@@ -16,7 +16,6 @@ afterEach(() => weir.stop());
 const openStream = () => Subscriber.open(weir.streamUrl);
 const openWorker = () => RawWorker.open(weir.workerUrl);
 const closeAll = (clients) => Promise.all(clients.map((client) => client.close()));
-const bothGateways = (killed) => until(() => weir.gateways().filter((pid) => pid !== killed).length === 2, 'the supervisor has started a new gateway');
 
 // Events follow their sync without a gap and with strictly increasing timestamps.
 function assertGapless(envelopes) {
@@ -35,7 +34,7 @@ test('kill -9 of either gateway: the other delivers on, a new one takes the port
   const sdk = await openSdkWorker(weir.workerUrl);
   sdk.registerFunction('app::alive', async () => 'yes');
   for (let round = 0; round < 2; round += 1) {
-    const pids = await until(() => [weir.gateways()].find((found) => found.length === 2), 'two gateways');
+    const pids = await weir.gatewaysAfter();
     const victim = round === 0 ? weir.gatewayOf(localPortOf(sdk)) : pids.find((pid) => pid !== weir.gatewayOf(localPortOf(sdk)));
     const survivor = pids.find((pid) => pid !== victim);
     const group = `g${round}`;
@@ -53,7 +52,7 @@ test('kill -9 of either gateway: the other delivers on, a new one takes the port
     await watcher.waitFor(() => watcher.events.length === 400, 'every event at the survivor');
     assertGapless(watcher.envelopes);
     await until(() => doomed.closed, 'the connection to the killed gateway ends');
-    await bothGateways(victim);
+    await weir.gatewaysAfter(victim);
 
     const again = await weir.openOn(weir.gateways().find((pid) => pid !== survivor), openStream);
     const sync = await again.joined('crash', group);
@@ -80,7 +79,7 @@ test('kill -9 of a gateway ends the calls of its workers with invocation_stopped
   process.kill(victim, 'SIGKILL');
   assert.equal((await answer).error.code, 'invocation_stopped');
   await until(async () => (await caller.call('raw::hang', {})).error.code === 'function_not_found', 'the function is gone');
-  await bothGateways(victim);
+  await weir.gatewaysAfter(victim);
   await closeAll([caller]);
 });
 
@@ -101,7 +100,7 @@ test('the subscriber library finds its way back after its gateway is killed', as
   stream.close();
   await closeAll([surviving]);
   writer.socket.terminate();
-  await bothGateways(victim);
+  await weir.gatewaysAfter(victim);
 });
 
 test('kill -9 of the broker: sockets stay, a fresh sync brings the new epoch and its reason, writes wait or fail clearly', async () => {
@@ -125,7 +124,7 @@ test('kill -9 of the broker: sockets stay, a fresh sync brings the new epoch and
     if (error === undefined) assert.deepEqual(Object.keys(result).sort(), ['new_value', 'old_value']);
     else assert.equal(error.code, 'STREAM_SET_ERROR', JSON.stringify(error));
   }
-  await until(() => ![undefined, victim].includes(weir.broker()), 'a new broker');
+  await weir.brokerAfter(victim);
   assert.deepEqual(weir.gateways(), pids, 'the gateways live');
   for (const subscriber of subscribers) {
     await subscriber.waitFor(() => subscriber.syncs.some((sync) => sync.epoch !== epoch), 'a sync with a new epoch');
@@ -165,7 +164,7 @@ test('the broker killed several times in a row under load: everybody ends with t
   for (let round = 0; round < 3; round += 1) {
     const victim = weir.broker();
     process.kill(victim, 'SIGKILL');
-    await until(() => ![undefined, victim].includes(weir.broker()), 'a new broker');
+    await weir.brokerAfter(victim);
     await until(async () => (await writers[0].set('storm', 'g', 'probe', { id: 'probe', round })).error === undefined, 'it takes writes');
   }
   isOver = true;

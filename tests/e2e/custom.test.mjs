@@ -421,7 +421,7 @@ test('a gateway that starts later is told of the streams', async () => {
   await here.set('later', 'g', 'i', 'kept');
   const victim = weir.gatewayOf(there.localPort);
   process.kill(victim, 'SIGKILL');
-  await until(() => weir.gateways().filter((pid) => pid !== victim).length === 2, 'another gateway');
+  await weir.gatewaysAfter(victim);
   const [[a], [b]] = [...(await weir.openOnEach(() => RawWorker.open(weir.workerUrl))).values()];
   open.push(a, b);
   there = b;

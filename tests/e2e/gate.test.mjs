@@ -441,7 +441,7 @@ async function brokerMetric(weir, name) {
 async function replaceGateway(weir) {
   const [victim] = weir.gateways();
   process.kill(victim, 'SIGKILL');
-  await until(() => weir.gateways().filter((pid) => pid !== victim).length === weir.gatewayCount, 'another gateway', 30000);
+  await weir.gatewaysAfter(victim, 30000);
 }
 
 const awayLines = (weir) => [...weir.stderr.matchAll(/event=gate_away function="([^"]*)" stream="([^"]*)"/g)].map(([, functionId, stream]) => [functionId, stream]);
@@ -492,7 +492,7 @@ test('a gate that is away outlives the broker, and gateways that come later refu
     for (const end = Date.now() + 3500; Date.now() < end; await delay(20)) {
       for (const subscriber of both) subscriber.join('s', 'yes', { subscriptionId: randomUUID() });
     }
-    await until(() => ![undefined, broker].includes(weir.broker()), 'another broker');
+    await weir.brokerAfter(broker);
     await until(async () => (await brokerMetric(weir, 'gates_away')) === 1, 'the new broker has been told', 30000);
     for (const subscriber of both) {
       assert.equal(await answerTo(subscriber, 's', 'yes'), 'unauthorized');

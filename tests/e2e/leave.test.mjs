@@ -244,7 +244,7 @@ test(`kill -9 of a gateway with ${CROWD} subscribers: ${CROWD} leaves, none twic
   process.kill(victim, 'SIGKILL');
   await came(watcher, CROWD);
   assertOnce(await lastLeave(watcher), [...gone, ...doomed].map(({ name }) => name));
-  await until(() => weir.gateways().filter((pid) => pid !== victim).length === 2, 'a new gateway is there');
+  await weir.gatewaysAfter(victim);
   const again = await openOn(weir.gateways().find((pid) => pid !== survivor));
   await again.joined('crash', 'g', { subscriptionId: 'again' });
   await again.close();

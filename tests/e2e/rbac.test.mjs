@@ -442,7 +442,7 @@ test('both gateways serve every listener, also after a restart', async () => {
   for (const [client] of sessions.values()) assert.equal(await codeOf(client, 'app::private'), 'FORBIDDEN');
   const victim = pids.find((pid) => pid !== weir.gatewayOf(home.localPort)); // the auth function stays
   process.kill(victim, 'SIGKILL');
-  await until(() => weir.gateways().filter((pid) => pid !== victim).length === 2, 'another gateway is there');
+  await weir.gatewaysAfter(victim);
   const [fresh] = weir.gateways().filter((pid) => !pids.includes(pid));
   await until(() => /event=restarted process=gateway/.test(weir.stderr), 'it is ready');
   const client = await weir.openOn(fresh, () => enter('auth', 'guest'));
@@ -461,7 +461,7 @@ test('a broker that dies with a question open: the worker is sent away to come b
   assert.equal((await worker.closing).code, 1012);
   await waiting.closing;
   assert.equal(JSON.parse(waiting.texts[0]).error.code, 'AUTH_ERROR');
-  await until(() => ![undefined, broker].includes(weir.broker()), 'another broker');
+  await weir.brokerAfter(broker);
   await until(async () => (await home.call('app::public::echo', {})).error === undefined, 'functions are known again');
   assert.equal(await codeOf(await enter('auth', 'guest'), 'app::public::echo'), undefined);
 });

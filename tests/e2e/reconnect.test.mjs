@@ -212,7 +212,7 @@ for (const [level, settings] of [['synced', { durability: 'synced' }], ['written
         if (round % 2 === 0) {
           if (level === 'memory') await outrunLog(worker, write);
           process.kill(broker, 'SIGKILL');
-          await until(() => ![undefined, broker].includes(weir.broker()), 'another broker');
+          await weir.brokerAfter(broker);
         } else {
           process.kill(broker, 'SIGSTOP');
           await delay(100 + random.below(200));

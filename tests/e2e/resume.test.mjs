@@ -218,7 +218,7 @@ for (const isKept of [true, false]) {
         process.kill(victim, 'SIGKILL');
         const meanwhile = later(await openStream(weir)); // served from what is mapped, or once the next broker is there
         meanwhile.join('s', 'g', position);
-        await until(() => ![undefined, victim].includes(weir.broker()), 'a new broker');
+        await weir.brokerAfter(victim);
         await until(async () => (await set(worker, 'm', 16).then(() => true, () => false)), 'a write');
         const again = later(await openStream(weir));
         again.join('s', 'g', position);

@@ -373,7 +373,7 @@ test('Chromium: an EventSource reads, and goes on after the connection was cut',
     // Another gateway takes over while the browser waits.
     const [victim] = weir.gateways();
     process.kill(victim, 'SIGKILL');
-    await until(() => weir.gateways().filter((pid) => pid !== victim).length === 1, 'a new gateway');
+    await weir.gatewaysAfter(victim);
     const again = later(await until(() => RawWorker.open(weir.workerUrl).catch(() => undefined), 'a worker port'));
     await set(again, 'm', 2);
     await until(async () => (await got()).some(({ event }) => event.data === 2), 'the event that was missed');

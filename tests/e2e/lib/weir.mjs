@@ -198,6 +198,16 @@ export class Weir {
     return pid;
   }
 
+  // Waits for the broker, or all gateways, that run once `gone` has ended (undefined: nobody). Who is there is asked once for each
+  // answer: it may end between two questions.
+  brokerAfter(gone) {
+    return until(() => [this.broker()].find((pid) => pid !== undefined && pid !== gone), 'another broker');
+  }
+
+  gatewaysAfter(gone, limitMs) {
+    return until(() => [this.gateways()].find((pids) => pids.length === this.gatewayCount && !pids.includes(gone)), 'another gateway', limitMs);
+  }
+
   isAlive(pid) {
     const identity = identify(pid);
     return identity !== null && isAlive(identity);
@@ -254,10 +264,7 @@ export class Weir {
   // Opens clients until every gateway has `each` of them; the rest are closed. `open` returns an object with `localPort` and
   // `close()`. Returns a Map from gateway pid to its clients.
   async openOnEach(open, each = 1) {
-    const pids = await until(() => {
-      const all = this.gateways();
-      return all.length === this.gatewayCount && all;
-    }, 'every gateway lives');
+    const pids = await this.gatewaysAfter();
     const found = new Map(pids.map((pid) => [pid, []]));
     for (let attempt = 0, end = Date.now() + OPEN_LIMIT_MS; attempt < OPEN_ATTEMPTS || Date.now() < end; attempt += 1) {
       const client = await open();
