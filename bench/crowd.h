@@ -119,9 +119,9 @@ void crowd_stop(struct crowd *crowd);
  * bounded by `crowd`, whose options they are. */
 struct crowd_publisher;
 struct crowd_publisher *crowd_publisher_open(struct crowd *crowd);
-/* Publish until `until_ns`: one each 1/rate from now on, or as in_flight allows. Returns early when
- * nothing in flight arrives for some seconds. */
-void crowd_publish(struct crowd_publisher *publisher, uint64_t until_ns);
+/* Publish for so long: one each 1/rate from now on, however late, or as in_flight allows. Returns early
+ * when nothing in flight arrives for some seconds. */
+void crowd_publish(struct crowd_publisher *publisher, uint64_t duration_ns);
 uint64_t crowd_published(const struct crowd_publisher *publisher);
 uint64_t crowd_refused(const struct crowd_publisher *publisher);
 uint64_t crowd_reopened(const struct crowd_publisher *publisher); /* times it lost its connection */

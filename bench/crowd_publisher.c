@@ -14,8 +14,8 @@
 enum {
     OUT_BYTES = 256 * 1024,
     IN_BYTES = 64 * 1024,
-    STALL_MS = 5000, /* nothing in flight has arrived for so long: it is lost */
-    READY_MS = 5000,
+    STALL_MS = 15000, /* nothing in flight has arrived for so long: it is lost */
+    READY_MS = 30000,
 };
 
 struct crowd_publisher {
@@ -165,9 +165,9 @@ struct crowd_publisher *crowd_publisher_open(struct crowd *crowd)
     return publisher;
 }
 
-static void publish_by_clock(struct crowd_publisher *publisher, uint64_t until_ns)
+static void publish_by_clock(struct crowd_publisher *publisher, uint64_t duration_ns)
 {
-    uint64_t start_ns = load_clock_ns(), due_ns = start_ns;
+    uint64_t start_ns = load_clock_ns(), until_ns = start_ns + duration_ns, due_ns = start_ns;
     double period_ns = 1e9 / publisher->options.rate;
     for (uint64_t done = 0; due_ns < until_ns;) {
         load_sleep_until(due_ns);
@@ -204,9 +204,10 @@ static bool wait_for_arrivals(struct crowd_publisher *publisher)
     return false;
 }
 
-static void publish_in_flight(struct crowd_publisher *publisher, uint64_t until_ns)
+static void publish_in_flight(struct crowd_publisher *publisher, uint64_t duration_ns)
 {
-    for (uint64_t now_ns; (now_ns = load_clock_ns()) < until_ns;) {
+    uint64_t now_ns = load_clock_ns(), until_ns = now_ns + duration_ns;
+    for (; now_ns < until_ns; now_ns = load_clock_ns()) {
         while (in_flight(publisher) < publisher->options.in_flight && has_room(publisher))
             put_message(publisher, now_ns);
         write_out(publisher);
@@ -215,12 +216,12 @@ static void publish_in_flight(struct crowd_publisher *publisher, uint64_t until_
     }
 }
 
-void crowd_publish(struct crowd_publisher *publisher, uint64_t until_ns)
+void crowd_publish(struct crowd_publisher *publisher, uint64_t duration_ns)
 {
     if (publisher->options.rate > 0)
-        publish_by_clock(publisher, until_ns);
+        publish_by_clock(publisher, duration_ns);
     else
-        publish_in_flight(publisher, until_ns);
+        publish_in_flight(publisher, duration_ns);
 }
 
 bool crowd_wait_delivered(struct crowd_publisher *publisher, uint64_t wanted, double seconds)

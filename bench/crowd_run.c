@@ -74,7 +74,7 @@ static void subscribe(const struct crowd_options *options, struct crowd *crowd,
 
 static void publish_for(struct crowd_publisher *publisher, double seconds)
 {
-    crowd_publish(publisher, load_clock_ns() + (uint64_t)(seconds * 1e9));
+    crowd_publish(publisher, (uint64_t)(seconds * 1e9));
 }
 
 static void read_latencies(struct crowd *crowd, struct crowd_result *result)

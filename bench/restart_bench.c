@@ -43,7 +43,7 @@ struct bench {
 
 static void publish_ms(struct bench *bench, unsigned ms)
 {
-    crowd_publish(bench->publisher, load_clock_ns() + ms * UINT64_C(1000000));
+    crowd_publish(bench->publisher, ms * UINT64_C(1000000));
 }
 
 static pid_t start_drain(const struct load_server *server)

@@ -69,12 +69,12 @@ static void wait_for_live(struct bench *bench)
 static struct phase publish_phase(struct bench *bench)
 {
     static struct histogram latencies;
-    crowd_publish(bench->publisher, load_clock_ns() + WARMUP_MS * UINT64_C(1000000));
+    crowd_publish(bench->publisher, WARMUP_MS * UINT64_C(1000000));
     wait_for_live(bench);
     crowd_histogram_reset(bench->crowd);
     uint64_t cpu = load_server_cpu_ns(&bench->server);
     uint64_t delivered = CROWD_TOTAL(bench->crowd, delivered);
-    crowd_publish(bench->publisher, load_clock_ns() + (uint64_t)(bench->seconds * 1e9));
+    crowd_publish(bench->publisher, (uint64_t)(bench->seconds * 1e9));
     wait_for_live(bench);
     cpu = load_server_cpu_ns(&bench->server) - cpu;
     delivered = CROWD_TOTAL(bench->crowd, delivered) - delivered;
@@ -108,7 +108,7 @@ static void publish_until_full(struct bench *bench)
     unsigned seconds = 0;
     do {
         before = now;
-        crowd_publish(bench->publisher, load_clock_ns() + 1000000000);
+        crowd_publish(bench->publisher, 1000000000);
         now = kernel_bytes(bench->server.stream_port);
     } while (now > before + (uint64_t)FULL_BYTES_A_SECOND * bench->stopped &&
              ++seconds < FULL_SECONDS_MAX);

@@ -84,7 +84,7 @@ static struct counters read_counters(const struct bench *bench)
 
 static void publish_ms(struct bench *bench, unsigned ms)
 {
-    crowd_publish(bench->publisher, load_clock_ns() + ms * UINT64_C(1000000));
+    crowd_publish(bench->publisher, ms * UINT64_C(1000000));
 }
 
 static double live_p99_us(struct bench *bench)

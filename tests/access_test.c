@@ -29,7 +29,7 @@ static void stop(void)
     buffer_fini(&out);
 }
 
-TestSuite(access, .init = start, .fini = stop, .timeout = 20);
+TestSuite(access, .init = start, .fini = stop, .timeout = HANG_SECONDS);
 
 static void expose(const char *pattern, const char *name_space)
 {

@@ -93,7 +93,7 @@ static void contract_close(void)
     contract_teardown();
 }
 
-TestSuite(adapter_contract, .init = contract_open, .fini = contract_close, .timeout = 60);
+TestSuite(adapter_contract, .init = contract_open, .fini = contract_close, .timeout = HANG_SECONDS);
 
 static struct store_key contract_key(const char *stream, const char *group, const char *item)
 {

@@ -18,7 +18,7 @@ static void close_answered(void)
     answered_close(answered);
 }
 
-TestSuite(answered, .init = open_answered, .fini = close_answered, .timeout = 60);
+TestSuite(answered, .init = open_answered, .fini = close_answered, .timeout = HANG_SECONDS);
 
 static void add(uint64_t origin, uint64_t request, const char *result)
 {

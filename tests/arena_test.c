@@ -28,7 +28,7 @@ static void assert_whole(void)
     cr_assert_eq(arena_check(arena, &error), WEIR_OK, "%s", error.text);
 }
 
-TestSuite(arena, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(arena, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 /* Block sizes: never less than asked, at most a quarter more below 64 KiB, whole spans above. */
 Test(arena, rounding_is_bounded)

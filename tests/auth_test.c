@@ -36,7 +36,7 @@ static void stop(void)
     stub_reset();
 }
 
-TestSuite(auth, .init = start, .fini = stop, .timeout = 30);
+TestSuite(auth, .init = start, .fini = stop, .timeout = HANG_SECONDS);
 
 static void set(const char *assignment)
 {

@@ -82,7 +82,7 @@ static void run_until_done(unsigned count)
 }
 
 /* Jobs run in the thread and are done in the loop's, both in the order they were started. */
-Test(background, jobs_run_and_are_done_in_order, .timeout = 30)
+Test(background, jobs_run_and_are_done_in_order, .timeout = HANG_SECONDS)
 {
     for (unsigned engine = 0; engine < 2; engine++) {
         open_background(engines[engine]);
@@ -106,7 +106,7 @@ Test(background, jobs_run_and_are_done_in_order, .timeout = 30)
 }
 
 /* A job that waits holds up neither the loop nor the start of others; in_flight says so. */
-Test(background, a_job_that_blocks_leaves_the_loop_free, .timeout = 30)
+Test(background, a_job_that_blocks_leaves_the_loop_free, .timeout = HANG_SECONDS)
 {
     for (unsigned engine = 0; engine < 2; engine++) {
         struct weir_error error = {0};
@@ -126,7 +126,7 @@ Test(background, a_job_that_blocks_leaves_the_loop_free, .timeout = 30)
 }
 
 /* done() may start the same job again, many times over. */
-Test(background, done_may_start_a_job, .timeout = 30)
+Test(background, done_may_start_a_job, .timeout = HANG_SECONDS)
 {
     for (unsigned engine = 0; engine < 2; engine++) {
         open_background(engines[engine]);
@@ -139,7 +139,7 @@ Test(background, done_may_start_a_job, .timeout = 30)
 }
 
 /* Closing runs what was started, also what has to wait first, and tells the owners. */
-Test(background, close_finishes_what_was_started, .timeout = 30)
+Test(background, close_finishes_what_was_started, .timeout = HANG_SECONDS)
 {
     for (unsigned engine = 0; engine < 2; engine++) {
         open_background(engines[engine]);
@@ -157,7 +157,7 @@ Test(background, close_finishes_what_was_started, .timeout = 30)
 }
 
 /* The loop may be closed first: its poll operation is only given up. */
-Test(background, close_after_the_loop_finishes_as_well, .timeout = 30)
+Test(background, close_after_the_loop_finishes_as_well, .timeout = HANG_SECONDS)
 {
     for (unsigned engine = 0; engine < 2; engine++) {
         open_background(engines[engine]);
@@ -186,7 +186,7 @@ static void owned_done(struct background_job *job)
 }
 
 /* A job's memory is its owner's again in done(). */
-Test(background, an_owner_frees_its_job_in_done, .timeout = 30)
+Test(background, an_owner_frees_its_job_in_done, .timeout = HANG_SECONDS)
 {
     for (unsigned engine = 0; engine < 2; engine++) {
         unsigned freed = 0;
@@ -212,7 +212,7 @@ static void job_read_signals(struct background_job *job)
 }
 
 /* Signals are left to the loop thread, whose own mask stays as it was. */
-Test(background, signals_are_blocked_in_the_thread_only, .timeout = 30)
+Test(background, signals_are_blocked_in_the_thread_only, .timeout = HANG_SECONDS)
 {
     sigset_t before;
     sigset_t after;

@@ -28,7 +28,7 @@
 #include "shm/segment.h"
 #include "shm/wire.h"
 
-enum { CLIENT_WAIT_MS = 20000 };
+enum { CLIENT_WAIT_MS = 120000 };
 
 struct test_broker {
     pid_t pid;

@@ -8,7 +8,7 @@ static void open_default(void)
     fixture_open(NULL, NULL);
 }
 
-TestSuite(catalogue, .init = open_default, .fini = fixture_close, .timeout = 30);
+TestSuite(catalogue, .init = open_default, .fini = fixture_close, .timeout = HANG_SECONDS);
 
 /* The answer of one engine::* call; valid until the next one. */
 static const struct recorded *answer(const char *function, const char *input)

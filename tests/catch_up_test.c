@@ -730,7 +730,7 @@ static unsigned total_of(size_t offset)
     return total;
 }
 
-Test(catch_up, clients_end_with_the_exact_state, .timeout = 120)
+Test(catch_up, clients_end_with_the_exact_state, .timeout = HANG_SECONDS)
 {
     run_model(4 * 1024 * 1024, 60, 20, 30);
     cr_assert_gt(total_of(offsetof(struct client, conflated)), 0);
@@ -742,14 +742,14 @@ Test(catch_up, clients_end_with_the_exact_state, .timeout = 120)
 }
 
 /* Values so large that a conflation takes several sends, in a ring that is lapped meanwhile. */
-Test(catch_up, clients_end_with_the_exact_state_in_a_small_ring, .timeout = 120)
+Test(catch_up, clients_end_with_the_exact_state_in_a_small_ring, .timeout = HANG_SECONDS)
 {
     run_model(256 * 1024, 8000, 5, 30);
     cr_assert_gt(counted(COUNTER_SYNCS_LAGGED), 0);
     close_world();
 }
 
-Test(catch_up, a_conflation_of_several_sends_is_one_place, .timeout = 120)
+Test(catch_up, a_conflation_of_several_sends_is_one_place, .timeout = HANG_SECONDS)
 {
     run_model(32 * 1024 * 1024, 25000, 5, 6);
     cr_assert_gt(counted(COUNTER_CONFLATIONS), 0);
@@ -758,7 +758,7 @@ Test(catch_up, a_conflation_of_several_sends_is_one_place, .timeout = 120)
 }
 
 /* Items are told apart by their ids, should all their hashes be the same. */
-Test(catch_up, hashes_that_collide_mix_nothing_up, .timeout = 120)
+Test(catch_up, hashes_that_collide_mix_nothing_up, .timeout = HANG_SECONDS)
 {
     world.hashes_collide = true;
     run_model(4 * 1024 * 1024, 60, 20, 30);
@@ -808,7 +808,7 @@ static unsigned turns_until_live(struct client *client)
 }
 
 /* Goal: what policies do. Method: one client for each rung of the ladder. */
-Test(catch_up, within_the_lag_limit_every_event_is_sent, .timeout = 20)
+Test(catch_up, within_the_lag_limit_every_event_is_sent, .timeout = HANG_SECONDS)
 {
     open_clients(4 * 1024 * 1024, 2, SLOW_LATEST);
     struct client *client = &clients[0];
@@ -827,7 +827,7 @@ Test(catch_up, within_the_lag_limit_every_event_is_sent, .timeout = 20)
     close_world();
 }
 
-Test(catch_up, lossless_is_every_event_however_many, .timeout = 20)
+Test(catch_up, lossless_is_every_event_however_many, .timeout = HANG_SECONDS)
 {
     enum { MANY = 100000 };
     open_clients(64 * 1024 * 1024, 2, SLOW_LOSSLESS);
@@ -840,7 +840,7 @@ Test(catch_up, lossless_is_every_event_however_many, .timeout = 20)
     close_world();
 }
 
-Test(catch_up, who_disconnects_is_closed_once_and_told_nothing_more, .timeout = 20)
+Test(catch_up, who_disconnects_is_closed_once_and_told_nothing_more, .timeout = HANG_SECONDS)
 {
     open_clients(4 * 1024 * 1024, 2, SLOW_DISCONNECT);
     struct client *client = &clients[0];
@@ -859,7 +859,7 @@ Test(catch_up, who_disconnects_is_closed_once_and_told_nothing_more, .timeout = 
     close_world();
 }
 
-Test(catch_up, more_events_than_a_conflation_looks_at_are_a_sync, .timeout = 20)
+Test(catch_up, more_events_than_a_conflation_looks_at_are_a_sync, .timeout = HANG_SECONDS)
 {
     open_clients(64 * 1024 * 1024, 2, SLOW_LATEST);
     struct client *client = &clients[0];
@@ -877,7 +877,7 @@ Test(catch_up, more_events_than_a_conflation_looks_at_are_a_sync, .timeout = 20)
 }
 
 /* What kind a conflated event is of depends on what the client has. */
-Test(catch_up, kinds_are_put_right_for_who_has_missed_what, .timeout = 20)
+Test(catch_up, kinds_are_put_right_for_who_has_missed_what, .timeout = HANG_SECONDS)
 {
     open_clients(1024 * 1024, 1, SLOW_LATEST);
     struct client *client = &clients[0];
@@ -910,7 +910,7 @@ Test(catch_up, kinds_are_put_right_for_who_has_missed_what, .timeout = 20)
 
 /* Goal: what is written while the sends of a conflation go out belongs to the next one, and the position
  * stays in front of it until it is complete. Method: a socket that takes one send and stalls. */
-Test(catch_up, a_conflation_ends_where_it_began_to, .timeout = 20)
+Test(catch_up, a_conflation_ends_where_it_began_to, .timeout = HANG_SECONDS)
 {
     open_clients(4 * 1024 * 1024, 1, SLOW_LATEST);
     struct client *client = &clients[0];
@@ -939,7 +939,7 @@ Test(catch_up, a_conflation_ends_where_it_began_to, .timeout = 20)
 }
 
 /* A filter that nothing of it passes: the link moves, nothing is sent. */
-Test(catch_up, a_conflation_of_nothing_wanted_is_nothing, .timeout = 20)
+Test(catch_up, a_conflation_of_nothing_wanted_is_nothing, .timeout = HANG_SECONDS)
 {
     open_clients(4 * 1024 * 1024, 1, SLOW_LATEST);
     struct client *client = &clients[1];
@@ -970,7 +970,7 @@ Test(catch_up, a_conflation_of_nothing_wanted_is_nothing, .timeout = 20)
 
 /* Goal: who is far behind in a group that is written all the time gets there, though its newest write is
  * never in the ring when the gateway looks. */
-Test(catch_up, a_group_that_is_never_at_rest_is_caught_up_with, .timeout = 20)
+Test(catch_up, a_group_that_is_never_at_rest_is_caught_up_with, .timeout = HANG_SECONDS)
 {
     static const enum slow_policy policies[] = {SLOW_LATEST, SLOW_LOSSLESS};
     for (unsigned i = 0; i < 2; i++) {
@@ -997,7 +997,7 @@ Test(catch_up, a_group_that_is_never_at_rest_is_caught_up_with, .timeout = 20)
 }
 
 /* Goal: catching up with n events looks at about n records, and at the store once. */
-Test(catch_up, the_way_back_is_walked_once, .timeout = 20)
+Test(catch_up, the_way_back_is_walked_once, .timeout = HANG_SECONDS)
 {
     enum { MANY = 50000 };
     open_clients(64 * 1024 * 1024, 1, SLOW_LOSSLESS);
@@ -1025,7 +1025,7 @@ Test(catch_up, the_way_back_is_walked_once, .timeout = 20)
 }
 
 /* Goal: many who stand at one place share one look at the store, one walk and one batch. */
-Test(catch_up, those_at_one_place_share_what_is_read, .timeout = 20)
+Test(catch_up, those_at_one_place_share_what_is_read, .timeout = HANG_SECONDS)
 {
     open_clients(4 * 1024 * 1024, CLIENTS, SLOW_LATEST);
     for (unsigned i = 0; i < CLIENTS; i++)
@@ -1061,7 +1061,7 @@ Test(catch_up, those_at_one_place_share_what_is_read, .timeout = 20)
 
 /* Goal: a group's events are walked once for its links, also where links of other groups stand between
  * them in the queue. Method: two groups in turn; walks of their own would take a turn each. */
-Test(catch_up, groups_in_turn_do_not_undo_each_others_walks, .timeout = 20)
+Test(catch_up, groups_in_turn_do_not_undo_each_others_walks, .timeout = HANG_SECONDS)
 {
     random_state = 1;
     is_calm = true;
@@ -1087,7 +1087,7 @@ Test(catch_up, groups_in_turn_do_not_undo_each_others_walks, .timeout = 20)
 }
 
 /* A position that cannot be one, one that is lapped, one that is ahead of the feed. */
-Test(catch_up, positions_are_served_when_the_ring_leads_there, .timeout = 20)
+Test(catch_up, positions_are_served_when_the_ring_leads_there, .timeout = HANG_SECONDS)
 {
     open_clients(256 * 1024, 1, SLOW_LOSSLESS);
     const struct subscriber_link *link = clients[0].subscriber.links;
@@ -1121,7 +1121,7 @@ Test(catch_up, positions_are_served_when_the_ring_leads_there, .timeout = 20)
 }
 
 /* Goal: a turn's work is bounded, whoever is behind. */
-Test(catch_up, a_turn_is_bounded, .timeout = 20)
+Test(catch_up, a_turn_is_bounded, .timeout = HANG_SECONDS)
 {
     open_clients(64 * 1024 * 1024, CLIENTS, SLOW_LOSSLESS);
     for (unsigned i = 0; i < CLIENTS; i++)

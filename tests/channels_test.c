@@ -99,7 +99,7 @@ static uint64_t credits_of(struct peer_handle peer)
     return credits;
 }
 
-TestSuite(channels, .init = open_channels, .fini = close_channels, .timeout = 20);
+TestSuite(channels, .init = open_channels, .fini = close_channels, .timeout = HANG_SECONDS);
 
 static const char *create_of(uint64_t session)
 {
@@ -303,7 +303,7 @@ Test(channels, a_lagging_gateway_is_sent_nothing)
 
 /* Channels nobody reads fill all the room there is. One that is read gets on all the same, and the
  * others do when there is room again. */
-Test(channels, unread_channels_do_not_stop_the_others, .timeout = 60)
+Test(channels, unread_channels_do_not_stop_the_others, .timeout = HANG_SECONDS)
 {
     enum { UNREAD = CHANNELS_BYTES / CHANNEL_BYTES + 8 };
     static char text[CHANNEL_BYTES + 1];
@@ -346,7 +346,7 @@ Test(channels, unread_channels_do_not_stop_the_others, .timeout = 60)
 }
 
 /* Credit is for messages of any size; what all of them keep has a bound of its own. */
-Test(channels, what_is_kept_has_a_hard_bound, .timeout = 60)
+Test(channels, what_is_kept_has_a_hard_bound, .timeout = HANG_SECONDS)
 {
     enum { BYTES = 16 * 1024 * 1024 };
     char *text = malloc(BYTES + 1);

@@ -269,7 +269,7 @@ static void stop(void)
     buffer_fini(&gateway.out);
 }
 
-TestSuite(client, .init = start, .fini = stop, .timeout = 60);
+TestSuite(client, .init = start, .fini = stop, .timeout = HANG_SECONDS);
 
 static int open_client(struct weir_client_options options)
 {

@@ -16,7 +16,7 @@ static void close_streams(void)
 {
     custom_streams_close(streams);
 }
-TestSuite(custom_streams, .init = open_streams, .fini = close_streams, .timeout = 30);
+TestSuite(custom_streams, .init = open_streams, .fini = close_streams, .timeout = HANG_SECONDS);
 
 static bool have(const char *stream)
 {

@@ -187,7 +187,7 @@ static void close_custom(void)
     segment_close(&segment);
 }
 
-TestSuite(custom, .init = open_custom, .fini = close_custom, .timeout = 30);
+TestSuite(custom, .init = open_custom, .fini = close_custom, .timeout = HANG_SECONDS);
 
 static void function_appears(const char *id)
 {
@@ -655,7 +655,7 @@ Test(custom, a_stream_is_told_when_it_can_be_read)
 }
 
 Test(custom_fallback, the_store_serves_while_the_worker_is_away, .fini = close_custom,
-     .timeout = 30)
+     .timeout = HANG_SECONDS)
 {
     open_custom_with((struct custom_options){.fallback = true});
     function_appears("stream::set(s)");
@@ -699,7 +699,7 @@ Test(custom, what_the_routes_do_not_take_is_told)
     cr_assert_eq(last(6)->status, WEIR_FULL);
 }
 
-Test(custom_bounds, each_has_its_answer, .fini = close_custom, .timeout = 30)
+Test(custom_bounds, each_has_its_answer, .fini = close_custom, .timeout = HANG_SECONDS)
 {
     char value[901];
     memset(value, '1', 900);
@@ -735,7 +735,7 @@ Test(custom_bounds, each_has_its_answer, .fini = close_custom, .timeout = 30)
 }
 
 /* One worker that hangs leaves room for others. */
-Test(custom_bounds, one_stream_has_its_share, .fini = close_custom, .timeout = 30)
+Test(custom_bounds, one_stream_has_its_share, .fini = close_custom, .timeout = HANG_SECONDS)
 {
     open_custom_with((struct custom_options){.operations_max = 4, .stream_operations_max = 2});
     stream_appears();
@@ -766,7 +766,7 @@ Test(custom, late_and_unknown_answers_find_nothing)
 }
 
 /* Whatever is open when it closes is completed once, with CLOSED. */
-Test(custom_close, open_requests_are_completed, .timeout = 30)
+Test(custom_close, open_requests_are_completed, .timeout = HANG_SECONDS)
 {
     open_custom();
     stream_appears();

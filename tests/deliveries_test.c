@@ -47,7 +47,7 @@ static void teardown(void)
     routes_close(routes);
 }
 
-TestSuite(deliveries, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(deliveries, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 static struct delivery_line *open_line(const char *function, const char *condition,
                                        const char *metadata)

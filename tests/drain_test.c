@@ -3,7 +3,7 @@
 
 #include "gateway/drain.h"
 
-Test(drain, sockets_go_evenly_and_all_of_them, .timeout = 10)
+Test(drain, sockets_go_evenly_and_all_of_them, .timeout = HANG_SECONDS)
 {
     enum { TOTAL = 20000, SPAN_MS = 5000 };
     uint64_t before = 0;
@@ -16,7 +16,7 @@ Test(drain, sockets_go_evenly_and_all_of_them, .timeout = 10)
     cr_assert_eq(before, TOTAL);
 }
 
-Test(drain, few_sockets_go_one_by_one, .timeout = 10)
+Test(drain, few_sockets_go_one_by_one, .timeout = HANG_SECONDS)
 {
     uint64_t changes = 0;
     for (uint64_t passed_ms = 1; passed_ms <= 50; passed_ms++) {
@@ -27,7 +27,7 @@ Test(drain, few_sockets_go_one_by_one, .timeout = 10)
     cr_assert_eq(changes, 5);
 }
 
-Test(drain, all_are_due_when_the_time_is_over, .timeout = 10)
+Test(drain, all_are_due_when_the_time_is_over, .timeout = HANG_SECONDS)
 {
     cr_assert_eq(drain_due(7, 0, 0), 7u);
     cr_assert_eq(drain_due(7, 100, 50), 7u);
@@ -105,7 +105,8 @@ static void play(void)
     locals = 3;
 }
 
-Test(drain, workers_are_asked_to_go_before_subscribers_are_sent, .init = play, .timeout = 10)
+Test(drain, workers_are_asked_to_go_before_subscribers_are_sent, .init = play,
+     .timeout = HANG_SECONDS)
 {
     struct drain drain;
     uint64_t now_ms = 1000;
@@ -128,7 +129,8 @@ Test(drain, workers_are_asked_to_go_before_subscribers_are_sent, .init = play, .
     cr_assert(drain_tick(&drain, now_ms + DRAIN_TICK_MS));
 }
 
-Test(drain, whoever_is_left_at_the_end_of_the_window_is_closed, .init = play, .timeout = 10)
+Test(drain, whoever_is_left_at_the_end_of_the_window_is_closed, .init = play,
+     .timeout = HANG_SECONDS)
 {
     struct drain drain;
     drain_start(&drain, &sockets, 100, 0);
@@ -140,7 +142,7 @@ Test(drain, whoever_is_left_at_the_end_of_the_window_is_closed, .init = play, .t
 }
 
 /* A loop that stood still makes up for it, and no more than that. */
-Test(drain, a_late_tick_sends_those_who_are_due, .init = play, .timeout = 10)
+Test(drain, a_late_tick_sends_those_who_are_due, .init = play, .timeout = HANG_SECONDS)
 {
     struct drain drain;
     drain_start(&drain, &sockets, 5000, 0);

@@ -54,7 +54,7 @@ static void close_engine(void)
     segment_close(&segment);
 }
 
-TestSuite(engine, .init = open_engine, .fini = close_engine, .timeout = 30);
+TestSuite(engine, .init = open_engine, .fini = close_engine, .timeout = HANG_SECONDS);
 
 static struct span text_or_nil(const char *text)
 {
@@ -428,7 +428,7 @@ Test(engine, a_full_store_is_an_error_answer)
 /* A small ring: what would take more than its share is refused before anything is stored; the
  *               largest that fits does. */
 Test(engine_small_ring, an_event_too_large_for_the_ring_is_refused, .fini = close_engine,
-     .timeout = 30)
+     .timeout = HANG_SECONDS)
 {
     open_engine_with(RING_BYTES_MIN, VALUE_BYTES_MAX);
     size_t share = RING_BYTES_MIN / RING_RECORD_SHARE;
@@ -494,7 +494,7 @@ static void open_custom_engine(void)
     custom_function_changed(engine_custom(engine), span_text("stream::get(s)"), true);
 }
 
-TestSuite(engine_custom, .init = open_custom_engine, .fini = close_engine, .timeout = 30);
+TestSuite(engine_custom, .init = open_custom_engine, .fini = close_engine, .timeout = HANG_SECONDS);
 
 static void worker_answers(unsigned call, const char *result)
 {

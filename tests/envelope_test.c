@@ -8,7 +8,7 @@
 #include "shm/json.h"
 #include "shm/limits.h"
 
-TestSuite(envelope, .timeout = 20);
+TestSuite(envelope, .timeout = HANG_SECONDS);
 
 /* Encodes into a block of exactly the promised size and checks the parts every frame has. Returns
  * the JSON, which the caller frees by its frame. */

@@ -22,7 +22,7 @@ static void close_buffer(void)
     buffer_fini(&out);
 }
 
-TestSuite(event_stream, .init = open_buffer, .fini = close_buffer, .timeout = 20);
+TestSuite(event_stream, .init = open_buffer, .fini = close_buffer, .timeout = HANG_SECONDS);
 
 static void assert_out(const char *text)
 {

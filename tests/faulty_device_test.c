@@ -88,7 +88,7 @@ static void remove_file(void)
     (void)rmdir(directory);
 }
 
-TestSuite(faulty_device, .init = make_file, .fini = remove_file, .timeout = 60);
+TestSuite(faulty_device, .init = make_file, .fini = remove_file, .timeout = HANG_SECONDS);
 
 /* INT32_MIN: it never came. Also used in children, which may not assert. */
 static int32_t finish(struct tracked_request *own)

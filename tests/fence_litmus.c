@@ -30,7 +30,7 @@
 enum {
     LITMUS_CLEAN_ROUNDS = 1000000,
     LITMUS_CLEAN_MS = 2500,
-    LITMUS_FAULTY_MS = 30000, /* a bound for a hopeless case; a mutant is found in far less */
+    LITMUS_HOPELESS_MS = 240000, /* a mutant is found in far less, also on a busy machine */
     LITMUS_SPINS =
         1000000, /* a millisecond or so: on a busy machine both sides must be there at once */
     EDGE_RING_BYTES = 64 * 1024,
@@ -259,7 +259,7 @@ static uint64_t run_rounds(struct litmus *litmus, const struct mode *mode, bool 
         give_up("pthread_create");
     take_processor(0);
     uint64_t faults = 0, round = 1;
-    uint64_t deadline = now_ms() + (faulty ? LITMUS_FAULTY_MS : LITMUS_CLEAN_MS);
+    uint64_t deadline = now_ms() + (faulty ? LITMUS_HOPELESS_MS : LITMUS_CLEAN_MS);
     for (;; round++) {
         mode->prepare_write(litmus);
         bool stop = (faulty ? faults != 0 : round > LITMUS_CLEAN_ROUNDS) ||
@@ -331,10 +331,14 @@ static uint64_t run_edge(struct litmus *litmus, bool faulty, uint64_t *rounds)
         give_up("pthread_create");
     take_processor(0);
     static uint64_t frame[(EDGE_SLOT_BYTES - EDGE_HEADER_BYTES) / sizeof(uint64_t)];
-    uint64_t deadline = now_ms() + (faulty ? LITMUS_FAULTY_MS : LITMUS_CLEAN_MS);
-    uint64_t seq = 1;
-    for (; seq % 64 != 0 || now_ms() < deadline; seq++) {
+    uint64_t started = now_ms(), seq = 1;
+    for (;; seq++) {
         if (faulty && atomic_load_explicit(&litmus->faults, memory_order_relaxed) != 0)
+            break;
+        bool is_waited_for =
+            faulty || atomic_load_explicit(&litmus->reads, memory_order_relaxed) == 0;
+        if (seq % 64 == 0 &&
+            now_ms() - started > (is_waited_for ? LITMUS_HOPELESS_MS : LITMUS_CLEAN_MS))
             break;
         for (size_t i = 0; i < sizeof frame / sizeof frame[0]; i++)
             frame[i] = seq;

@@ -87,7 +87,7 @@ static void event_check(const struct expected *expected, enum frame_event event,
 
 /* Whatever the sequence and wherever reads end, the same events come out; between messages nothing
  * is held. */
-Test(frame, yields_the_same_events_however_the_stream_is_cut, .timeout = 60)
+Test(frame, yields_the_same_events_however_the_stream_is_cut, .timeout = HANG_SECONDS)
 {
     static const uint32_t cuts[] = {1, 3, 16, 200, 5000, 100000};
     static struct expected events[EVENTS_MAX];
@@ -128,7 +128,7 @@ Test(frame, yields_the_same_events_however_the_stream_is_cut, .timeout = 60)
 }
 
 /* A stream with one random byte changed ends in events or an error, never beyond its bytes. */
-Test(frame, survives_damage, .timeout = 60)
+Test(frame, survives_damage, .timeout = HANG_SECONDS)
 {
     static struct expected events[EVENTS_MAX];
     struct frame_pool pool = {0};

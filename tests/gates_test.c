@@ -113,7 +113,7 @@ static void reopen(bool is_closed)
     attach();
 }
 
-TestSuite(gates, .init = start, .fini = stop, .timeout = 30);
+TestSuite(gates, .init = start, .fini = stop, .timeout = HANG_SECONDS);
 
 static struct span text_or_nil(const char *text)
 {
@@ -1123,7 +1123,7 @@ static bool model_is_away(const char *name)
 
 /* Gates, joins, cancellations, answers and lost brokers in any order: nothing is left over, and
  * no join of a stream passes at once while a gate of it is away. */
-Test(gates, random_histories_leave_nothing_behind, .timeout = 60)
+Test(gates, random_histories_leave_nothing_behind, .timeout = HANG_SECONDS)
 {
     const char *seed = getenv("WEIR_SEED");
     random_state = seed != NULL ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL) | 1;

@@ -176,7 +176,7 @@ static void teardown(void)
     presence_close(world.broker);
 }
 
-TestSuite(gateway_presence, .init = setup, .fini = teardown, .timeout = 120);
+TestSuite(gateway_presence, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 static void read_broker(unsigned messages_max)
 {

@@ -45,7 +45,7 @@ static void teardown(void)
     free(area);
 }
 
-TestSuite(index, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(index, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 static uint64_t hash_of(uint64_t key)
 {

@@ -31,7 +31,7 @@ static enum weir_status parse(const char *line)
     cr_assert(span_equal(span, span_text(text)), "%.*s is not %s", (int)(span).bytes, (span).data, \
               text)
 
-TestSuite(item_line, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(item_line, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 Test(item_line, names_are_decoded_and_the_value_is_compact)
 {

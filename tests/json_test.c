@@ -9,7 +9,7 @@
 #include "shm/limits.h"
 #include "tests/fuzz/json_invariants.h"
 
-TestSuite(json, .timeout = 120);
+TestSuite(json, .timeout = HANG_SECONDS);
 
 /* One thread is all there is here, so a build that looks for races need not see every case. */
 #ifdef __SANITIZE_THREAD__

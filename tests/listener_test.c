@@ -64,7 +64,8 @@ static void run_until(const unsigned *count, unsigned wanted)
 }
 
 /* What is handed on does not block, is closed on exec and does not delay small segments. */
-Test(listener, hands_on_ready_descriptors, .init = open_loop, .fini = close_loop, .timeout = 20)
+Test(listener, hands_on_ready_descriptors, .init = open_loop, .fini = close_loop,
+     .timeout = HANG_SECONDS)
 {
     unsigned count = 0;
     struct client client;
@@ -82,7 +83,7 @@ Test(listener, hands_on_ready_descriptors, .init = open_loop, .fini = close_loop
 }
 
 /* "::" takes IPv4 too. */
-Test(listener, takes_both_families, .init = open_loop, .fini = close_loop, .timeout = 20)
+Test(listener, takes_both_families, .init = open_loop, .fini = close_loop, .timeout = HANG_SECONDS)
 {
     int fd = socket(AF_INET6, SOCK_STREAM, 0);
     if (fd < 0)
@@ -98,7 +99,7 @@ Test(listener, takes_both_families, .init = open_loop, .fini = close_loop, .time
 }
 
 /* Two sockets on one port share the connections. */
-Test(listener, shares_a_port, .init = open_loop, .fini = close_loop, .timeout = 20)
+Test(listener, shares_a_port, .init = open_loop, .fini = close_loop, .timeout = HANG_SECONDS)
 {
     unsigned first_count = 0, second_count = 0;
     struct client clients[200];
@@ -118,7 +119,7 @@ Test(listener, shares_a_port, .init = open_loop, .fini = close_loop, .timeout = 
 
 /* A listening socket that closes resets what waits in it. */
 Test(listener, takes_what_waits_before_it_closes, .init = open_loop, .fini = close_loop,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     enum { CLIENTS = 3 * LISTENER_ACCEPTS_PER_TURN };
     unsigned count = 0;
@@ -133,7 +134,8 @@ Test(listener, takes_what_waits_before_it_closes, .init = open_loop, .fini = clo
         client_close(&clients[index]);
 }
 
-Test(listener, names_what_it_cannot_have, .init = open_loop, .fini = close_loop, .timeout = 20)
+Test(listener, names_what_it_cannot_have, .init = open_loop, .fini = close_loop,
+     .timeout = HANG_SECONDS)
 {
     unsigned count = 0;
     struct listener *listener = listen_on("127.0.0.1", 0, false, &count);
@@ -145,7 +147,8 @@ Test(listener, names_what_it_cannot_have, .init = open_loop, .fini = close_loop,
 }
 
 /* With no descriptor left accepting pauses; once there is one, the waiting connection is taken. */
-Test(listener, waits_for_descriptors, .init = open_loop, .fini = close_loop, .timeout = 20)
+Test(listener, waits_for_descriptors, .init = open_loop, .fini = close_loop,
+     .timeout = HANG_SECONDS)
 {
     unsigned count = 0;
     struct client client;

@@ -108,7 +108,8 @@ static void hello(struct span previous, struct span token)
     send_frame(WIRE_HELLO, 0, fields);
 }
 
-Test(local_channel, the_same_from_libweir, .init = start_local, .fini = stop_local, .timeout = 20)
+Test(local_channel, the_same_from_libweir, .init = start_local, .fini = stop_local,
+     .timeout = HANG_SECONDS)
 {
     hello((struct span){0}, (struct span){0});
     expect_received(WIRE_WELCOME);
@@ -177,7 +178,7 @@ Test(local_channel, the_same_from_libweir, .init = start_local, .fini = stop_loc
 
 /* The broker reads a session's namespace where JSON workers say it. */
 Test(local_channel, a_namespace_is_told_with_the_metadata, .init = start_local, .fini = stop_local,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     static const struct {
         const char *metadata, *name_space, *told;
@@ -225,7 +226,7 @@ Test(local_channel, a_namespace_is_told_with_the_metadata, .init = start_local, 
 
 /* What is not JSON or not UTF-8 ends the connection. */
 Test(local_channel, unsound_frames_are_refused, .init = start_local, .fini = stop_local,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     for (unsigned i = 0; i < 3; i++) {
         hello((struct span){0}, (struct span){0});
@@ -250,7 +251,7 @@ Test(local_channel, unsound_frames_are_refused, .init = start_local, .fini = sto
 
 /* covers: 2.3/1#1 */
 Test(local_channel, a_hello_with_a_token_is_a_reattach, .init = start_local, .fini = stop_local,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     static const char id[] = "9a0e7a4e-5d0c-4a6e-8f50-0123456789ab";
     hello(span_text(id), span_text(id));
@@ -278,7 +279,7 @@ Test(local_channel, a_hello_with_a_token_is_a_reattach, .init = start_local, .fi
 }
 
 Test(local_channel, a_session_of_libweir_can_be_retired_and_refused, .init = start_local,
-     .fini = stop_local, .timeout = 20)
+     .fini = stop_local, .timeout = HANG_SECONDS)
 {
     char token[UUID_TEXT_BYTES + 1];
     hello((struct span){0}, (struct span){0});

@@ -13,7 +13,7 @@ endfunction()
 function(weir_litmus_run test program mode expected)
   add_test(NAME ${test} COMMAND ${program} ${mode} ${expected})
   # Both threads want a processor of their own; ./dev runs nothing beside what has this label.
-  set_tests_properties(${test} PROPERTIES TIMEOUT 90 SKIP_RETURN_CODE 77 RUN_SERIAL TRUE LABELS alone)
+  set_tests_properties(${test} PROPERTIES TIMEOUT ${HANG_SECONDS} SKIP_RETURN_CODE 77 RUN_SERIAL TRUE LABELS alone)
 endfunction()
 
 weir_litmus(fence_litmus)

@@ -5,14 +5,14 @@
 
 static const uint64_t ms = 1000000;
 
-Test(parting, one_that_was_not_let_go_never_goes, .timeout = 5)
+Test(parting, one_that_was_not_let_go_never_goes, .timeout = HANG_SECONDS)
 {
     struct parting parting = {0};
     parting_answered(&parting);
     cr_assert_not(parting_is_due(&parting, 3600000 * ms));
 }
 
-Test(parting, a_silent_worker_goes_after_a_while, .timeout = 5)
+Test(parting, a_silent_worker_goes_after_a_while, .timeout = HANG_SECONDS)
 {
     struct parting parting;
     parting_begin(&parting, 50 * ms);
@@ -22,7 +22,7 @@ Test(parting, a_silent_worker_goes_after_a_while, .timeout = 5)
 }
 
 /* It calls the next one 3 ms after each answer: a pause is no sign, the answer is. */
-Test(parting, one_call_at_a_time_goes_right_behind_an_answer, .timeout = 5)
+Test(parting, one_call_at_a_time_goes_right_behind_an_answer, .timeout = HANG_SECONDS)
 {
     struct parting parting;
     uint64_t now_ns = 0;
@@ -42,7 +42,7 @@ Test(parting, one_call_at_a_time_goes_right_behind_an_answer, .timeout = 5)
     cr_assert_not(parting_is_due(&parting, now_ns), "the next turn is not behind the answer");
 }
 
-Test(parting, several_at_once_go_in_a_pause, .timeout = 5)
+Test(parting, several_at_once_go_in_a_pause, .timeout = HANG_SECONDS)
 {
     struct parting parting;
     parting_begin(&parting, 0);
@@ -56,7 +56,7 @@ Test(parting, several_at_once_go_in_a_pause, .timeout = 5)
     cr_assert(parting_is_due(&parting, (1 + PARTING_PAUSE_MS) * ms));
 }
 
-Test(parting, one_that_never_pauses_goes_behind_an_answer_in_the_end, .timeout = 5)
+Test(parting, one_that_never_pauses_goes_behind_an_answer_in_the_end, .timeout = HANG_SECONDS)
 {
     struct parting parting;
     parting_begin(&parting, 0);

@@ -61,7 +61,7 @@ static void teardown(void)
     presence_close(presence);
 }
 
-TestSuite(presence, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(presence, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 static void joined(struct peer_handle peer, uint64_t number, const char *stream,
                    const char *payload)
@@ -257,7 +257,7 @@ Test(presence, nobody_wants_it_any_more)
     cr_assert_eq(left_count, 1);
 }
 
-TestSuite(presence_bounds, .fini = teardown, .timeout = 60);
+TestSuite(presence_bounds, .fini = teardown, .timeout = HANG_SECONDS);
 
 Test(presence_bounds, what_is_beyond_them_is_counted)
 {

@@ -33,7 +33,7 @@ static const char *take_shown(void)
     return text;
 }
 
-TestSuite(progress, .init = setup, .fini = teardown, .timeout = 10);
+TestSuite(progress, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 Test(progress, short_work_shows_nothing)
 {

@@ -85,7 +85,7 @@ static uint64_t now_ms(void)
 
 /* It counts as awake until it sleeps again, and the other one hears its bell. */
 Test(readers, who_is_called_otherwise_hears_no_doorbell, .init = open_readers,
-     .fini = close_segment, .timeout = 10)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     uint32_t slot;
     struct reader first = attach(&slot), second = attach(NULL);
@@ -106,7 +106,7 @@ Test(readers, who_is_called_otherwise_hears_no_doorbell, .init = open_readers,
 }
 
 Test(readers, epoch_starts_at_one_and_without_readers_everything_retired_is_free,
-     .init = open_readers, .fini = close_segment, .timeout = 10)
+     .init = open_readers, .fini = close_segment, .timeout = HANG_SECONDS)
 {
     cr_assert_eq(readers_epoch(readers), 1);
     cr_assert_eq(readers_safe_epoch(readers), 1,
@@ -117,7 +117,7 @@ Test(readers, epoch_starts_at_one_and_without_readers_everything_retired_is_free
 }
 
 Test(readers, reading_reader_holds_its_epoch_and_later_ones, .init = open_readers,
-     .fini = close_segment, .timeout = 10)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     struct reader first = attach(NULL), second = attach(NULL);
     readers_advance(readers);
@@ -135,7 +135,7 @@ Test(readers, reading_reader_holds_its_epoch_and_later_ones, .init = open_reader
 }
 
 Test(readers, revoked_reader_is_told_once_and_holds_nothing, .init = open_readers,
-     .fini = close_segment, .timeout = 10)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     struct reader stuck = attach(NULL), fresh = attach(NULL);
     reader_enter(&stuck); /* epoch 1 */
@@ -156,7 +156,7 @@ Test(readers, revoked_reader_is_told_once_and_holds_nothing, .init = open_reader
 }
 
 Test(readers, all_slots_taken_is_full_and_a_freed_one_is_reused, .init = open_readers,
-     .fini = close_segment, .timeout = 20)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     struct weir_error error = {0};
     uint32_t slot;
@@ -174,7 +174,7 @@ Test(readers, all_slots_taken_is_full_and_a_freed_one_is_reused, .init = open_re
 
 /* A gateway whose socket broke may still be reading when its slot already belongs to another one. */
 Test(readers, detached_reader_is_revoked_even_when_its_slot_is_taken_again, .init = open_readers,
-     .fini = close_segment, .timeout = 10)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     uint32_t old_slot, new_slot;
     struct reader old = attach(&old_slot);
@@ -194,7 +194,7 @@ Test(readers, detached_reader_is_revoked_even_when_its_slot_is_taken_again, .ini
 }
 
 Test(readers, broker_survives_any_value_in_a_control_page, .init = open_readers,
-     .fini = close_segment, .timeout = 10)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     struct reader hostile = attach(NULL);
     struct pollfd bell = {.fd = hostile.event_fd, .events = POLLIN};
@@ -229,7 +229,7 @@ Test(readers, broker_survives_any_value_in_a_control_page, .init = open_readers,
 
 /* The eventfd's counter is at its end: writing it must neither block the broker nor fail it. */
 Test(readers, full_doorbell_does_not_block_the_broker, .init = open_readers, .fini = close_segment,
-     .timeout = 10)
+     .timeout = HANG_SECONDS)
 {
     struct reader reader = attach(NULL);
     uint64_t most = UINT64_MAX - 1;
@@ -243,7 +243,7 @@ Test(readers, full_doorbell_does_not_block_the_broker, .init = open_readers, .fi
 }
 
 Test(readers, reader_attach_refuses_what_is_not_its_page, .init = open_readers,
-     .fini = close_segment, .timeout = 10)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     struct pair pair = attach_broker_side(1);
     struct reader reader;
@@ -274,7 +274,7 @@ Test(readers, reader_attach_refuses_what_is_not_its_page, .init = open_readers,
 }
 
 Test(readers, doorbell_rings_only_for_who_sleeps, .init = open_readers, .fini = close_segment,
-     .timeout = 10)
+     .timeout = HANG_SECONDS)
 {
     struct reader sleeper = attach(NULL), busy = attach(NULL);
     uint64_t position = publish_one();
@@ -308,7 +308,7 @@ static void want(struct reader *reader, uint64_t group_hash, bool is_wanted)
 
 /* Two that choose, and one that has said nothing. */
 Test(readers, who_chooses_sleeps_through_what_it_does_not_want, .init = open_readers,
-     .fini = close_segment, .timeout = 10)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     struct reader first = attach(NULL), second = attach(NULL), plain = attach(NULL);
     reader_choose(&first, true);
@@ -358,7 +358,7 @@ Test(readers, who_chooses_sleeps_through_what_it_does_not_want, .init = open_rea
 }
 
 Test(readers, each_wanted_bit_is_its_own, .init = open_readers, .fini = close_segment,
-     .timeout = 30)
+     .timeout = HANG_SECONDS)
 {
     struct reader reader = attach(NULL);
     reader_choose(&reader, true);
@@ -379,7 +379,7 @@ Test(readers, each_wanted_bit_is_its_own, .init = open_readers, .fini = close_se
 
 /* So many records that looking at them costs more than a wake. */
 Test(readers, a_large_publish_wakes_everybody, .init = open_readers, .fini = close_segment,
-     .timeout = 10)
+     .timeout = HANG_SECONDS)
 {
     struct reader reader = attach(NULL);
     reader_choose(&reader, true);
@@ -397,7 +397,7 @@ Test(readers, a_large_publish_wakes_everybody, .init = open_readers, .fini = clo
 
 /* It must read on before the ring laps it. */
 Test(readers, who_has_fallen_behind_by_a_share_of_the_ring_is_woken_for_anything,
-     .init = open_readers, .fini = close_segment, .timeout = 10)
+     .init = open_readers, .fini = close_segment, .timeout = HANG_SECONDS)
 {
     struct reader reader = attach(NULL);
     uint64_t slot_bytes = publish_one(), records = 0;
@@ -423,7 +423,7 @@ Test(readers, who_has_fallen_behind_by_a_share_of_the_ring_is_woken_for_anything
 /* Whatever a reader says of itself, the broker goes through with a wake, and the others' are as they
  * should be. */
 Test(readers, nonsense_in_one_page_changes_nobody_elses_wakes, .init = open_readers,
-     .fini = close_segment, .timeout = 30)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     uint64_t seed = now_ms();
     fprintf(stderr, "seed=%llu\n", (unsigned long long)seed);
@@ -452,7 +452,7 @@ Test(readers, nonsense_in_one_page_changes_nobody_elses_wakes, .init = open_read
 }
 
 Test(readers, counters_and_cursor_are_shown_to_everybody, .init = open_readers,
-     .fini = close_segment, .timeout = 10)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     uint32_t slot, pid = 0;
     uint64_t counters[CONTROL_COUNTERS], position, heartbeat_ms;
@@ -488,6 +488,8 @@ Test(readers, counters_and_cursor_are_shown_to_everybody, .init = open_readers,
 
 /* ---- real processes ---- */
 
+enum { HANG_MS = 1000 * HANG_SECONDS / 4 };
+
 /* The child inherits the descriptors; a gateway gets the same by SCM_RIGHTS. */
 static bool attach_in_child(struct reader *reader, struct segment *mine, const struct pair *pair)
 {
@@ -497,7 +499,7 @@ static bool attach_in_child(struct reader *reader, struct segment *mine, const s
 }
 
 Test(readers, killed_reader_holds_memory_only_until_it_is_detached, .init = open_readers,
-     .fini = close_segment, .timeout = 20)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     for (unsigned life = 0; life < 20; life++) {
         struct pair pair = attach_broker_side(1);
@@ -609,7 +611,7 @@ static bool all_have_read(const struct stress_line *lines)
  * the middle of reads, one killed. A block may be reused under a reader only if the reader is told;
  * nobody keeps the writer from going on. */
 Test(readers, processes_that_stop_or_die_never_keep_or_see_reused_memory, .init = open_readers,
-     .fini = close_segment, .timeout = 60)
+     .fini = close_segment, .timeout = HANG_SECONDS)
 {
     struct stress_line *lines = mmap(NULL, STRESS_READERS * sizeof *lines, PROT_READ | PROT_WRITE,
                                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -631,8 +633,8 @@ Test(readers, processes_that_stop_or_die_never_keep_or_see_reused_memory, .init 
     uint64_t revocations = 0, writes = 0, started = now_ms(), stops = 0, stopped_writes = 0;
     bool is_killed = false, is_stopped = false;
     while (now_ms() - started < 3000 || is_stopped || stops < 3 || !is_killed ||
-           !all_have_read(lines)) {
-        if (now_ms() - started > 40000)
+           atomic_load(&lines[STRESS_STUCK].revoked) < stops || !all_have_read(lines)) {
+        if (now_ms() - started > HANG_MS)
             break; /* bounds a hang; the assertions below fail */
         for (unsigned i = 0; i < 32; i++) {
             uint64_t words[BLOCK_WORDS];
@@ -668,7 +670,6 @@ Test(readers, processes_that_stop_or_die_never_keep_or_see_reused_memory, .init 
         }
         usleep(50);
     }
-    usleep(100000);
     fprintf(stderr, "writes=%llu revocations=%llu stops=%llu\n", (unsigned long long)writes,
             (unsigned long long)revocations, (unsigned long long)stops);
     for (unsigned i = 0; i < STRESS_READERS; i++) {
@@ -692,14 +693,16 @@ Test(readers, processes_that_stop_or_die_never_keep_or_see_reused_memory, .init 
 
 /* Reader sleeps after every record, writer publishes as soon as it has been read: every wake
  * counts. There is no healing timer here, so one lost wake-up ends it (the timeout is only how a
- * hang is noticed). */
+ * hang is noticed). A slow machine has done enough after a while. */
 Test(readers, no_wake_up_is_lost_between_processes, .init = open_readers, .fini = close_segment,
-     .timeout = 60)
+     .timeout = HANG_SECONDS)
 {
-    enum { WAKES = 50000, HANG_MS = 15000 };
+    enum { WAKES = 50000, WAKES_LEAST = 1000, ENOUGH_MS = 10000 };
     _Atomic uint64_t *handled =
         mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert_neq(handled, MAP_FAILED);
+    _Atomic uint64_t *wanted = handled + 1;
+    atomic_store(wanted, WAKES);
     struct pair pair = attach_broker_side(1);
     pid_t pid = fork();
     cr_assert_geq(pid, 0);
@@ -714,7 +717,7 @@ Test(readers, no_wake_up_is_lost_between_processes, .init = open_readers, .fini 
         buffer_init(&bytes, 4096);
         uint64_t slept = 0;
         ring.position = 0;
-        for (uint64_t count = 0; count < WAKES;) {
+        for (uint64_t count = 0; count < atomic_load(wanted);) {
             buffer_clear(&bytes);
             enum weir_status status = ring_read(&ring, &record, &bytes);
             if (status == WEIR_OK) {
@@ -733,8 +736,10 @@ Test(readers, no_wake_up_is_lost_between_processes, .init = open_readers, .fini 
         }
         _exit(slept > 0 ? 0 : 13);
     }
-    uint64_t hang = now_ms() + 40000;
-    for (uint64_t count = 1; count <= WAKES && now_ms() < hang; count++) {
+    uint64_t started = now_ms(), hang = started + HANG_MS;
+    for (uint64_t count = 1; count <= atomic_load(wanted) && now_ms() < hang; count++) {
+        if (count >= WAKES_LEAST && now_ms() - started > ENOUGH_MS)
+            atomic_store(wanted, count);
         publish_one();
         (void)wake();
         for (unsigned spins = 0; atomic_load(handled) < count && now_ms() < hang; spins++)

@@ -7,7 +7,7 @@ static void open_default(void)
     fixture_open(NULL, NULL);
 }
 
-TestSuite(registry, .init = open_default, .fini = fixture_close, .timeout = 30);
+TestSuite(registry, .init = open_default, .fini = fixture_close, .timeout = HANG_SECONDS);
 
 static void refuse(struct peer_handle peer, uint64_t number, const char *id, const char *type,
                    const char *function)
@@ -633,7 +633,7 @@ static void open_forgetful(void)
 }
 
 Test(registry_open_gates, a_gate_whose_owner_has_gone_is_withdrawn, .init = open_forgetful,
-     .fini = fixture_close, .timeout = 30)
+     .fini = fixture_close, .timeout = HANG_SECONDS)
 {
     registry_peer_attached(registry, a);
     session(a, 1, "w");
@@ -778,7 +778,7 @@ static void open_small(void)
 }
 
 Test(registry_limits, every_bound_is_a_failure_told, .init = open_small, .fini = fixture_close,
-     .timeout = 30)
+     .timeout = HANG_SECONDS)
 {
     char large[5000], half[3000];
     memset(large, '1', sizeof large - 1);
@@ -829,7 +829,8 @@ Test(registry_limits, every_bound_is_a_failure_told, .init = open_small, .fini =
 }
 
 /* An away gate keeps the place and the bytes it had, so that it never has to be let go. */
-Test(registry_limits, away_gates_count, .init = open_small, .fini = fixture_close, .timeout = 30)
+Test(registry_limits, away_gates_count, .init = open_small, .fini = fixture_close,
+     .timeout = HANG_SECONDS)
 {
     char half[3600];
     memset(half, '1', sizeof half - 1);
@@ -992,7 +993,7 @@ static void model_step(void)
 
 /* Random sessions, types, binds, some with the same id, and refusals: after every step each bind that
  * has a provider is told to that one, once, and nobody else; at the end nothing is left. */
-Test(registry, every_live_bind_is_told_to_exactly_one_provider, .timeout = 120)
+Test(registry, every_live_bind_is_told_to_exactly_one_provider, .timeout = HANG_SECONDS)
 {
     const char *seed_text = getenv("WEIR_SEED");
     unsigned seed = seed_text ? (unsigned)strtoul(seed_text, NULL, 10) : 20250311;

@@ -100,7 +100,7 @@ static void assert_store(const char *expected)
               (int)out.bytes, out.data, expected);
 }
 
-TestSuite(replay, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(replay, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 Test(replay, writes_of_a_log_are_applied_with_their_numbers)
 {
@@ -305,7 +305,7 @@ static void take_all(const struct buffer *records)
 /* Writes go on between the steps of the walk. The snapshot and the writes since it began are what a restart
  * finds; few empty groups are remembered, so that groups are forgotten and begin a new life, too. */
 Test(replay, a_snapshot_taken_beside_writes_and_the_log_since_are_the_state_at_the_end,
-     .timeout = 120)
+     .timeout = HANG_SECONDS)
 {
     uint64_t random = fixture_seed("replay");
     for (unsigned round = 0; round < 300; round++) {

@@ -171,7 +171,7 @@ static void close_world(void)
     free(sockets);
 }
 
-TestSuite(resume, .init = open_world, .fini = close_world, .timeout = 30);
+TestSuite(resume, .init = open_world, .fini = close_world, .timeout = HANG_SECONDS);
 
 /* `count` events of item `item` of group `group`. */
 static void write_events(const char *group, const char *item, unsigned count, size_t bytes)

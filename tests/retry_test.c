@@ -18,7 +18,7 @@ static uint64_t seed_read(void)
     return seed;
 }
 
-Test(retry, one_client_waits_retry_ms_and_at_most_half_of_it_more, .timeout = 10)
+Test(retry, one_client_waits_retry_ms_and_at_most_half_of_it_more, .timeout = HANG_SECONDS)
 {
     struct retry retry;
     retry_init(&retry, LEAST_MS, seed_read());
@@ -35,7 +35,7 @@ Test(retry, one_client_waits_retry_ms_and_at_most_half_of_it_more, .timeout = 10
 
 /* 10,000 clients that were all connected: in no second should many more than
  * RETRY_SOCKETS_PER_SECOND return. */
-Test(retry, many_expected_clients_are_spread_evenly, .timeout = 10)
+Test(retry, many_expected_clients_are_spread_evenly, .timeout = HANG_SECONDS)
 {
     enum { CLIENTS = 10000, SECONDS = CLIENTS / RETRY_SOCKETS_PER_SECOND };
     struct retry retry;
@@ -52,7 +52,7 @@ Test(retry, many_expected_clients_are_spread_evenly, .timeout = 10)
                   "second %u: %u", second, returning[second]);
 }
 
-Test(retry, a_storm_nobody_announced_spreads_itself, .timeout = 10)
+Test(retry, a_storm_nobody_announced_spreads_itself, .timeout = HANG_SECONDS)
 {
     struct retry retry;
     retry_init(&retry, LEAST_MS, seed_read());
@@ -68,7 +68,7 @@ Test(retry, a_storm_nobody_announced_spreads_itself, .timeout = 10)
                   (unsigned long long)later_ms);
 }
 
-Test(retry, a_hint_has_an_upper_bound, .timeout = 10)
+Test(retry, a_hint_has_an_upper_bound, .timeout = HANG_SECONDS)
 {
     struct retry retry;
     retry_init(&retry, LEAST_MS, seed_read());
@@ -76,7 +76,7 @@ Test(retry, a_hint_has_an_upper_bound, .timeout = 10)
         cr_assert_leq(retry_hint_ms(&retry, NOW_MS, UINT64_MAX), LEAST_MS + RETRY_SPREAD_MS_MAX);
 }
 
-Test(retry, the_same_seed_gives_the_same_hints, .timeout = 10)
+Test(retry, the_same_seed_gives_the_same_hints, .timeout = HANG_SECONDS)
 {
     struct retry one, same, other;
     retry_init(&one, LEAST_MS, 7);
@@ -91,7 +91,7 @@ Test(retry, the_same_seed_gives_the_same_hints, .timeout = 10)
     cr_assert_gt(differing, 50u);
 }
 
-Test(retry, zero_means_at_once_for_a_few, .timeout = 10)
+Test(retry, zero_means_at_once_for_a_few, .timeout = HANG_SECONDS)
 {
     struct retry retry;
     retry_init(&retry, 0, seed_read());
@@ -99,7 +99,7 @@ Test(retry, zero_means_at_once_for_a_few, .timeout = 10)
     cr_assert_eq(retry_random(&retry, 0), 0u);
 }
 
-Test(retry, a_reason_ends_with_the_hint_and_fits_a_close_frame, .timeout = 10)
+Test(retry, a_reason_ends_with_the_hint_and_fits_a_close_frame, .timeout = HANG_SECONDS)
 {
     char reason[RETRY_REASON_BYTES];
     retry_reason(reason, "service restart", 1234);
@@ -114,7 +114,7 @@ Test(retry, a_reason_ends_with_the_hint_and_fits_a_close_frame, .timeout = 10)
     cr_assert_str_eq(hint, "; retry_ms=18446744073709551615");
 }
 
-Test(retry, a_header_is_in_whole_seconds_rounded_up, .timeout = 10)
+Test(retry, a_header_is_in_whole_seconds_rounded_up, .timeout = HANG_SECONDS)
 {
     static const struct {
         uint64_t hint_ms;

@@ -128,7 +128,7 @@ static enum weir_status read_next(void)
     return ring_read(&reader, &record, &out);
 }
 
-Test(ring, new_ring_is_empty, .init = open_ring, .fini = close_ring, .timeout = 10)
+Test(ring, new_ring_is_empty, .init = open_ring, .fini = close_ring, .timeout = HANG_SECONDS)
 {
     cr_assert_eq(read_next(), WEIR_EMPTY);
     cr_assert_eq(ring_published(&reader), 0);
@@ -137,7 +137,7 @@ Test(ring, new_ring_is_empty, .init = open_ring, .fini = close_ring, .timeout = 
 /* A broker that has more appended than it may show yet. */
 /* The groups of what was appended, in order, over many revolutions and so over every kind of end. */
 Test(ring, writer_walks_the_groups_of_what_it_has_appended, .init = open_ring, .fini = close_ring,
-     .timeout = 30)
+     .timeout = HANG_SECONDS)
 {
     uint64_t position = 0, walked = 0;
     for (uint64_t seq = 1; seq <= 20000; seq++) {
@@ -155,7 +155,8 @@ Test(ring, writer_walks_the_groups_of_what_it_has_appended, .init = open_ring, .
     cr_assert_gt(ring_head(writer), 20 * reader.capacity_bytes);
 }
 
-Test(ring, published_up_to_a_position, .init = open_ring, .fini = close_ring, .timeout = 10)
+Test(ring, published_up_to_a_position, .init = open_ring, .fini = close_ring,
+     .timeout = HANG_SECONDS)
 {
     static struct made_record made;
     uint64_t positions[4], ends[4];
@@ -188,7 +189,8 @@ Test(ring, published_up_to_a_position, .init = open_ring, .fini = close_ring, .t
 }
 
 /* What is held back counts for the bound of the unpublished half. */
-Test(ring, held_back_records_fill_the_half, .init = open_ring, .fini = close_ring, .timeout = 10)
+Test(ring, held_back_records_fill_the_half, .init = open_ring, .fini = close_ring,
+     .timeout = HANG_SECONDS)
 {
     static struct made_record made;
     uint64_t first_end = 0, seq = 0;
@@ -209,7 +211,7 @@ Test(ring, held_back_records_fill_the_half, .init = open_ring, .fini = close_rin
     cr_assert_eq(read_next(), WEIR_EMPTY);
 }
 
-Test(ring, ring_without_writer_is_corrupt, .timeout = 10)
+Test(ring, ring_without_writer_is_corrupt, .timeout = HANG_SECONDS)
 {
     struct segment_options options = {
         .ring_bytes = RING_BYTES, .store_bytes = 4096, .generation = 1};
@@ -219,7 +221,7 @@ Test(ring, ring_without_writer_is_corrupt, .timeout = 10)
 }
 
 Test(ring, record_is_invisible_until_published, .init = open_ring, .fini = close_ring,
-     .timeout = 10)
+     .timeout = HANG_SECONDS)
 {
     static struct made_record made;
     cr_assert_eq(append_made(&made, 1, RING_NO_POSITION), WEIR_OK);
@@ -233,7 +235,8 @@ Test(ring, record_is_invisible_until_published, .init = open_ring, .fini = close
 
 /* Frames and ids of every length around the word size arrive to the byte; no id differs from an
  * empty id. */
-Test(ring, every_length_arrives_exactly, .init = open_ring, .fini = close_ring, .timeout = 10)
+Test(ring, every_length_arrives_exactly, .init = open_ring, .fini = close_ring,
+     .timeout = HANG_SECONDS)
 {
     char bytes[40];
     for (size_t i = 0; i < sizeof bytes; i++)
@@ -257,7 +260,7 @@ Test(ring, every_length_arrives_exactly, .init = open_ring, .fini = close_ring, 
 }
 
 Test(ring, read_appends_behind_what_is_in_the_buffer, .init = open_ring, .fini = close_ring,
-     .timeout = 10)
+     .timeout = HANG_SECONDS)
 {
     struct ring_record sent = {.previous_position = RING_NO_POSITION};
     cr_assert_eq(ring_append(writer, &sent, SPAN_LITERAL("frame"), SPAN_LITERAL("id"), NULL),
@@ -272,7 +275,7 @@ Test(ring, read_appends_behind_what_is_in_the_buffer, .init = open_ring, .fini =
  * back-pointers of the newest record lead through everything that is still there, newest first, and
  * end in LAPPED. */
 Test(ring, random_batches_match_the_model_over_many_revolutions, .init = open_ring,
-     .fini = close_ring, .timeout = 60)
+     .fini = close_ring, .timeout = HANG_SECONDS)
 {
     uint64_t random = test_seed();
     uint64_t written = 0, read = 0, previous = RING_NO_POSITION, newest = RING_NO_POSITION;
@@ -317,7 +320,7 @@ Test(ring, random_batches_match_the_model_over_many_revolutions, .init = open_ri
 
 /* A reader paused for one full revolution must be told LAPPED and must never see a mixed record. */
 Test(ring, paused_reader_is_lapped_then_goes_on, .init = open_ring, .fini = close_ring,
-     .timeout = 10)
+     .timeout = HANG_SECONDS)
 {
     uint64_t seq = 0;
     while (ring_head(writer) <= CAPACITY)
@@ -333,7 +336,7 @@ Test(ring, paused_reader_is_lapped_then_goes_on, .init = open_ring, .fini = clos
 }
 
 Test(ring, reader_within_the_ring_is_not_lapped, .init = open_ring, .fini = close_ring,
-     .timeout = 10)
+     .timeout = HANG_SECONDS)
 {
     uint64_t seq = 0;
     while (ring_head(writer) < CAPACITY - CAPACITY / 8)
@@ -345,7 +348,7 @@ Test(ring, reader_within_the_ring_is_not_lapped, .init = open_ring, .fini = clos
 }
 
 Test(ring, read_at_tells_the_kinds_of_absence_apart, .init = open_ring, .fini = close_ring,
-     .timeout = 10)
+     .timeout = HANG_SECONDS)
 {
     uint64_t first = publish_one(1);
     uint64_t second = publish_one(2);
@@ -361,7 +364,8 @@ Test(ring, read_at_tells_the_kinds_of_absence_apart, .init = open_ring, .fini = 
     cr_assert_eq(ring_read_at(&reader, first, &record, NULL), WEIR_LAPPED);
 }
 
-Test(ring, full_buffer_consumes_nothing, .init = open_ring, .fini = close_ring, .timeout = 10)
+Test(ring, full_buffer_consumes_nothing, .init = open_ring, .fini = close_ring,
+     .timeout = HANG_SECONDS)
 {
     publish_one(1);
     struct buffer small;
@@ -374,7 +378,7 @@ Test(ring, full_buffer_consumes_nothing, .init = open_ring, .fini = close_ring, 
 }
 
 Test(ring, largest_record_fits_and_one_byte_more_does_not, .init = open_ring, .fini = close_ring,
-     .timeout = 10)
+     .timeout = HANG_SECONDS)
 {
     static char frame[CAPACITY];
     memset(frame, 'f', sizeof frame);
@@ -406,7 +410,8 @@ Test(ring, largest_record_fits_and_one_byte_more_does_not, .init = open_ring, .f
 
 /* An unpublished batch stops at half the ring; nothing of it is lost, and a reader at the head gets
  * it all. */
-Test(ring, unpublished_batch_is_bounded, .init = open_ring, .fini = close_ring, .timeout = 10)
+Test(ring, unpublished_batch_is_bounded, .init = open_ring, .fini = close_ring,
+     .timeout = HANG_SECONDS)
 {
     static struct made_record made;
     for (unsigned round = 0; round < 20; round++) {
@@ -473,24 +478,26 @@ static void read_damaged(uint64_t seed)
     cr_assert_gt(corrupt, 0);
 }
 
-Test(ring, damaged_ring_is_read_without_harm, .init = open_ring, .fini = close_ring, .timeout = 60)
+Test(ring, damaged_ring_is_read_without_harm, .init = open_ring, .fini = close_ring,
+     .timeout = HANG_SECONDS)
 {
     read_damaged(test_seed());
 }
 
 /* Seeds with which a slot's length and its frame's were damaged alike, and a record of more than
  * the writer's share was handed out. */
-Test(ring, damage_found_1, .init = open_ring, .fini = close_ring, .timeout = 60)
+Test(ring, damage_found_1, .init = open_ring, .fini = close_ring, .timeout = HANG_SECONDS)
 {
     read_damaged(1795293051);
 }
 
-Test(ring, damage_found_2, .init = open_ring, .fini = close_ring, .timeout = 60)
+Test(ring, damage_found_2, .init = open_ring, .fini = close_ring, .timeout = HANG_SECONDS)
 {
     read_damaged(1795293168);
 }
 
-Test(ring, impossible_position_is_corrupt, .init = open_ring, .fini = close_ring, .timeout = 10)
+Test(ring, impossible_position_is_corrupt, .init = open_ring, .fini = close_ring,
+     .timeout = HANG_SECONDS)
 {
     publish_one(1);
     reader.position = ring_head(writer) + 8;
@@ -577,12 +584,13 @@ static uint64_t now_ms(void)
     return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
 }
 
-static bool all_read_on(const struct stress_line *lines)
+/* The stopped one also behind its last stop. */
+static bool all_read_on(const struct stress_line *lines, unsigned stops)
 {
     for (unsigned i = 0; i < STRESS_READERS; i++)
         if (i != STRESS_KILLED && atomic_load(&lines[i].records_since_lap) == 0)
             return false;
-    return true;
+    return atomic_load(&lines[STRESS_STOPPED].laps) >= stops;
 }
 
 /* Four readers while the writer runs: one as fast as it can, one stopped and continued again and
@@ -590,7 +598,7 @@ static bool all_read_on(const struct stress_line *lines)
  * stopped one must go on correctly after each lap. Readers run until killed at the end; one that
  * exits by itself has found a fault. */
 Test(ring, processes_that_stop_or_die_never_see_a_torn_record, .init = open_ring,
-     .fini = close_ring, .timeout = 60)
+     .fini = close_ring, .timeout = HANG_SECONDS)
 {
     struct stress_line *lines = mmap(NULL, STRESS_READERS * sizeof *lines, PROT_READ | PROT_WRITE,
                                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -602,7 +610,7 @@ Test(ring, processes_that_stop_or_die_never_see_a_torn_record, .init = open_ring
         if (pids[i] == 0)
             _exit(stress_read(segment.fd, i, &lines[i]));
     }
-    uint64_t give_up_ms = now_ms() + 20000;
+    uint64_t give_up_ms = now_ms() + 1000 * HANG_SECONDS / 2;
     for (unsigned i = 0; i < STRESS_READERS; i++)
         while (atomic_load(&lines[i].ready) == 0 && now_ms() < give_up_ms)
             usleep(1000);
@@ -613,7 +621,7 @@ Test(ring, processes_that_stop_or_die_never_see_a_torn_record, .init = open_ring
     bool is_killed = false, is_stopped = false;
     /* At least 2.5 s, and until each role has had its turn; the last condition only bounds a hang. */
     while (now_ms() - started < 2500 || is_stopped || stops < 3 || !is_killed) {
-        if (now_ms() > give_up_ms + 20000)
+        if (now_ms() > give_up_ms)
             break;
         /* Some bursts lap everybody, most do not. */
         unsigned burst = mix(seq) % 8 == 0 ? 64 : 8;
@@ -624,7 +632,8 @@ Test(ring, processes_that_stop_or_die_never_see_a_torn_record, .init = open_ring
             }
             ring_publish(writer);
         }
-        if (!is_stopped && atomic_load(&lines[STRESS_STOPPED].records_since_lap) > 0) {
+        if (!is_stopped && atomic_load(&lines[STRESS_STOPPED].laps) >= stops &&
+            atomic_load(&lines[STRESS_STOPPED].records_since_lap) > 0) {
             kill(pids[STRESS_STOPPED], SIGSTOP);
             is_stopped = true;
             stopped_at = ring_head(writer);
@@ -642,7 +651,7 @@ Test(ring, processes_that_stop_or_die_never_see_a_torn_record, .init = open_ring
         usleep(200);
     }
     /* Slowly on, until every living reader has read without being lapped; the bound is for a hang. */
-    for (unsigned i = 0; i < 10000 && (i < 100 || !all_read_on(lines)); i++) {
+    for (unsigned i = 0; now_ms() < give_up_ms && (i < 100 || !all_read_on(lines, stops)); i++) {
         cr_assert_eq(append_made(&made, ++seq, previous), WEIR_OK);
         previous = made.record.position;
         ring_publish(writer);

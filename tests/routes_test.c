@@ -31,7 +31,7 @@ static void close_all(void)
     routes_close(routes);
 }
 
-TestSuite(routes, .init = open_default, .fini = close_all, .timeout = 30);
+TestSuite(routes, .init = open_default, .fini = close_all, .timeout = HANG_SECONDS);
 
 static struct span text_or_nil(const char *text)
 {
@@ -574,7 +574,7 @@ Test(routes, a_busy_or_leaving_executor_is_an_error_answer)
 }
 
 /* covers: 2.9#9 */
-Test(routes_limits, every_bound_is_an_error_answer, .fini = close_all, .timeout = 30)
+Test(routes_limits, every_bound_is_an_error_answer, .fini = close_all, .timeout = HANG_SECONDS)
 {
     const struct routes_limits limits = {.sessions_max = 3,
                                          .session_functions_max = 2,
@@ -683,7 +683,7 @@ static void describe(struct peer_handle peer, uint64_t number, const char *info)
 
 /* One live session per (namespace, name): the next is told to go, and shown without the name; the
  * name is free again when its owner leaves or takes another. */
-Test(routes_limits, names_can_be_made_unique, .fini = close_all, .timeout = 30)
+Test(routes_limits, names_can_be_made_unique, .fini = close_all, .timeout = HANG_SECONDS)
 {
     struct routes_limits limits = routes_limits_default;
     limits.unique_worker_names = true;

@@ -57,7 +57,7 @@ static void expect_refused(int fd, enum weir_status expected)
 }
 
 Test(segment, areas_lie_in_order_and_hold_what_was_asked, .init = create_published,
-     .fini = close_made, .timeout = 10)
+     .fini = close_made, .timeout = HANG_SECONDS)
 {
     uint64_t ring_bytes, readers_bytes, store_bytes;
     char *ring = segment_ring(&made, &ring_bytes);
@@ -75,7 +75,7 @@ Test(segment, areas_lie_in_order_and_hold_what_was_asked, .init = create_publish
     cr_assert_eq((uintptr_t)store % 4096, 0);
 }
 
-Test(segment, ring_is_rounded_up_to_a_power_of_two, .timeout = 10)
+Test(segment, ring_is_rounded_up_to_a_power_of_two, .timeout = HANG_SECONDS)
 {
     struct segment_options options = {.ring_bytes = 65537, .store_bytes = 1, .generation = 1};
     cr_assert_eq(segment_create(&made, &options, NULL), WEIR_OK);
@@ -85,7 +85,7 @@ Test(segment, ring_is_rounded_up_to_a_power_of_two, .timeout = 10)
     segment_close(&made);
 }
 
-Test(segment, sizes_out_of_bounds_are_invalid, .timeout = 10)
+Test(segment, sizes_out_of_bounds_are_invalid, .timeout = HANG_SECONDS)
 {
     const struct segment_options bad[] = {
         {.ring_bytes = 4095, .store_bytes = 4096},
@@ -103,7 +103,7 @@ Test(segment, sizes_out_of_bounds_are_invalid, .timeout = 10)
 }
 
 Test(segment, attached_mapping_shows_the_brokers_bytes, .init = create_published,
-     .fini = close_made, .timeout = 10)
+     .fini = close_made, .timeout = HANG_SECONDS)
 {
     uint64_t bytes;
     strcpy(segment_store(&made, &bytes), "hello");
@@ -122,7 +122,7 @@ Test(segment, attached_mapping_shows_the_brokers_bytes, .init = create_published
 
 /* Whoever is given the descriptor can neither write nor resize, whatever it tries. */
 Test(segment, descriptor_gives_no_way_to_write_or_resize, .init = create_published,
-     .fini = close_made, .timeout = 10)
+     .fini = close_made, .timeout = HANG_SECONDS)
 {
     cr_assert_eq(mmap(NULL, made.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, made.fd, 0),
                  MAP_FAILED);
@@ -141,7 +141,8 @@ Test(segment, descriptor_gives_no_way_to_write_or_resize, .init = create_publish
     cr_assert_neq(fcntl(made.fd, F_GETFD) & FD_CLOEXEC, 0);
 }
 
-Test(segment, unfinished_segment_is_a_mismatch, .init = create, .fini = close_made, .timeout = 10)
+Test(segment, unfinished_segment_is_a_mismatch, .init = create, .fini = close_made,
+     .timeout = HANG_SECONDS)
 {
     expect_refused(made.fd, WEIR_MISMATCH);
     segment_publish(&made);
@@ -150,7 +151,7 @@ Test(segment, unfinished_segment_is_a_mismatch, .init = create, .fini = close_ma
     segment_close(&seen);
 }
 
-Test(segment, what_is_no_sealed_memfd_is_refused, .timeout = 10)
+Test(segment, what_is_no_sealed_memfd_is_refused, .timeout = HANG_SECONDS)
 {
     int event_fd = eventfd(0, 0);
     expect_refused(event_fd, WEIR_INVALID);
@@ -189,7 +190,7 @@ static int forge(const struct segment_header *header, uint64_t bytes)
     return fd;
 }
 
-Test(segment, too_short_or_empty_file_is_refused, .timeout = 10)
+Test(segment, too_short_or_empty_file_is_refused, .timeout = HANG_SECONDS)
 {
     int empty = forge(NULL, 0);
     expect_refused(empty, WEIR_CORRUPT);
@@ -213,7 +214,7 @@ struct forgery {
 
 /* Every field attach relies on, made wrong one at a time; the unchanged copy must be accepted. */
 Test(segment, every_wrong_header_field_is_noticed, .init = create_published, .fini = close_made,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     static const struct forgery forgeries[] = {
         {FIELD(magic), 1, WEIR_MISMATCH},
@@ -262,7 +263,7 @@ Test(segment, every_wrong_header_field_is_noticed, .init = create_published, .fi
     close(shorter);
 }
 
-Test(segment, hash_seeds_differ, .timeout = 10)
+Test(segment, hash_seeds_differ, .timeout = HANG_SECONDS)
 {
     struct segment other;
     create();
@@ -272,7 +273,7 @@ Test(segment, hash_seeds_differ, .timeout = 10)
     segment_close(&made);
 }
 
-Test(segment, create_and_close_leak_nothing, .timeout = 20)
+Test(segment, create_and_close_leak_nothing, .timeout = HANG_SECONDS)
 {
     unsigned before = open_descriptors();
     for (unsigned i = 0; i < 100; i++) {

@@ -36,7 +36,7 @@ static void stop(void)
     server_calls_close(calls);
 }
 
-TestSuite(session_access, .init = start, .fini = stop, .timeout = 20);
+TestSuite(session_access, .init = start, .fini = stop, .timeout = HANG_SECONDS);
 
 static void expose(const char *pattern, const char *name_space)
 {

@@ -8,7 +8,7 @@
 
 /* covers: 2.3/1#7 2.11#1 */
 Test(session_triggers, a_stream_trigger_runs_here_and_is_told_to_the_broker, .init = start,
-     .fini = stop, .timeout = 20)
+     .fini = stop, .timeout = HANG_SECONDS)
 {
     say("{\"type\":\"registertrigger\",\"id\":\"t\\u0031\",\"trigger_type\":\"stream\","
         "\"function_id\":\"app::f\",\"config\":{\"stream_name\":\"ch\\u0061t\",\"group_id\":\"g\","
@@ -36,7 +36,7 @@ Test(session_triggers, a_stream_trigger_runs_here_and_is_told_to_the_broker, .in
 
 /* covers: 2.3/1#8 2.3/2#4 2.11#3 2.11#5 2.9#12 2.9#14 */
 Test(session_triggers, what_is_wrong_is_said_and_nothing_is_registered, .init = start, .fini = stop,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     static const struct {
         const char *text, *code, *sentence;
@@ -80,7 +80,7 @@ Test(session_triggers, what_is_wrong_is_said_and_nothing_is_registered, .init = 
 
 /* Missing and ill-typed fields: dropped, counted, not answered. */
 Test(session_triggers, undecodable_registrations_are_counted, .init = start, .fini = stop,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     static const char *const texts[] = {
         "{\"type\":\"registertrigger\",\"id\":\"t\",\"trigger_type\":\"x\"}",
@@ -109,7 +109,8 @@ Test(session_triggers, undecodable_registrations_are_counted, .init = start, .fi
 
 /* Once more with the same id: one trigger, the new one; a registration that is refused leaves the
  * old one. */
-Test(session_triggers, registering_again_replaces, .init = start, .fini = stop, .timeout = 20)
+Test(session_triggers, registering_again_replaces, .init = start, .fini = stop,
+     .timeout = HANG_SECONDS)
 {
     say(STREAM_TRIGGER("t", "{\"stream_name\":\"a\"}"));
     (void)expect(WIRE_TRIGGER_REGISTER);
@@ -135,7 +136,7 @@ Test(session_triggers, registering_again_replaces, .init = start, .fini = stop, 
 }
 
 /* Only the owner takes a trigger away; ids are its own. */
-Test(session_triggers, sessions_do_not_meet, .init = start, .fini = stop, .timeout = 20)
+Test(session_triggers, sessions_do_not_meet, .init = start, .fini = stop, .timeout = HANG_SECONDS)
 {
     struct ws_connection other_connection;
     struct worker *other = harness_connect(&harness, &other_connection);
@@ -152,7 +153,7 @@ Test(session_triggers, sessions_do_not_meet, .init = start, .fini = stop, .timeo
     cr_assert_eq(harness.triggers.running, 1);
 }
 
-Test(session_triggers, triggers_are_bounded, .init = start, .fini = stop, .timeout = 60)
+Test(session_triggers, triggers_are_bounded, .init = start, .fini = stop, .timeout = HANG_SECONDS)
 {
     char text[256];
     for (unsigned i = 0; i <= SESSION_TRIGGERS_MAX; i++) {
@@ -179,7 +180,7 @@ Test(session_triggers, triggers_are_bounded, .init = start, .fini = stop, .timeo
 
 /* Functions and triggers share one bound in bytes, and what goes gives its bytes back. */
 Test(session_triggers, bytes_are_bounded_together_with_functions, .init = start, .fini = stop,
-     .timeout = 60)
+     .timeout = HANG_SECONDS)
 {
     size_t large = 9 * 1024 * 1024;
     char *text = malloc(large + 256);
@@ -205,7 +206,8 @@ Test(session_triggers, bytes_are_bounded_together_with_functions, .init = start,
 }
 
 /* covers: 2.3/1#2 2.3/1#3 */
-Test(session_triggers, trigger_types_are_kept_and_told, .init = start, .fini = stop, .timeout = 20)
+Test(session_triggers, trigger_types_are_kept_and_told, .init = start, .fini = stop,
+     .timeout = HANG_SECONDS)
 {
     say("{\"type\":\"registertriggertype\",\"id\":\"cron\",\"description\":\"at \\u0061 time\","
         "\"trigger_request_format\":{\"type\":\"object\"},\"call_request_format\":null}");
@@ -240,7 +242,8 @@ Test(session_triggers, trigger_types_are_kept_and_told, .init = start, .fini = s
     cr_assert_str_eq(told(), "");
 }
 
-Test(session_triggers, trigger_types_are_bounded, .init = start, .fini = stop, .timeout = 20)
+Test(session_triggers, trigger_types_are_bounded, .init = start, .fini = stop,
+     .timeout = HANG_SECONDS)
 {
     char text[160];
     for (unsigned i = 0; i <= SESSION_TRIGGER_TYPES_MAX; i++) {
@@ -258,7 +261,7 @@ Test(session_triggers, trigger_types_are_bounded, .init = start, .fini = stop, .
 
 /* covers: 2.3/1#9 2.3/2#5 */
 Test(session_triggers, a_provider_is_told_of_binds_and_answers, .init = start, .fini = stop,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     uint64_t id = harness.sessions.slots[0].session->id;
     say("{\"type\":\"registertriggertype\",\"id\":\"cron\",\"description\":\"\"}");
@@ -310,7 +313,8 @@ Test(session_triggers, a_provider_is_told_of_binds_and_answers, .init = start, .
 }
 
 /* A reason too long for a frame is not worth the broker's connection. */
-Test(session_triggers, a_providers_reason_is_bounded, .init = start, .fini = stop, .timeout = 20)
+Test(session_triggers, a_providers_reason_is_bounded, .init = start, .fini = stop,
+     .timeout = HANG_SECONDS)
 {
     size_t large = 40 * 1024 * 1024;
     char *text = malloc(large + 256);
@@ -329,7 +333,7 @@ Test(session_triggers, a_providers_reason_is_bounded, .init = start, .fini = sto
 }
 
 Test(session_triggers, a_failed_bind_is_told_to_the_owner, .init = start, .fini = stop,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     uint64_t id = harness.sessions.slots[0].session->id;
     struct wire_message result = {
@@ -348,7 +352,7 @@ Test(session_triggers, a_failed_bind_is_told_to_the_owner, .init = start, .fini 
 
 /* For a stream trigger there is nobody to refuse but the broker, when it has no room. */
 Test(session_triggers, a_stream_trigger_the_broker_refuses_stops, .init = start, .fini = stop,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     say(STREAM_TRIGGER("t", "{\"stream_name\":\"s\"}"));
     (void)expect(WIRE_TRIGGER_REGISTER);
@@ -367,7 +371,7 @@ Test(session_triggers, a_stream_trigger_the_broker_refuses_stops, .init = start,
 }
 
 /* After a broker's restart, in an order in which everything finds what it needs. */
-Test(session_triggers, all_is_announced_again, .init = start, .fini = stop, .timeout = 20)
+Test(session_triggers, all_is_announced_again, .init = start, .fini = stop, .timeout = HANG_SECONDS)
 {
     say(STREAM_TRIGGER("a", "{\"stream_name\":\"s\"}"));
     say("{\"type\":\"registerfunction\",\"id\":\"app::f\"}");
@@ -390,7 +394,8 @@ Test(session_triggers, all_is_announced_again, .init = start, .fini = stop, .tim
 }
 
 /* What has no namespace of its own moves; what is addressed stays. */
-Test(session_triggers, triggers_move_with_the_namespace, .init = start, .fini = stop, .timeout = 20)
+Test(session_triggers, triggers_move_with_the_namespace, .init = start, .fini = stop,
+     .timeout = HANG_SECONDS)
 {
     say("{\"type\":\"registertriggertype\",\"id\":\"mine\",\"description\":\"\"}");
     say("{\"type\":\"registertriggertype\",\"id\":\"fixed\",\"description\":\"\",\"namespace\":"
@@ -438,7 +443,7 @@ Test(session_triggers, triggers_move_with_the_namespace, .init = start, .fini = 
 }
 
 /* covers: 2.3/2#6 */
-Test(session_triggers, a_refused_session_is_told_and_closed, .init = start, .timeout = 20)
+Test(session_triggers, a_refused_session_is_told_and_closed, .init = start, .timeout = HANG_SECONDS)
 {
     uint64_t id = harness.sessions.slots[0].session->id;
     say(STREAM_TRIGGER("a", "{\"stream_name\":\"s\"}"));

@@ -27,7 +27,7 @@ static void stop(void)
     settings_fini(&settings);
 }
 
-TestSuite(settings, .init = start, .fini = stop, .timeout = 20);
+TestSuite(settings, .init = start, .fini = stop, .timeout = HANG_SECONDS);
 
 static enum weir_status load_bytes(const char *text, size_t bytes)
 {

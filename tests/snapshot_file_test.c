@@ -228,7 +228,7 @@ static void assert_reads_back(void)
     cr_assert_gt(reading.frames, 3);
 }
 
-TestSuite(snapshot_file, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(snapshot_file, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 Test(snapshot_file, what_is_written_is_what_is_read)
 {

@@ -88,7 +88,7 @@ static void assert_list(const char *group, const char *expected, uint64_t seq, u
     store_reader_close(reader);
 }
 
-TestSuite(store_past, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(store_past, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 /* ---- walk ---- */
 
@@ -848,7 +848,7 @@ static void run_seed(uint64_t seed)
 
 /* Random writes between random slices of a walk; then what the walk has yielded, and all writes since
  * it began, make the same store again. */
-Test(store_past, walk_and_log_make_the_same_store, .timeout = 120)
+Test(store_past, walk_and_log_make_the_same_store, .timeout = HANG_SECONDS)
 {
     uint64_t seed = fixture_seed("store_past/walk_and_log_make_the_same_store");
     for (unsigned i = 0; i < SEEDS; i++)

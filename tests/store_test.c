@@ -80,7 +80,7 @@ static void assert_list(const char *stream, const char *group, const char *expec
     assert_out(expected);
 }
 
-TestSuite(store, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(store, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 /* Overwriting keeps an item's place; delete and set moves it to the end (PROTOCOL 3). */
 Test(store, list_keeps_insertion_order)
@@ -298,7 +298,7 @@ Test(store, unpublished_group_is_not_dropped)
 }
 
 /* A full arena refuses and changes nothing; deleting makes room again. */
-Test(store, full_arena_refuses_then_has_room_again, .timeout = 60)
+Test(store, full_arena_refuses_then_has_room_again, .timeout = HANG_SECONDS)
 {
     struct host_options options = small_host;
     options.store_bytes = 16ull << 20;
@@ -783,7 +783,7 @@ static enum weir_status read_item(const struct store_key *key)
     return store_read_item(reader, key, &out);
 }
 
-TestSuite(store_commit, .init = setup_logged, .fini = teardown_logged, .timeout = 60);
+TestSuite(store_commit, .init = setup_logged, .fini = teardown_logged, .timeout = HANG_SECONDS);
 
 Test(store_commit, item_is_shown_when_its_write_is_committed)
 {
@@ -974,7 +974,7 @@ Test(store_commit, uncommitted_group_is_not_dropped)
 }
 
 /* A seeded run of all operations against arrays. */
-Test(store, model, .timeout = 120)
+Test(store, model, .timeout = HANG_SECONDS)
 {
     struct host_options options = small_host;
     options.store.empty_groups_max = MODEL_EMPTY_MAX;

@@ -742,7 +742,7 @@ static void run_model(uint64_t ring_bytes, unsigned pad_max, unsigned busy_perce
         cr_assert_gt(world.counters.values[COUNTER_CATCH_UPS], 0, "the run did catch up");
 }
 
-Test(subscriptions, every_event_once_and_in_order, .timeout = 60)
+Test(subscriptions, every_event_once_and_in_order, .timeout = HANG_SECONDS)
 {
     run_model(4 * 1024 * 1024, 100, 30);
     cr_assert_eq(world.counters.values[COUNTER_SYNCS_LAGGED], 0,
@@ -750,7 +750,7 @@ Test(subscriptions, every_event_once_and_in_order, .timeout = 60)
     world_close();
 }
 
-Test(subscriptions, lapped_links_get_a_fresh_sync, .timeout = 60)
+Test(subscriptions, lapped_links_get_a_fresh_sync, .timeout = HANG_SECONDS)
 {
     run_model(64 * 1024, 2000, 70);
     cr_assert_gt(world.counters.values[COUNTER_SYNCS_LAGGED], 0, "the run did lap");
@@ -766,7 +766,7 @@ static void make_custom(void)
 
 /* The same exactness while every sync is read from a worker, who answers late, in any order, or not
  * at all: the link stands still meanwhile, and nothing is skipped or repeated. */
-Test(subscriptions, syncs_read_from_a_worker_are_exact, .timeout = 60)
+Test(subscriptions, syncs_read_from_a_worker_are_exact, .timeout = HANG_SECONDS)
 {
     make_custom();
     run_model(4 * 1024 * 1024, 100, 30);
@@ -775,7 +775,7 @@ Test(subscriptions, syncs_read_from_a_worker_are_exact, .timeout = 60)
     custom_streams_close(custom);
 }
 
-Test(subscriptions, syncs_read_from_a_worker_survive_a_small_ring, .timeout = 60)
+Test(subscriptions, syncs_read_from_a_worker_survive_a_small_ring, .timeout = HANG_SECONDS)
 {
     make_custom();
     run_model(64 * 1024, 2000, 70);
@@ -786,7 +786,7 @@ Test(subscriptions, syncs_read_from_a_worker_survive_a_small_ring, .timeout = 60
 
 /* No sync when the value cannot be read, but every event from where the link was held; a subscription
  * that leaves meanwhile lets the others of its socket go on. */
-Test(subscriptions, a_sync_that_cannot_be_read_is_left_out, .timeout = 30)
+Test(subscriptions, a_sync_that_cannot_be_read_is_left_out, .timeout = HANG_SECONDS)
 {
     random_state = 11;
     make_custom();
@@ -828,7 +828,7 @@ Test(subscriptions, a_sync_that_cannot_be_read_is_left_out, .timeout = 30)
 
 /* All who join a group at the same seq share one reading, whatever becomes of some of them; who comes
  * after an event needs another. */
-Test(subscriptions, one_reading_serves_all_who_wait_for_it, .timeout = 30)
+Test(subscriptions, one_reading_serves_all_who_wait_for_it, .timeout = HANG_SECONDS)
 {
     random_state = 13;
     make_custom();
@@ -863,7 +863,7 @@ Test(subscriptions, one_reading_serves_all_who_wait_for_it, .timeout = 30)
 
 /* A gateway that stood still finds the ring lapped; its links catch up or sync, and nothing is
  * missing. */
-Test(subscriptions, lapped_feed_is_repaired, .timeout = 30)
+Test(subscriptions, lapped_feed_is_repaired, .timeout = HANG_SECONDS)
 {
     random_state = 99;
     world_open(64 * 1024);
@@ -880,7 +880,7 @@ Test(subscriptions, lapped_feed_is_repaired, .timeout = 30)
 
 /* Should the feed ever miss something unnoticed, the next event shows the gap and the link catches
  * up instead of jumping. */
-Test(subscriptions, gap_in_the_feed_is_noticed, .timeout = 30)
+Test(subscriptions, gap_in_the_feed_is_noticed, .timeout = HANG_SECONDS)
 {
     random_state = 7;
     world_open(1024 * 1024);
@@ -906,7 +906,7 @@ Test(subscriptions, gap_in_the_feed_is_noticed, .timeout = 30)
 }
 
 /* A new life of the broker: other seed, other epochs; all are told. */
-Test(subscriptions, restart_syncs_everybody, .timeout = 30)
+Test(subscriptions, restart_syncs_everybody, .timeout = HANG_SECONDS)
 {
     random_state = 5;
     world_open(1024 * 1024);
@@ -938,7 +938,7 @@ static void join_group(unsigned index)
 
 /* The next broker goes on where the last one was: no sync, and of what nobody was shown each event
  * once, from the ring's position or, when that is lapped, by catching up. */
-Test(subscriptions, a_broker_with_the_log_is_gone_on_with, .timeout = 30)
+Test(subscriptions, a_broker_with_the_log_is_gone_on_with, .timeout = HANG_SECONDS)
 {
     for (unsigned lapped = 0; lapped < 2; lapped++) {
         memset(sockets, 0, sizeof sockets);
@@ -976,7 +976,7 @@ Test(subscriptions, a_broker_with_the_log_is_gone_on_with, .timeout = 30)
 }
 
 /* What the new ring does not hold any more is a sync that says why. */
-Test(subscriptions, what_the_new_ring_has_not_got_is_synced, .timeout = 30)
+Test(subscriptions, what_the_new_ring_has_not_got_is_synced, .timeout = HANG_SECONDS)
 {
     random_state = 32;
     world_open(64 * 1024);
@@ -1004,7 +1004,7 @@ Test(subscriptions, what_the_new_ring_has_not_got_is_synced, .timeout = 30)
 
 /* A group that is behind what a subscriber has seen, or in an earlier or a later life, is a fresh sync:
  * nobody waits for events that are taken for old ones. */
-Test(subscriptions, a_group_that_went_back_is_synced, .timeout = 30)
+Test(subscriptions, a_group_that_went_back_is_synced, .timeout = HANG_SECONDS)
 {
     static const struct {
         uint64_t generation;
@@ -1038,7 +1038,7 @@ Test(subscriptions, a_group_that_went_back_is_synced, .timeout = 30)
 
 /* Nobody has written to the group yet, as far as the next broker knows: its first event must not be
  * taken for an old one, and a life that came and went must not be passed over. */
-Test(subscriptions, an_empty_group_of_another_life_is_synced, .timeout = 30)
+Test(subscriptions, an_empty_group_of_another_life_is_synced, .timeout = HANG_SECONDS)
 {
     static const uint64_t generations[] = {FIRST_GENERATION, FIRST_GENERATION - 5,
                                            FIRST_GENERATION + 5};
@@ -1092,7 +1092,7 @@ static void run_lives(uint64_t ring_bytes, unsigned pad_max, unsigned busy_perce
     world_check_complete();
 }
 
-Test(subscriptions, every_event_once_over_many_lives, .timeout = 60)
+Test(subscriptions, every_event_once_over_many_lives, .timeout = HANG_SECONDS)
 {
     run_lives(4 * 1024 * 1024, 100, 30);
     cr_assert_eq(counted(COUNTER_SYNCS_RESTARTED) + counted(COUNTER_SYNCS_LAGGED), 0,
@@ -1100,14 +1100,14 @@ Test(subscriptions, every_event_once_over_many_lives, .timeout = 60)
     world_close();
 }
 
-Test(subscriptions, many_lives_with_small_rings, .timeout = 60)
+Test(subscriptions, many_lives_with_small_rings, .timeout = HANG_SECONDS)
 {
     run_lives(64 * 1024, 2000, 70);
     cr_assert_gt(counted(COUNTER_SYNCS_RESTARTED), 0, "the new ring did not reach back");
     world_close();
 }
 
-Test(subscriptions, many_lives_of_a_workers_stream, .timeout = 60)
+Test(subscriptions, many_lives_of_a_workers_stream, .timeout = HANG_SECONDS)
 {
     make_custom();
     run_lives(4 * 1024 * 1024, 100, 30);
@@ -1152,7 +1152,7 @@ static void busy_turn(unsigned group)
 
 /* Goal: a join is served however fast the writers are. Method: whenever the gateway looks, the newest
  * write is not committed. */
-Test(subscriptions, a_group_that_is_never_at_rest_can_be_joined, .timeout = 20)
+Test(subscriptions, a_group_that_is_never_at_rest_can_be_joined, .timeout = HANG_SECONDS)
 {
     random_state = 51;
     open_logged();
@@ -1172,7 +1172,7 @@ Test(subscriptions, a_group_that_is_never_at_rest_can_be_joined, .timeout = 20)
 }
 
 /* The others in the queue are served as ever, and all who want the same wait together. */
-Test(subscriptions, a_join_that_waits_for_the_log_holds_up_nobody, .timeout = 20)
+Test(subscriptions, a_join_that_waits_for_the_log_holds_up_nobody, .timeout = HANG_SECONDS)
 {
     random_state = 52;
     open_logged();
@@ -1204,7 +1204,7 @@ Test(subscriptions, a_join_that_waits_for_the_log_holds_up_nobody, .timeout = 20
 
 /* A socket that has something of the group already is given the rest of it first, and goes on where the
  * sync was made. */
-Test(subscriptions, a_link_stands_still_while_a_sync_waits_for_the_log, .timeout = 20)
+Test(subscriptions, a_link_stands_still_while_a_sync_waits_for_the_log, .timeout = HANG_SECONDS)
 {
     random_state = 53;
     open_logged();
@@ -1231,7 +1231,7 @@ Test(subscriptions, a_link_stands_still_while_a_sync_waits_for_the_log, .timeout
 }
 
 /* Copies that nobody waits for are given back: whoever waited has left, or the broker has gone. */
-Test(subscriptions, what_nobody_waits_for_is_not_kept, .timeout = 20)
+Test(subscriptions, what_nobody_waits_for_is_not_kept, .timeout = HANG_SECONDS)
 {
     random_state = 54;
     open_logged();
@@ -1260,7 +1260,7 @@ Test(subscriptions, what_nobody_waits_for_is_not_kept, .timeout = 20)
 }
 
 /* More copies than may be kept: the others wait, and joins of groups at rest are served between them. */
-Test(subscriptions, copies_that_wait_are_bounded, .timeout = 20)
+Test(subscriptions, copies_that_wait_are_bounded, .timeout = HANG_SECONDS)
 {
     enum { MANY = 3 * JOIN_WALKS_MAX };
     struct subscriber subscriber = {.connection = &sockets[0]};
@@ -1301,7 +1301,7 @@ Test(subscriptions, copies_that_wait_are_bounded, .timeout = 20)
 }
 
 /* A log that has failed: whoever waits for it is told, by a close, and only they. */
-Test(subscriptions, a_join_the_log_never_lets_pass_is_closed, .timeout = 20)
+Test(subscriptions, a_join_the_log_never_lets_pass_is_closed, .timeout = HANG_SECONDS)
 {
     random_state = 56;
     open_logged();
@@ -1327,7 +1327,7 @@ Test(subscriptions, a_join_the_log_never_lets_pass_is_closed, .timeout = 20)
 }
 
 /* A worker's own stream is read as of what is committed, however busy it is. */
-Test(subscriptions, a_busy_stream_of_a_worker_can_be_joined, .timeout = 20)
+Test(subscriptions, a_busy_stream_of_a_worker_can_be_joined, .timeout = HANG_SECONDS)
 {
     random_state = 57;
     make_custom();
@@ -1351,7 +1351,7 @@ Test(subscriptions, a_busy_stream_of_a_worker_can_be_joined, .timeout = 20)
 }
 
 /* The runs of above, with a log that is behind all the time. */
-Test(subscriptions, every_event_once_behind_a_log, .timeout = 60)
+Test(subscriptions, every_event_once_behind_a_log, .timeout = HANG_SECONDS)
 {
     world.is_logged = true;
     run_model(4 * 1024 * 1024, 100, 30);
@@ -1359,7 +1359,7 @@ Test(subscriptions, every_event_once_behind_a_log, .timeout = 60)
     world_close();
 }
 
-Test(subscriptions, every_event_once_behind_a_log_with_a_small_ring, .timeout = 60)
+Test(subscriptions, every_event_once_behind_a_log_with_a_small_ring, .timeout = HANG_SECONDS)
 {
     world.is_logged = true;
     run_model(64 * 1024, 2000, 70);
@@ -1367,7 +1367,7 @@ Test(subscriptions, every_event_once_behind_a_log_with_a_small_ring, .timeout = 
     world_close();
 }
 
-Test(subscriptions, many_lives_behind_a_log, .timeout = 60)
+Test(subscriptions, many_lives_behind_a_log, .timeout = HANG_SECONDS)
 {
     world.is_logged = true;
     run_lives(4 * 1024 * 1024, 100, 30);
@@ -1375,7 +1375,7 @@ Test(subscriptions, many_lives_behind_a_log, .timeout = 60)
     world_close();
 }
 
-Test(subscriptions, many_lives_of_a_workers_stream_behind_a_log, .timeout = 60)
+Test(subscriptions, many_lives_of_a_workers_stream_behind_a_log, .timeout = HANG_SECONDS)
 {
     world.is_logged = true;
     make_custom();
@@ -1396,7 +1396,7 @@ static void write_commit(uint64_t commit)
 
 /* The number of the newest frame read is known from the first event on, or from the start when the ring
  * was empty; it does not matter whether somebody listens. */
-Test(feed, the_newest_commit_read_is_known, .timeout = 10)
+Test(feed, the_newest_commit_read_is_known, .timeout = HANG_SECONDS)
 {
     for (unsigned listens = 0; listens < 2; listens++) {
         memset(sockets, 0, sizeof sockets);
@@ -1429,7 +1429,7 @@ Test(feed, the_newest_commit_read_is_known, .timeout = 10)
 }
 
 /* Of a broker without a log a gateway to which nobody listens does not even read the numbers. */
-Test(feed, without_a_log_the_ring_is_passed_over, .timeout = 10)
+Test(feed, without_a_log_the_ring_is_passed_over, .timeout = HANG_SECONDS)
 {
     random_state = 36;
     world_open(64 * 1024);
@@ -1449,7 +1449,7 @@ Test(feed, without_a_log_the_ring_is_passed_over, .timeout = 10)
 }
 
 /* A position that is not in the ring is none. */
-Test(feed, a_position_beyond_the_ring_is_not_read_from, .timeout = 10)
+Test(feed, a_position_beyond_the_ring_is_not_read_from, .timeout = HANG_SECONDS)
 {
     random_state = 37;
     world_open(64 * 1024);
@@ -1464,7 +1464,7 @@ Test(feed, a_position_beyond_the_ring_is_not_read_from, .timeout = 10)
 }
 
 /* The bound per socket, and the same id replacing in silence. */
-Test(subscriptions, bound_and_replacement, .timeout = 10)
+Test(subscriptions, bound_and_replacement, .timeout = HANG_SECONDS)
 {
     world_open(1024 * 1024);
     struct subscriber subscriber = {.connection = &sockets[0]};
@@ -1486,7 +1486,7 @@ Test(subscriptions, bound_and_replacement, .timeout = 10)
 
 /* What a dead broker has left in its ring is read first; when that takes too long, the rest is passed
  * over as when the ring laps the gateway. */
-Test(turn, a_ring_is_read_to_its_end_or_given_up, .timeout = 20)
+Test(turn, a_ring_is_read_to_its_end_or_given_up, .timeout = HANG_SECONDS)
 {
     uv_loop_t loop;
     random_state = 38;

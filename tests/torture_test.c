@@ -23,7 +23,7 @@ static void teardown(void)
     seen_fini(&seen);
 }
 
-TestSuite(torture, .init = setup, .fini = teardown, .timeout = 20);
+TestSuite(torture, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 static void ask(unsigned lane, unsigned count)
 {

@@ -4,7 +4,7 @@
 
 #include "tests/store_fixture.h"
 
-TestSuite(trail, .timeout = 20);
+TestSuite(trail, .timeout = HANG_SECONDS);
 
 enum { EVENT_BYTES = 8, EVENTS = 3000000 };
 

@@ -297,7 +297,7 @@ static void turn(void)
 /* ---- what a call carries ---- */
 
 /* covers: B#8 */
-Test(triggers, a_handler_gets_the_envelope_the_metadata_and_the_trace, .timeout = 20)
+Test(triggers, a_handler_gets_the_envelope_the_metadata_and_the_trace, .timeout = HANG_SECONDS)
 {
     const struct ring_trace trace = {SPAN_LITERAL("00-abc-def-01"), SPAN_LITERAL("k=v,iii=1")};
     const struct ring_trace half = {.baggage = SPAN_LITERAL("only=this")};
@@ -332,7 +332,7 @@ Test(triggers, a_handler_gets_the_envelope_the_metadata_and_the_trace, .timeout 
     world_close();
 }
 
-Test(triggers, devtools_streams_carry_no_trace, .timeout = 20)
+Test(triggers, devtools_streams_carry_no_trace, .timeout = HANG_SECONDS)
 {
     const struct ring_trace trace = {SPAN_LITERAL("00-abc-def-01"), SPAN_LITERAL("k=v")};
     const char *const streams[] = {"iii:devtools:", "iii:devtools:spans", "iii:devtools", "s"};
@@ -353,7 +353,7 @@ Test(triggers, devtools_streams_carry_no_trace, .timeout = 20)
 
 /* ---- matching ---- */
 
-Test(triggers, an_event_finds_exactly_the_triggers_it_matches, .timeout = 20)
+Test(triggers, an_event_finds_exactly_the_triggers_it_matches, .timeout = HANG_SECONDS)
 {
     static const struct {
         const char *stream, *group, *item;
@@ -393,7 +393,7 @@ Test(triggers, an_event_finds_exactly_the_triggers_it_matches, .timeout = 20)
     world_close();
 }
 
-Test(triggers, a_trigger_fires_for_events_after_it_only, .timeout = 20)
+Test(triggers, a_trigger_fires_for_events_after_it_only, .timeout = HANG_SECONDS)
 {
     world_open(1024 * 1024, 100);
     (void)write_event("s", "g", "before");
@@ -416,7 +416,7 @@ Test(triggers, a_trigger_fires_for_events_after_it_only, .timeout = 20)
 
 /* ---- order ---- */
 
-Test(triggers, one_group_is_called_in_order_and_one_at_a_time, .timeout = 20)
+Test(triggers, one_group_is_called_in_order_and_one_at_a_time, .timeout = HANG_SECONDS)
 {
     enum { EVENTS = 1000 };
     world_open(1024 * 1024, EVENTS);
@@ -441,7 +441,7 @@ Test(triggers, one_group_is_called_in_order_and_one_at_a_time, .timeout = 20)
 }
 
 /* The handler of group "slow" never answers; nobody else waits for it. */
-Test(triggers, a_slow_handler_delays_its_own_group_only, .timeout = 20)
+Test(triggers, a_slow_handler_delays_its_own_group_only, .timeout = HANG_SECONDS)
 {
     world_open(1024 * 1024, 1000);
     struct trigger *first = add("s", NULL, NULL, "f");
@@ -474,7 +474,7 @@ Test(triggers, a_slow_handler_delays_its_own_group_only, .timeout = 20)
 
 /* ---- conditions and failures ---- */
 
-Test(triggers, only_the_boolean_false_skips_the_handler, .timeout = 20)
+Test(triggers, only_the_boolean_false_skips_the_handler, .timeout = HANG_SECONDS)
 {
     static const struct {
         const char *result; /* NULL: none */
@@ -508,7 +508,7 @@ Test(triggers, only_the_boolean_false_skips_the_handler, .timeout = 20)
     world_close();
 }
 
-Test(triggers, what_fails_is_counted_and_the_next_event_follows, .timeout = 20)
+Test(triggers, what_fails_is_counted_and_the_next_event_follows, .timeout = HANG_SECONDS)
 {
     static const enum server_call_fate fates[] = {SERVER_CALL_ERROR, SERVER_CALL_LATE,
                                                   SERVER_CALL_UNAVAILABLE};
@@ -538,7 +538,7 @@ Test(triggers, what_fails_is_counted_and_the_next_event_follows, .timeout = 20)
 
 /* ---- bounds ---- */
 
-Test(triggers, a_full_trigger_drops_what_comes_and_says_so, .timeout = 20)
+Test(triggers, a_full_trigger_drops_what_comes_and_says_so, .timeout = HANG_SECONDS)
 {
     world_open(1024 * 1024, 5);
     struct trigger *trigger = add("s", NULL, NULL, "f");
@@ -565,7 +565,7 @@ Test(triggers, a_full_trigger_drops_what_comes_and_says_so, .timeout = 20)
 }
 
 /* Goal: an event the ring has overwritten is dropped, its successor is not. */
-Test(triggers, lapped_events_are_dropped_and_counted, .timeout = 20)
+Test(triggers, lapped_events_are_dropped_and_counted, .timeout = HANG_SECONDS)
 {
     world_open(64 * 1024, 10000);
     struct trigger *trigger = add_full("s", NULL, NULL, "if", "f", NULL);
@@ -603,7 +603,7 @@ Test(triggers, lapped_events_are_dropped_and_counted, .timeout = 20)
     world_close();
 }
 
-Test(triggers, a_lapped_feed_is_counted, .timeout = 20)
+Test(triggers, a_lapped_feed_is_counted, .timeout = HANG_SECONDS)
 {
     world_open(64 * 1024, 10000);
     for (unsigned i = 0; i < 200; i++)
@@ -623,7 +623,7 @@ Test(triggers, a_lapped_feed_is_counted, .timeout = 20)
     world_close();
 }
 
-Test(triggers, what_cannot_start_waits_and_is_tried_again, .timeout = 20)
+Test(triggers, what_cannot_start_waits_and_is_tried_again, .timeout = HANG_SECONDS)
 {
     world_open(1024 * 1024, 100);
     struct trigger *trigger = add("s", NULL, NULL, "f");
@@ -658,7 +658,7 @@ Test(triggers, what_cannot_start_waits_and_is_tried_again, .timeout = 20)
 
 /* ---- removal and other segments ---- */
 
-Test(triggers, a_removed_trigger_forgets_what_waits_and_its_calls, .timeout = 20)
+Test(triggers, a_removed_trigger_forgets_what_waits_and_its_calls, .timeout = HANG_SECONDS)
 {
     world_open(1024 * 1024, 100);
     struct trigger *trigger = add_full("s", NULL, NULL, "if", "f", "1");
@@ -707,7 +707,7 @@ static void world_replace(uint64_t ring_bytes, bool is_kept)
 }
 
 /* The broker was replaced: its ring is another. Handlers under way end as they would have. */
-Test(triggers, another_segment_drops_what_waits, .timeout = 20)
+Test(triggers, another_segment_drops_what_waits, .timeout = HANG_SECONDS)
 {
     struct host old;
     world_open(1024 * 1024, 100);
@@ -749,7 +749,7 @@ Test(triggers, another_segment_drops_what_waits, .timeout = 20)
 
 /* The next broker has the log: what waits is copied out of the old ring and handed over in its order,
  * before what the new ring brings; each event once, though only the new ring has it. */
-Test(triggers, what_waits_outlives_a_broker_with_a_log, .timeout = 20)
+Test(triggers, what_waits_outlives_a_broker_with_a_log, .timeout = HANG_SECONDS)
 {
     const struct ring_trace trace = {SPAN_LITERAL("tp"), SPAN_LITERAL("bg")};
     world_open(1024 * 1024, 100);
@@ -809,7 +809,7 @@ Test(triggers, what_waits_outlives_a_broker_with_a_log, .timeout = 20)
 
 /* What was copied is lost like all that waits when the broker after that has no log, or when its trigger
  * goes; a handler under way is still waited for. */
-Test(triggers, what_was_copied_is_dropped_without_a_log, .timeout = 20)
+Test(triggers, what_was_copied_is_dropped_without_a_log, .timeout = HANG_SECONDS)
 {
     world_open(1024 * 1024, 100);
     struct trigger *trigger = add("s", NULL, NULL, "f");
@@ -838,7 +838,7 @@ Test(triggers, what_was_copied_is_dropped_without_a_log, .timeout = 20)
 
 /* What the old ring has overwritten, and what is beyond the bound, is dropped and counted; the rest goes
  * on in its order. */
-Test(triggers, copies_are_bounded, .timeout = 60)
+Test(triggers, copies_are_bounded, .timeout = HANG_SECONDS)
 {
     enum { EVENTS = 1200, PAD = 60000 };
     world_open(256ull * 1024 * 1024, 10000);
@@ -869,7 +869,7 @@ Test(triggers, copies_are_bounded, .timeout = 60)
     world_close();
 }
 
-Test(triggers, what_the_old_ring_has_overwritten_is_dropped, .timeout = 20)
+Test(triggers, what_the_old_ring_has_overwritten_is_dropped, .timeout = HANG_SECONDS)
 {
     world_open(64 * 1024, 10000);
     struct trigger *trigger = add_full("s", NULL, NULL, "if", "f", NULL);
@@ -897,7 +897,7 @@ Test(triggers, what_the_old_ring_has_overwritten_is_dropped, .timeout = 20)
 }
 
 /* The link was cut and is back at the same broker: its ring is the same. */
-Test(triggers, the_same_segment_keeps_what_waits, .timeout = 20)
+Test(triggers, the_same_segment_keeps_what_waits, .timeout = HANG_SECONDS)
 {
     world_open(1024 * 1024, 100);
     struct trigger *trigger = add("s", NULL, NULL, "f");
@@ -926,7 +926,7 @@ Test(triggers, the_same_segment_keeps_what_waits, .timeout = 20)
 
 /* A thousand triggers on one stream: those of other groups cost an event nothing, a flood is cut
  * into turns. */
-Test(triggers, a_thousand_triggers_on_one_stream, .timeout = 60)
+Test(triggers, a_thousand_triggers_on_one_stream, .timeout = HANG_SECONDS)
 {
     enum { TRIGGERS = 1000, EVENTS = 3000 };
     static struct trigger *narrow[TRIGGERS], *wide[TRIGGERS];
@@ -1213,13 +1213,13 @@ static void run_model(const char *name, uint64_t queue_max)
 
 /* Goal: order, bounds and matching under everything at once. Method: a random run of writes, reads
  * of the ring, answers, refusals, registrations and removals against arrays searched linearly. */
-Test(triggers, a_random_run_agrees_with_the_model, .timeout = 60)
+Test(triggers, a_random_run_agrees_with_the_model, .timeout = HANG_SECONDS)
 {
     run_model("triggers model", 1u << 20);
     cr_assert_eq(model_full, 0);
 }
 
-Test(triggers, a_random_run_of_full_triggers_agrees_with_the_model, .timeout = 60)
+Test(triggers, a_random_run_of_full_triggers_agrees_with_the_model, .timeout = HANG_SECONDS)
 {
     run_model("triggers model, full", 6);
     cr_assert_gt(model_full, 100);

@@ -21,7 +21,7 @@ static void close_update(void)
     update_close(update);
 }
 
-TestSuite(update, .init = open_update, .fini = close_update, .timeout = 120);
+TestSuite(update, .init = open_update, .fini = close_update, .timeout = HANG_SECONDS);
 
 /* The same with another limit of a value. */
 static void reopen_update(uint64_t value_bytes_max)

@@ -78,7 +78,7 @@ static void remove_files(void)
     (void)rmdir(directory);
 }
 
-TestSuite(wal_device, .init = make_files, .fini = remove_files, .timeout = 60);
+TestSuite(wal_device, .init = make_files, .fini = remove_files, .timeout = HANG_SECONDS);
 
 static void run_until_done(struct tracked_request *own, unsigned count)
 {

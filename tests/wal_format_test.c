@@ -8,7 +8,7 @@
 #include "shm/envelope.h"
 #include "tests/wal_random.h"
 
-TestSuite(wal_format, .timeout = 60);
+TestSuite(wal_format, .timeout = HANG_SECONDS);
 
 enum { FRAME_BYTES_MAX = 64 * 1024 };
 

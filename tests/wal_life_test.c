@@ -22,7 +22,7 @@ static void teardown(void)
     cr_assert_eq(system(command), 0);
 }
 
-TestSuite(wal_life, .init = setup, .fini = teardown, .timeout = 30);
+TestSuite(wal_life, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 static struct wal_life some_life(void)
 {

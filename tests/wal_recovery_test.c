@@ -224,7 +224,7 @@ static void teardown(void)
     wal_memory_fini(&saved);
 }
 
-TestSuite(wal_recovery, .init = setup, .fini = teardown, .timeout = 120);
+TestSuite(wal_recovery, .init = setup, .fini = teardown, .timeout = HANG_SECONDS);
 
 static size_t random_changes(struct wal_record records[FRAME_RECORDS_MAX])
 {
@@ -1479,7 +1479,7 @@ static void remove_directory(void)
     (void)rmdir(directory);
 }
 
-TestSuite(wal_disk, .init = open_directory, .fini = remove_directory, .timeout = 60);
+TestSuite(wal_disk, .init = open_directory, .fini = remove_directory, .timeout = HANG_SECONDS);
 
 Test(wal_disk, log_is_read_cut_and_cleaned)
 {

@@ -24,7 +24,7 @@ static void close_reader(void)
     buffer_fini(&out);
 }
 
-TestSuite(wire, .init = open_reader, .fini = close_reader, .timeout = 30);
+TestSuite(wire, .init = open_reader, .fini = close_reader, .timeout = HANG_SECONDS);
 
 static const struct {
     enum wire_type type;

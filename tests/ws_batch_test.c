@@ -188,7 +188,8 @@ static void expect_stream(int socket, const char *text)
 
 /* ---- the rules ---- */
 
-Test(ws_batch, sends_all_entries_of_a_connection_at_once, .init = begin, .fini = end, .timeout = 20)
+Test(ws_batch, sends_all_entries_of_a_connection_at_once, .init = begin, .fini = end,
+     .timeout = HANG_SECONDS)
 {
     add(0, "one", "two");
     add(1, "other", NULL);
@@ -241,7 +242,7 @@ static void cut_at(int takes, const char *owed)
 }
 
 /* One send of several entries, cut behind each byte: with and without bytes owed from before. */
-Test(ws_batch, continues_a_cut_send_at_every_byte, .fini = end, .timeout = 20)
+Test(ws_batch, continues_a_cut_send_at_every_byte, .fini = end, .timeout = HANG_SECONDS)
 {
     static const char owed[] = "the rest of before";
     for (int takes = 0; takes < (int)strlen(cut_whole); takes++)
@@ -252,7 +253,8 @@ Test(ws_batch, continues_a_cut_send_at_every_byte, .fini = end, .timeout = 20)
 
 /* One piece of memory for many connections is kept once, and a cut of one does not touch the
  * others. */
-Test(ws_batch, shares_a_piece_between_connections, .init = begin, .fini = end, .timeout = 20)
+Test(ws_batch, shares_a_piece_between_connections, .init = begin, .fini = end,
+     .timeout = HANG_SECONDS)
 {
     static const char frame[] = "the same for all";
     sockets[1].takes = 5;
@@ -267,7 +269,7 @@ Test(ws_batch, shares_a_piece_between_connections, .init = begin, .fini = end, .
 }
 
 /* More pieces than one send may have: several, one after the other, in order. */
-Test(ws_batch, goes_on_where_one_send_is_full, .init = begin, .fini = end, .timeout = 20)
+Test(ws_batch, goes_on_where_one_send_is_full, .init = begin, .fini = end, .timeout = HANG_SECONDS)
 {
     static char text[ENTRIES_MAX * 2 + 1];
     memset(text, '.', sizeof(text) - 1);
@@ -290,7 +292,7 @@ Test(ws_batch, goes_on_where_one_send_is_full, .init = begin, .fini = end, .time
 }
 
 /* A long chain whose second send is cut: the entries of the first hold. */
-Test(ws_batch, keeps_what_an_earlier_send_took, .init = begin, .fini = end, .timeout = 20)
+Test(ws_batch, keeps_what_an_earlier_send_took, .init = begin, .fini = end, .timeout = HANG_SECONDS)
 {
     static char text[4 * IOV_MAX];
     memset(text, 'x', sizeof(text));
@@ -311,7 +313,7 @@ Test(ws_batch, keeps_what_an_earlier_send_took, .init = begin, .fini = end, .tim
 }
 
 Test(ws_batch, reports_every_entry_of_a_broken_or_closing_connection, .init = begin, .fini = end,
-     .timeout = 20)
+     .timeout = HANG_SECONDS)
 {
     sockets[0].takes = -ECONNRESET;
     add(0, "a", NULL);
@@ -330,7 +332,8 @@ Test(ws_batch, reports_every_entry_of_a_broken_or_closing_connection, .init = be
     expect_stream(2, "c");
 }
 
-Test(ws_batch, leaves_a_blocked_connection_alone, .init = begin, .fini = end, .timeout = 20)
+Test(ws_batch, leaves_a_blocked_connection_alone, .init = begin, .fini = end,
+     .timeout = HANG_SECONDS)
 {
     sockets[0].connection.is_blocked = true;
     add(0, "a", NULL);
@@ -343,7 +346,7 @@ Test(ws_batch, leaves_a_blocked_connection_alone, .init = begin, .fini = end, .t
 }
 
 /* TLS takes a whole chain to encrypt, too. */
-Test(ws_batch, gathers_a_chain_to_be_encrypted, .init = begin, .fini = end, .timeout = 20)
+Test(ws_batch, gathers_a_chain_to_be_encrypted, .init = begin, .fini = end, .timeout = HANG_SECONDS)
 {
     sockets[0].connection.is_tls = true;
     add(0, "a", NULL);

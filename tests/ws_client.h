@@ -18,12 +18,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CLIENT_WAIT_MS 20000
+#define CLIENT_WAIT_MS 120000 /* a hang */
 
 struct client {
     int fd;
     uint8_t *input; /* bytes read and not yet used */
     size_t begin, end, capacity;
+    bool has_ended;
 };
 
 struct client_frame {
@@ -67,7 +68,7 @@ static inline bool client_send(struct client *client, const void *data, size_t b
     return true;
 }
 
-/* Read more; false at the end of the stream, on an error, or after CLIENT_WAIT_MS. */
+/* Read more; false at the end of the stream, on an error, or after CLIENT_WAIT_MS, which is no end. */
 static inline bool client_fill(struct client *client)
 {
     if (client->begin) {
@@ -83,8 +84,10 @@ static inline bool client_fill(struct client *client)
     if (poll(&poll_fd, 1, CLIENT_WAIT_MS) <= 0)
         return false;
     ssize_t got = recv(client->fd, client->input + client->end, client->capacity - client->end, 0);
-    if (got <= 0)
+    if (got <= 0) {
+        client->has_ended = true;
         return false;
+    }
     client->end += (size_t)got;
     return true;
 }
@@ -168,7 +171,7 @@ static inline bool client_read_frame(struct client *client, struct client_frame 
 /* True when the server ends the stream (an end or a reset) without anything before it. */
 static inline bool client_read_end(struct client *client)
 {
-    return client->begin == client->end && !client_fill(client);
+    return client->begin == client->end && !client_fill(client) && client->has_ended;
 }
 
 /* Read an HTTP head into `out` (NUL-terminated) and leave what follows. */

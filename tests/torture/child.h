@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-enum { CHILD_WAIT_MS = 20000, CHILD_TEXT_BYTES = 4096, CHILD_NOTE_BYTES = 256 };
+enum { CHILD_WAIT_MS = 120000, CHILD_TEXT_BYTES = 4096, CHILD_NOTE_BYTES = 256 };
 
 struct child {
     pid_t pid;     /* 0: none */

@@ -10,7 +10,7 @@
 
 #include "tests/torture/subject.h"
 
-enum { REDIS_START_MS = 10000 };
+enum { REDIS_START_MS = 120000 };
 
 static bool redis_open(struct subject *subject)
 {

@@ -164,6 +164,8 @@ static void stop(int signal)
     is_stopped = 1;
 }
 
+enum { SHARE_SECONDS_LEAST = 1 };
+
 static void run_subject(struct campaign *campaign, const struct options *options, uint64_t rounds,
                         uint64_t flips, double seconds)
 {
@@ -179,6 +181,7 @@ static void run_subject(struct campaign *campaign, const struct options *options
         enum campaign_phase phase = shares[index].phase;
         bool is_crash = phase <= PHASE_ERRORS;
         uint64_t wanted = (is_crash ? rounds : flips) * shares[index].rounds_percent / 100;
+        /* Where a phase took what was left for the others, they have a little of their own; 0 is no bound. */
         double share = (end - campaign_clock()) * shares[index].seconds_percent / left;
         left -= shares[index].seconds_percent;
         if (!campaign->is_faulty && is_crash) {
@@ -189,6 +192,8 @@ static void run_subject(struct campaign *campaign, const struct options *options
             wanted = is_crash ? rounds : flips;
             share = seconds;
         }
+        if (share < SHARE_SECONDS_LEAST)
+            share = SHARE_SECONDS_LEAST;
         if (wanted == 0 || (options->phase != PHASE_COUNT && options->phase != (int)phase))
             continue;
         bool is_done = is_crash ? campaign_crash(campaign, phase, wanted, seconds > 0 ? share : 0)

@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CR_FAILED = 1, CR_SKIPPED = 77, CR_TIMEOUT_DEFAULT = 120 };
+enum { CR_FAILED = 1, CR_SKIPPED = 77 };
 
 struct cr_options {
     const char *name;
@@ -100,8 +100,8 @@ static void cr_run_here(const struct cr_options *test, const struct cr_options *
     void (*fini)(void) = test->fini != NULL ? test->fini : suite != NULL ? suite->fini : NULL;
     double timeout = test->timeout > 0                     ? test->timeout
                      : suite != NULL && suite->timeout > 0 ? suite->timeout
-                                                           : CR_TIMEOUT_DEFAULT;
-    (void)alarm((unsigned)timeout * 4); /* TSan makes everything several times slower */
+                                                           : HANG_SECONDS;
+    (void)alarm((unsigned)timeout);
     if (init != NULL)
         init();
     test->run();
