@@ -16,10 +16,13 @@ function(weir_litmus_run test program mode expected)
   set_tests_properties(${test} PROPERTIES TIMEOUT ${HANG_SECONDS} SKIP_RETURN_CODE 77 RUN_SERIAL TRUE LABELS alone)
 endfunction()
 
-weir_litmus(fence_litmus)
-foreach(mode doorbell wanted enter ring)
-  weir_litmus_run(fence_${mode} fence_litmus ${mode} clean)
-endforeach()
+# What is out of bounds is found by the tests of these modules, so that this sanitizer would look on in vain.
+if(NOT WEIR_SANITIZE MATCHES "address")
+  weir_litmus(fence_litmus)
+  foreach(mode doorbell wanted enter ring)
+    weir_litmus_run(fence_${mode} fence_litmus ${mode} clean)
+  endforeach()
+endif()
 
 if(NOT WEIR_SANITIZE)
   foreach(mutant sleep:doorbell wake:doorbell enter:enter reclaim:enter)
