@@ -262,8 +262,8 @@ Test(crowd, every_message_is_counted_once_for_every_subscriber, .timeout = HANG_
 
 enum fault { FAULT_NONE, FAULT_LOSS, FAULT_REPEAT, FAULT_DAMAGE, FAULT_END };
 
-/* Where something never arrives, the crowd waits as long for the rest as any process may stand still. */
-enum { REST_SECONDS = 10 };
+/* Where something never arrives, the crowd waits longer for the rest than a process may stand still. */
+enum { REST_SECONDS = 7 };
 
 /* A server that does one thing wrong, to the tenth message of its second subscriber: the first one has
  * had the right one then, which must not be taken for the second one's. */
