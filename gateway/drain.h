@@ -12,7 +12,8 @@
  * Subscribers are spread over the window, or, when they are few, DRAIN_SOCKET_MS a socket. Workers are
  * let go within the first half of that, so that calls in flight have the other half. Ends of byte
  * channels, which nobody can take up elsewhere, have the whole window. Connections that are not
- * WebSockets have DRAIN_HTTP_MS for their request: what was accepted last is answered, too.
+ * WebSockets have DRAIN_HTTP_MS for their request: what was accepted last is answered, too. Whose
+ * request has not come by then is answered without it (ws_server_close()).
  *
  * Who goes when is decided here; the sockets are a table, and time is told (departure.h has both).
  *

@@ -74,6 +74,7 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 
 void listener_take_waiting(struct listener *listener)
 {
+    (void)uv_poll_stop(&listener->poll);
     listener_accept(listener, LISTENER_BACKLOG);
 }
 
@@ -185,8 +186,9 @@ void listener_stop(struct listener *listener)
 {
     if (!listener)
         return;
-    uv_close((uv_handle_t *)&listener->poll, on_handle_closed);
-    uv_close((uv_handle_t *)&listener->pause, on_handle_closed);
+    (void)uv_poll_stop(&listener->poll);
     close(listener->fd);
     listener->fd = -1;
+    uv_close((uv_handle_t *)&listener->poll, on_handle_closed);
+    uv_close((uv_handle_t *)&listener->pause, on_handle_closed);
 }

@@ -42,7 +42,8 @@ enum weir_status listener_open(struct listener **listener, uv_loop_t *loop,
                                const struct listener_options *options,
                                struct weir_error *error) WEIR_MUST_CHECK;
 uint16_t listener_port(const struct listener *listener);
-/* Accept what waits already, for a socket that is closed resets it: at most LISTENER_BACKLOG. */
+/* Accept what waits already, for a socket that is closed resets it: at most LISTENER_BACKLOG. Right
+ * before listener_stop(): nothing is accepted any more, and what comes between the two is reset. */
 void listener_take_waiting(struct listener *listener);
 /* Close the socket and let go of the listener; NULL is fine. */
 void listener_stop(struct listener *listener);

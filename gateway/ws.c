@@ -347,10 +347,12 @@ static void queue_close(struct ws_link *queue, unsigned code)
     while (link != queue) {
         struct ws_link *next = link->next;
         struct ws_connection *connection = WS_CONNECTION_OF(link, queue);
-        if (code && connection->state == WS_STATE_OPEN)
-            ws_close_code(connection, code, NULL);
-        else if (!code || connection->state == WS_STATE_HTTP || connection->state == WS_STATE_HELD)
+        if (!code)
             ws_connection_kill(connection);
+        else if (connection->state == WS_STATE_OPEN)
+            ws_close_code(connection, code, NULL);
+        else if (connection->state == WS_STATE_HTTP || connection->state == WS_STATE_HELD)
+            ws_http_end(connection);
         link = next;
     }
 }

@@ -149,8 +149,8 @@ enum weir_status ws_server_open(struct ws_server **server, uv_loop_t *loop,
                                 const struct ws_options *options,
                                 const struct ws_handlers *handlers,
                                 struct weir_error *error) WEIR_MUST_CHECK;
-/* Close every connection with `code`, then destroy. Runs the loop until all are gone, at most
- * `grace_ms`; never from inside a handler. */
+/* Close every connection with `code`, and those that have no answer to their handshake yet with 503;
+ * then destroy. Runs the loop until all are gone, at most `grace_ms`; never from inside a handler. */
 void ws_server_close(struct ws_server *server, enum ws_status_code code, unsigned grace_ms);
 /* Hand over an accepted TCP descriptor (taken over in any case). */
 void ws_server_adopt(struct ws_server *server, int fd, enum ws_port port, bool tls);

@@ -397,6 +397,19 @@ static void request_handle(struct ws_connection *connection, const struct handsh
         get_handle(connection, handshake, &request);
 }
 
+/* A client that has connected and whose request is on its way would see a reset, and not know whether
+ * anybody is there: it takes what it reads for the answer. TLS may not be there yet to answer by. */
+void ws_http_end(struct ws_connection *connection)
+{
+    bool is_due = !connection->has_asked || connection->input != NULL;
+    if (connection->state == WS_STATE_HELD)
+        ws_upgrade_refuse(connection, 503, "the server is about to stop; come back later");
+    else if (is_due && !connection->is_tls)
+        owner_refuse(connection, 503);
+    else
+        ws_connection_kill(connection);
+}
+
 bool ws_http_take_request(struct ws_connection *connection, char **data, size_t *bytes)
 {
     /* RFC 9112 section 2.2: an empty line before a request is skipped. */
@@ -412,6 +425,7 @@ bool ws_http_take_request(struct ws_connection *connection, char **data, size_t 
         http_refuse(connection, status == WEIR_TOO_LARGE ? 431 : 400, NULL);
         return true;
     }
+    connection->has_asked = true;
     request_handle(connection, &handshake);
     *data += handshake.head_bytes;
     *bytes -= handshake.head_bytes;

@@ -81,7 +81,8 @@ struct ws_connection {
     uint8_t port;        /* enum ws_port */
     bool is_tls : 1;
     bool is_event_stream : 1;
-    bool is_head : 1; /* of an event stream: only its head is wanted */
+    bool is_head : 1;   /* of an event stream: only its head is wanted */
+    bool has_asked : 1; /* a request of it was taken */
     bool is_held : 1;
     bool is_blocked : 1;    /* a writable notice is on its way; nothing may be sent before */
     bool is_stalled : 1;    /* TLS: lws holds a part of a record; it must not be asked to read */
@@ -271,6 +272,9 @@ void ws_connection_drained(struct ws_connection *connection);
 /* Take one request of a connection in state HTTP and answer it; false when more bytes are needed.
  * `data` and `bytes` move past what was taken. Calls the owner's handlers; may kill. */
 bool ws_http_take_request(struct ws_connection *connection, char **data, size_t *bytes);
+/* The server goes: of a connection in state HTTP or HELD, answer 503 to what is being decided, or has
+ * not been asked yet. One that only is kept alive ends. May kill. */
+void ws_http_end(struct ws_connection *connection);
 
 /* ---- ws_batch.c ---- */
 

@@ -137,7 +137,9 @@ test('a rolling restart under load: every subscriber goes on where it was, every
     assertUnbroken(report);
     assert.equal(report.cut, 0, `everybody was told: ${JSON.stringify(report)}`);
     assert.equal(report.untouched, 0, 'each was sent away at least once');
-    assert.equal(report.resumed, report.away, 'and went on without a fresh sync');
+    // Who was sent away again before it had said where it was is sent away more often than it went on.
+    assert.ok(report.resumed >= SUBSCRIBERS, `and went on: ${JSON.stringify(report)}`);
+    assert.equal(report.syncs, SUBSCRIBERS, 'without a fresh sync');
     assert.ok(report.hints.least >= 100);
   });
 });
@@ -156,6 +158,7 @@ test('SIGTERM drains a gateway: 503 for health and for handshakes, workers answe
     await other.waitFor(() => other.invocations.length === 1, 'the call');
     const open = await weir.openOn(pid, () => openTcp(weir.streamPort));
     const late = await weir.openOn(pid, () => openTcp(weir.streamPort));
+    const silent = await weir.openOn(pid, () => openTcp(weir.streamPort));
 
     process.kill(pid, 'SIGTERM');
     await until(() => /event=draining gateway=\d connections=\d+ window_ms=60000/.test(weir.stderr), 'the line');
@@ -173,6 +176,7 @@ test('SIGTERM drains a gateway: 503 for health and for handshakes, workers answe
     other.send({ type: 'invocationresult', invocation_id: id, function_id: 'slow', result: 'at last' });
     assert.equal((await answer).message.result, 'at last');
     assert.equal((await caller.closing).code, 1012);
+    assert.match(await silent.ask(''), /^HTTP\/1\.1 503 [^]*\r\nRetry-After: \d+\r\n/, 'a request that has not come is answered');
     await until(() => !weir.isAlive(pid), 'the gateway ends when everybody has gone');
     await until(() => /event=drained gateway=\d connections=\d+ closed=4 /.test(weir.stderr), 'the line that sums it up');
 
