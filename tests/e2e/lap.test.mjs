@@ -14,7 +14,8 @@ const WRITES = 300; // of each group, about 8 KiB each: several times the ring
 const TEXT_BYTES = 16 * 1024;
 
 test('SIGSTOP of a gateway until the ring has lapped it', async () => {
-  await withWeir({ settings: { ring_bytes: '1MiB' } }, async (weir, later) => {
+  // While its gateway stands still nobody hears of a client, however long that takes.
+  await withWeir({ settings: { ring_bytes: '1MiB', idle_timeout_ms: 0 } }, async (weir, later) => {
     const random = seededRandom('lap');
     const [victim, other] = weir.gateways();
     const writer = later(await weir.openOn(other, () => RawWorker.open(weir.workerUrl)));

@@ -108,7 +108,7 @@ test(`${CLIENTS} subscribers, ${SLOW} slow: every frame byte-exact and in order,
 });
 
 test('a reader so slow that the ring laps it ends with the exact state, and is told', async () => {
-  const small = await Weir.start({ settings: { ring_bytes: '1MiB' } });
+  const small = await Weir.start({ settings: { ring_bytes: '1MiB', idle_timeout_ms: 0 } });
   try {
     const random = seededRandom('lapped');
     const writer = await RawWorker.open(small.workerUrl);

@@ -13,7 +13,8 @@ const WINDOW = 64;
 
 let weir;
 before(async () => {
-  weir = await Weir.start();
+  // Nobody waits for the readers: they may be behind by all there is, and still get every event.
+  weir = await Weir.start({ settings: { lag_events: 16384 } });
 });
 after(() => weir?.stop());
 
@@ -57,9 +58,8 @@ test(`${SETS} writes by 4 writers while ${SUBSCRIBERS} subscribers join: every s
   const subscribers = [];
   const joining = (async () => {
     for (const moment of joins) {
-      await witness.waitFor(() => witness.texts.length > moment, `event ${moment}`, 120000);
+      await witness.waitFor(() => witness.texts.length > moment, `event ${moment}`, 240000);
       const subscriber = await TextSubscriber.open(weir.streamUrl);
-      subscriber.gateway = weir.gatewayOf(subscriber.localPort);
       subscriber.join('order', 'g');
       subscribers.push(subscriber);
     }
@@ -70,9 +70,9 @@ test(`${SETS} writes by 4 writers while ${SUBSCRIBERS} subscribers join: every s
   await writers[0].call('stream::send', { stream_name: 'order', group_id: 'g', type: 'end', data: null });
   const all = [witness, second, ...subscribers];
   for (const [index, subscriber] of all.entries()) {
-    await subscriber.waitFor(() => subscriber.texts.at(-1)?.includes('"type":"end"'), `the end at subscriber ${index}`, 60000);
+    await subscriber.waitFor(() => subscriber.texts.at(-1)?.includes('"type":"end"'), `the end at subscriber ${index}`, 120000);
   }
-  assert.equal(new Set(subscribers.map(({ gateway }) => gateway)).size, 2, 'subscribers were on both gateways');
+  for (const held of weir.byGateway(subscribers).values()) assert.ok(held.length > 0, 'subscribers were on both gateways');
 
   const history = new History(witness.texts);
   const syncs = all.map((subscriber, index) => history.checkSubscriber(subscriber.texts, `subscriber ${index}`));

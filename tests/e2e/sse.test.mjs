@@ -9,7 +9,7 @@ import { chromium } from 'playwright-core';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
 import { openSdkWorker, codeOf } from './lib/sdk.mjs';
 import { EventStream } from './lib/sse.mjs';
-import { delay, temporaryDirectory, until, withWeir } from './lib/weir.mjs';
+import { temporaryDirectory, until, withWeir } from './lib/weir.mjs';
 
 const set = (worker, item, data, group = 'g') =>
   worker.result('stream::set', { stream_name: 's', group_id: group, item_id: item, data });
@@ -273,7 +273,6 @@ test('gates are asked before the head, with the auth context; who leaves meanwhi
     await until(() => asked.length === 3, 'the gate is asked');
     await gone.close();
     release({});
-    await delay(100);
     await counted(weir, 'event_streams', 1);
   });
 });
@@ -304,7 +303,8 @@ test('a reader that stops is caught up or told when it reads again, and ended wh
     }
     assert.ok(slow.envelopes.length < 1500);
   });
-  await withWeir({ settings: { idle_timeout_ms: 1000, ping_interval_ms: 200 } }, async (weir, later) => {
+  // For the writer, who has the same limit, not too short.
+  await withWeir({ settings: { idle_timeout_ms: 10000, ping_interval_ms: 1000 } }, async (weir, later) => {
     const worker = later(await RawWorker.open(weir.workerUrl));
     await set(worker, 'm', 0);
     const dead = later(await EventStream.open(weir.streamPort, '/sse/s/g'));
@@ -312,7 +312,7 @@ test('a reader that stops is caught up or told when it reads again, and ended wh
     dead.socket.pause();
     const padding = 'x'.repeat(100000);
     for (let i = 1; i <= 200; i += 1) await set(worker, 'm', { i, padding });
-    await until(async () => (await metric(weir, 'event_streams')) === 0, 'the server gives it up');
+    await until(async () => (await metric(weir, 'event_streams')) === 0, 'the server gives it up', 120000);
   });
 });
 
@@ -358,8 +358,9 @@ test('Chromium: an EventSource reads, and goes on after the connection was cut',
   await withWeir({ gateways: 1, settings: { retry_ms: 50 } }, async (weir, later) => {
     const worker = later(await RawWorker.open(weir.workerUrl));
     await set(worker, 'm', 0);
-    const browser = later(await chromium.launch({ executablePath: '/usr/bin/chromium', args: ['--no-sandbox'] }));
+    const browser = later(await chromium.launch({ executablePath: '/usr/bin/chromium', args: ['--no-sandbox'], timeout: 120000 }));
     const page = await browser.newPage();
+    page.setDefaultTimeout(120000);
     await page.goto(`http://127.0.0.1:${weir.streamPort}/`);
     await page.evaluate(() => {
       window.got = [];

@@ -73,7 +73,7 @@ function assertClosedAsTooSlow(client) {
 test('stopped readers of each policy: live ones get all in order, memory stays, and all end with the exact state', async () => {
   const cleanups = [];
   const file = configuration((closable) => cleanups.push(closable));
-  await withWeir({ settings: { lag_events: LAG_EVENTS }, args: ['--config', file] }, async (weir, later) => {
+  await withWeir({ settings: { lag_events: LAG_EVENTS, idle_timeout_ms: 0 }, args: ['--config', file] }, async (weir, later) => {
     const random = seededRandom('stopped');
     const writer = later(await RawWorker.open(weir.workerUrl));
     // Modes of joins; undefined: the stream's own policy.

@@ -169,11 +169,13 @@ test('one copy per socket, although group and item subscriptions both match', as
 test('a second subscription of the same group gets its own sync and leaves no gap in the first', async () => {
   const [subscriber] = await openBoth();
   await subscriber.joined('second', 'g', { subscriptionId: 'one' });
+  const answers = [];
   for (let n = 0; n < 200; n += 1) {
-    void writer.set('second', 'g', `i${n}`, n);
+    answers.push(writer.set('second', 'g', `i${n}`, n));
     if (n === 50 || n === 120) subscriber.join('second', 'g', { subscriptionId: `at ${n}` });
   }
   await subscriber.waitFor(() => subscriber.events.length === 200 && subscriber.syncs.length === 3, 'all events and syncs');
+  for (const { error } of await Promise.all(answers)) assert.equal(error, undefined);
   const seqs = subscriber.events.map(({ seq }) => seq);
   assert.deepEqual(seqs, seqs.map((_, index) => seqs[0] + index));
   let seen = [];
