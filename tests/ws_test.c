@@ -741,7 +741,7 @@ Test(ws, refuses_held_upgrades_when_it_closes, .init = start, .timeout = HANG_SE
 
 /* Who has connected, and whose request has not come or not whole, is answered as if it had; who has
  * its answers and has only kept the connection is not. */
-Test(ws, answers_requests_on_their_way_when_it_closes, .init = start, .timeout = 30)
+Test(ws, answers_requests_on_their_way_when_it_closes, .init = start, .timeout = HANG_SECONDS)
 {
     static const char request[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     static const char body[] = "not here\n";

@@ -2,9 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { WebSocket } from 'ws';
-import { until } from './weir.mjs';
-
-const ANSWER_LIMIT_MS = 20000;
+import { LIMIT_MS, until } from './weir.mjs';
 
 // `options.rejectUnauthorized: false` lets a subscriber accept a self-signed certificate.
 export class Client {
@@ -49,7 +47,7 @@ export class Client {
   }
 
   // The first value `find` returns that is not undefined, looked for now and after each message.
-  async waitFor(find, what, limitMs = 20000) {
+  async waitFor(find, what, limitMs = LIMIT_MS) {
     let timer;
     const late = new Promise((_, reject) => {
       timer = setTimeout(() => reject(new assert.AssertionError({ message: `never came: ${what}` })), limitMs);
@@ -80,7 +78,7 @@ export class Client {
 
   async close() {
     if (this.closed === null) this.socket.close();
-    await Promise.race([this.closing, until(() => this.closed, 'the close', 5000).catch(() => this.socket.terminate())]);
+    await Promise.race([this.closing, until(() => this.closed, 'the close', 10000).catch(() => this.socket.terminate())]);
   }
 }
 
@@ -175,7 +173,7 @@ export class RawWorker extends Client {
   // A call that is never answered is a failure of its own, not a test that hangs.
   #answerTo(id) {
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => reject(new assert.AssertionError({ message: `no answer to call ${id}` })), ANSWER_LIMIT_MS);
+      const timer = setTimeout(() => reject(new assert.AssertionError({ message: `no answer to call ${id}` })), LIMIT_MS);
       // A call nobody waits for must not hold the process.
       timer.unref();
       this.#results.set(id, (answer) => {

@@ -4,7 +4,7 @@ import net from 'node:net';
 import tls from 'node:tls';
 import { once } from 'node:events';
 import { randomBytes } from 'node:crypto';
-import { until } from './weir.mjs';
+import { LIMIT_MS, until } from './weir.mjs';
 
 export const TEXT = 1;
 export const BINARY = 2;
@@ -124,7 +124,7 @@ export class RawSocket {
     return close && close.payload.length >= 2 ? close.payload.readUInt16BE(0) : undefined;
   }
 
-  ended(what = 'the server ends the connection', limitMs = 15000) {
+  ended(what = 'the server ends the connection', limitMs = LIMIT_MS) {
     return until(() => this.isClosed || this.socket.readableEnded, what, limitMs);
   }
 

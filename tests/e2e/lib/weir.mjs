@@ -24,14 +24,23 @@ export const isSanitized = process.env.ASAN_OPTIONS !== undefined || process.env
 // For connections to reach the gateway they are meant for. A gateway lives before it listens, and until then every one goes to the
 // others: a number of attempts alone would be used up by then.
 const OPEN_ATTEMPTS = 400;
-const OPEN_LIMIT_MS = 30000;
+const OPEN_LIMIT_MS = 60000;
+
+// For whatever is to happen: a machine may be slow, and any process on it may stand still for seconds.
+export const LIMIT_MS = 60000;
+
+// Times a server has by default within which a process that stands still for seconds, or this one, would be given up. A test that
+// wants one of them to pass sets it.
+const PATIENT = {
+  write_wait_ms: 60000, handshake_timeout_ms: 60000, auth_timeout_ms: 60000, gate_timeout_ms: 60000, custom_timeout_ms: 60000,
+};
 
 const SANITIZER_REPORT = /(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:/;
 
 export const delay = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 // Waits until `predicate` is truthy and returns its value; a test that never gets there fails with `what`.
-export async function until(predicate, what, limitMs = 20000) {
+export async function until(predicate, what, limitMs = LIMIT_MS) {
   const end = Date.now() + limitMs;
   for (;;) {
     const value = await predicate();
@@ -41,19 +50,25 @@ export async function until(predicate, what, limitMs = 20000) {
   }
 }
 
-// Below the range from which the kernel takes ports for outgoing connections, so that none of them takes it first. Runs beside
-// each other have a range each in $WEIR_TEST_PORTS.
-const [firstPort, lastPort] = (process.env.WEIR_TEST_PORTS ?? '15000-29999').split('-').map(Number);
+const listens = (...where) => new Promise((resolve) => {
+  const server = net.createServer();
+  server.once('error', () => resolve(null));
+  server.listen(...where, () => resolve(server));
+});
 
+// Below the range from which the kernel takes ports for outgoing connections, so that none of them takes it first. Other test
+// processes draw from the same range, and a port is free for all of them until its server listens: each takes the name of its
+// port first (an abstract socket, which goes with the process).
 export async function freePort() {
   for (;;) {
-    const port = firstPort + Math.floor(Math.random() * (lastPort - firstPort + 1));
-    const isFree = await new Promise((resolve) => {
-      const server = net.createServer();
-      server.once('error', () => resolve(false));
-      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
-    });
-    if (isFree) return port;
+    const port = 15000 + Math.floor(Math.random() * 15000);
+    const name = await listens(`\0weir-e2e-port-${port}`);
+    const server = name && (await listens(port, '127.0.0.1'));
+    name?.unref();
+    if (server) {
+      await new Promise((resolve) => server.close(resolve));
+      return port;
+    }
   }
 }
 
@@ -73,6 +88,12 @@ function identify(pid) {
 
 // A process that has ended is in the list until its parent has asked for its status.
 const isZombie = (pid) => /^State:\s+[ZX]/m.test(readText(`/proc/${pid}/status`));
+
+// SIGSTOP, and until it has: on another core a process may run on for a moment.
+export async function standStill(pid) {
+  process.kill(pid, 'SIGSTOP');
+  await until(() => /^State:\s+[TZX]/m.test(readText(`/proc/${pid}/status`)), `process ${pid} stands still`);
+}
 
 function isAlive({ pid, start }) {
   const now = identify(pid);
@@ -113,7 +134,7 @@ export function temporaryDirectory() {
 }
 
 // Runs `weir ARGUMENTS` to its end.
-export function runWeir(args, { input = '', env = {}, limitMs = 20000 } = {}) {
+export function runWeir(args, { input = '', env = {}, limitMs = LIMIT_MS } = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(weirProgram, args, { env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'pipe'] });
     let stdout = '';
@@ -146,7 +167,7 @@ export class Weir {
     weir.host = host;
     const all = {
       run_dir: weir.runDir, stream_host: host, worker_host: host, stream_port: 0, worker_port: 0,
-      admin: `127.0.0.1:${weir.adminPort}`, store_bytes: '256MiB', ...settings,
+      admin: `127.0.0.1:${weir.adminPort}`, store_bytes: '256MiB', ...PATIENT, ...settings,
     };
     const sets = Object.entries(all).flatMap(([name, value]) => ['--set', `${name}=${value}`]);
     weir.process = spawn(weirProgram, ['serve', ...sets, '--gateways', String(gateways), ...args], {
@@ -160,7 +181,7 @@ export class Weir {
     weir.process.stderr.on('data', (chunk) => (weir.stderr += chunk));
     const ready = await until(
       () => weir.exit ?? /^weir: ready stream=(\S+):(\d+) worker=(\S+):(\d+) gateways=(\d+)/m.exec(weir.stdout + weir.stderr),
-      'the ready line', 30000,
+      'the ready line',
     );
     if (weir.exit) assert.fail(`weir serve ended early: ${JSON.stringify(weir.exit)}\n${weir.stdout}${weir.stderr}`);
     weir.streamPort = Number(ready[2]);
@@ -264,6 +285,15 @@ export class Weir {
     return new Map(this.gateways().map((pid) => [pid, held(pid).filter((client) => client !== undefined)]));
   }
 
+  // As gatewayOf(), of a connection that may not have been accepted yet.
+  async #holderOf(localPort) {
+    for (const end = Date.now() + LIMIT_MS / 4; localPort !== undefined && Date.now() < end; await delay(2)) {
+      const pid = this.gatewayOf(localPort);
+      if (pid !== undefined) return pid;
+    }
+    return undefined;
+  }
+
   // Opens clients until every gateway has `each` of them; the rest are closed. `open` returns an object with `localPort` and
   // `close()`. Returns a Map from gateway pid to its clients.
   async openOnEach(open, each = 1) {
@@ -271,7 +301,7 @@ export class Weir {
     const found = new Map(pids.map((pid) => [pid, []]));
     for (let attempt = 0, end = Date.now() + OPEN_LIMIT_MS; attempt < OPEN_ATTEMPTS || Date.now() < end; attempt += 1) {
       const client = await open();
-      const mine = found.get(this.gatewayOf(client.localPort));
+      const mine = found.get(await this.#holderOf(client.localPort));
       if (mine !== undefined && mine.length < each) mine.push(client);
       else await client.close();
       if ([...found.values()].every((clients) => clients.length === each)) return found;
@@ -283,7 +313,7 @@ export class Weir {
   async openOn(pid, open) {
     for (let attempt = 0, end = Date.now() + OPEN_LIMIT_MS; attempt < OPEN_ATTEMPTS || Date.now() < end; attempt += 1) {
       const client = await open();
-      if (this.gatewayOf(client.localPort) === pid) return client;
+      if ((await this.#holderOf(client.localPort)) === pid) return client;
       await client.close();
     }
     return assert.fail(`no connection reached gateway ${pid}`);
@@ -294,7 +324,7 @@ export class Weir {
       this.note();
       this.process.kill(signal);
     }
-    const timer = setTimeout(() => this.process.kill('SIGKILL'), 20000);
+    const timer = setTimeout(() => this.process.kill('SIGKILL'), LIMIT_MS);
     const exit = await this.exited;
     clearTimeout(timer);
     const left = [...this.#seen.values()].filter(isAlive);
