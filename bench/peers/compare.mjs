@@ -43,7 +43,7 @@ const SMOKE = [{ name: '2x10', groups: 2, subscribers: 20, rate: 100, in_flight:
 const PLANS = {
   full: { rounds: 5, seconds: { paced: 0.9, flat: 0.5 }, warmup: 0.2, drain: 2, bytes: [128, 1024] },
   quick: { rounds: 1, seconds: { paced: 0.9, flat: 0.5 }, warmup: 0.2, drain: 2, bytes: [128, 1024] },
-  smoke: { rounds: 1, seconds: { paced: 0.4, flat: 0.3 }, warmup: 0.1, drain: 3, bytes: [128] },
+  smoke: { rounds: 1, seconds: { paced: 0.4, flat: 0.3 }, warmup: 0.1, drain: 30, bytes: [128] },
 };
 
 function fail(sentence) {

@@ -12,7 +12,7 @@ import { FORMAT, METRICS, PHASES, figure, floorRatio, problems, ratio } from '..
 import { overview, page, publish, readmeText, summary } from '../../bench/peers/report.mjs';
 import { jobsOf } from '../../bench/peers/compare.mjs';
 import { SERVERS } from '../../bench/peers/servers.mjs';
-import { binDir, delay, temporaryDirectory } from './lib/weir.mjs';
+import { binDir, delay, temporaryDirectory, until } from './lib/weir.mjs';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 // Not lib's word for it: ./dev test sets the sanitizers' options for all programs.
@@ -72,7 +72,7 @@ function madeUp({ rounds = 3, change = (run) => run } = {}) {
   };
 }
 
-test('every server of the comparison delivers what is published, and the report names each', { skip, timeout: 120000 }, async () => {
+test('every server of the comparison delivers what is published, and the report names each', { skip, timeout: 900000 }, async () => {
   await withDirectory(async (directory) => {
     const { code, said } = await compare(['--smoke', '--out', directory]);
     assert.equal(code, 0, said);
@@ -85,8 +85,10 @@ test('every server of the comparison delivers what is published, and the report 
       const { undelivered, lost, repeated, damaged, closed, refused } = run;
       assert.deepEqual({ undelivered, lost, repeated, damaged, closed, refused }, { undelivered: 0, lost: 0, repeated: 0, damaged: 0, closed: 0, refused: 0 }, `${run.server} ${run.phase}`);
       if (run.phase === 'paced') assert.equal(run.delivered, run.published * 10, `${run.server}: two groups of ten`);
-      assert.ok(run.server_cpu_us_per_delivery > 0.01 && run.server_cpu_us_per_delivery < 5000, `${run.server} ${run.phase}: ${run.server_cpu_us_per_delivery} µs`);
+      // In so short a run whoever stands still for a moment may have delivered nothing by the clock.
+      if (run.delivered > 0) assert.ok(run.server_cpu_us_per_delivery > 0.01 && run.server_cpu_us_per_delivery < 5000, `${run.server} ${run.phase}: ${run.server_cpu_us_per_delivery} µs`);
     }
+    for (const { name } of SERVERS) assert.ok(document.runs.some(({ server, delivered }) => server === name && delivered > 0), `${name} has figures`);
     const html = fs.readFileSync(path.join(directory, 'compare.html'), 'utf8');
     for (const { label, version } of document.servers) assert.ok(html.includes(label) && html.includes(version), label);
     const again = await compare(['--report', path.join(directory, 'compare.json')]);
@@ -95,7 +97,7 @@ test('every server of the comparison delivers what is published, and the report 
   });
 });
 
-test('a session that is stopped keeps what it found and leaves no process', { skip, timeout: 60000 }, async () => {
+test('a session that is stopped keeps what it found and leaves no process', { skip, timeout: 300000 }, async () => {
   await withDirectory(async (directory) => {
     const meanwhile = async (child, said) => {
       while (child.exitCode === null && !said().includes('[2/100')) await delay(100);
@@ -108,7 +110,7 @@ test('a session that is stopped keeps what it found and leaves no process', { sk
     assert.equal(document.complete, false);
     assert.ok(document.runs.length >= 4);
     assert.deepEqual(fs.readdirSync(directory).sort(), ['compare.html', 'compare.json']);
-    assert.deepEqual(processesWith(`TMPDIR=${directory}`), []);
+    await until(() => processesWith(`TMPDIR=${directory}`).length === 0, 'no process is left');
   });
 });
 
