@@ -3,9 +3,10 @@ import assert from 'node:assert/strict';
 import { afterEach, beforeEach, test } from 'node:test';
 import { Stream } from '@motiadev/stream-client-node';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
+import { Follower, byId } from './lib/follower.mjs';
 import { GroupModel } from './lib/model.mjs';
 import { localPortOf, openSdkWorker, codeOf } from './lib/sdk.mjs';
-import { Weir, delay, until } from './lib/weir.mjs';
+import { Weir, delay, standStill, until } from './lib/weir.mjs';
 
 let weir;
 beforeEach(async () => {
@@ -61,7 +62,7 @@ test('kill -9 of either gateway: the other delivers on, a new one takes the port
     assert.equal(sync.event.data.length, 10);
     await writer.set('crash', group, 'last', { id: 'last' });
     await again.count(2);
-    await until(async () => (await codeOf(sdk.trigger({ function_id: 'app::alive', payload: {}, timeoutMs: 1000 }))) === undefined, 'the SDK worker serves again');
+    await until(async () => (await codeOf(sdk.trigger({ function_id: 'app::alive', payload: {}, timeoutMs: 5000 }))) === undefined, 'the SDK worker serves again');
     assert.equal((await writer.call('app::alive', {})).result, 'yes');
     await closeAll([watcher, writer, again]);
   }
@@ -153,7 +154,8 @@ test('kill -9 of the broker: sockets stay, a fresh sync brings the new epoch and
 test('the broker killed several times in a row under load: everybody ends with the same state', async () => {
   const subscribers = [...(await weir.openOnEach(openStream)).values()].flat();
   const writers = [...(await weir.openOnEach(openWorker)).values()].flat();
-  for (const subscriber of subscribers) await subscriber.joined('storm', 'g');
+  // Lossless: nobody waits for those who read, and their gateway may stand still meanwhile.
+  for (const subscriber of subscribers) await subscriber.joined('storm', 'g', { mode: 'lossless' });
   let isOver = false;
   const load = writers.map(async (writer, w) => {
     for (let n = 0; !isOver; n += 1) {
@@ -188,10 +190,11 @@ test('a broker stopped under load: reads go on, writes end within their time lim
     const writer = await RawWorker.open(quick.workerUrl);
     const reader = await RawWorker.open(quick.workerUrl);
     await subscriber.joined('halt', 'g');
-    await writer.set('halt', 'g', 'before', { id: 'before' });
+    const isSet = async (item) => (await writer.set('halt', 'g', item, { id: item })).error === undefined;
+    await until(() => isSet('before'), 'a write that is answered in time');
     const broker = quick.broker();
-    process.kill(broker, 'SIGSTOP');
     try {
+      await standStill(broker);
       const answers = await Promise.all(Array.from({ length: 200 }, (_, n) => writer.set('halt', 'g', `i${n}`, { id: `i${n}`, n })));
       for (const { error } of answers) {
         assert.equal(error?.code, 'STREAM_SET_ERROR');
@@ -201,7 +204,7 @@ test('a broker stopped under load: reads go on, writes end within their time lim
     } finally {
       process.kill(broker, 'SIGCONT');
     }
-    assert.equal((await writer.set('halt', 'g', 'after', { id: 'after' })).error, undefined);
+    await until(() => isSet('after'), 'writes are answered in time again');
     const list = (await reader.call('stream::list', { stream_name: 'halt', group_id: 'g' })).result;
     await subscriber.waitFor(() => subscriber.events.at(-1)?.id === 'after', 'the write after');
     const model = new GroupModel();
@@ -217,32 +220,27 @@ test('a broker stopped under load: reads go on, writes end within their time lim
 
 test('a gateway stopped for two seconds while others write: its subscribers end exact', async () => {
   const [stopped, running] = weir.gateways();
-  const subscriber = await weir.openOn(stopped, openStream);
+  const subscriber = await weir.openOn(stopped, () => Follower.open(weir.streamUrl));
   const watcher = await weir.openOn(running, openStream);
   const writer = await weir.openOn(running, openWorker);
   for (const each of [subscriber, watcher]) await each.joined('stop', 'g');
-  process.kill(stopped, 'SIGSTOP');
-  const end = Date.now() + 2000;
   let n = 0;
   try {
-    while (Date.now() < end) {
+    await standStill(stopped);
+    for (const end = Date.now() + 2000; Date.now() < end; ) {
       await Promise.all(Array.from({ length: 50 }, () => writer.set('stop', 'g', `i${n % 100}`, { id: `i${n % 100}`, n: n++ })));
+      await watcher.waitFor(() => watcher.events.length === n, 'the running gateway delivers meanwhile');
     }
-    await watcher.waitFor(() => watcher.events.length === n, 'the running gateway delivers meanwhile');
   } finally {
     process.kill(stopped, 'SIGCONT');
   }
   await writer.set('stop', 'g', 'end', { id: 'end' });
   const list = (await writer.call('stream::list', { stream_name: 'stop', group_id: 'g' })).result;
-  await subscriber.waitFor(() => subscriber.envelopes.at(-1).id === 'end' || subscriber.envelopes.at(-1).event.data?.some?.(({ id }) => id === 'end'), 'the end');
-  const model = new GroupModel();
-  let last = 0;
-  for (const envelope of subscriber.envelopes) {
-    assert.ok(envelope.seq > last || envelope.event.type === 'sync', 'never backwards');
-    last = envelope.seq;
-    envelope.event.type === 'sync' ? model.reset(envelope) : model.apply(envelope);
-  }
-  assert.deepEqual(model.values(), list);
+  await watcher.waitFor(() => watcher.events.length === n + 1, 'the end at the running gateway');
+  const last = watcher.events.at(-1).seq;
+  await subscriber.waitFor(() => subscriber.seq === last && subscriber.since === null, 'the end');
+  assert.equal(subscriber.problem, null);
+  assert.deepEqual(subscriber.values(), list.sort(byId));
   assert.equal(subscriber.closed, null);
   assertGapless(watcher.envelopes);
   await closeAll([subscriber, watcher, writer]);
@@ -255,9 +253,9 @@ test('a stopped broker: reads and joins are served, writes wait and then succeed
   await writer.set('pause', 'g', 'i', -1);
   await subscriber.joined('pause', 'g');
   const broker = weir.broker();
-  process.kill(broker, 'SIGSTOP');
   const writes = [];
   try {
+    await standStill(broker);
     for (let n = 0; n < 50; n += 1) writes.push(writer.set('pause', 'g', 'i', n));
     assert.equal(await reader.result('stream::get', { stream_name: 'pause', group_id: 'g', item_id: 'i' }), -1);
     assert.deepEqual(await reader.result('stream::list', { stream_name: 'pause', group_id: 'g' }), [-1]);
@@ -265,7 +263,6 @@ test('a stopped broker: reads and joins are served, writes wait and then succeed
     assert.deepEqual((await late.joined('pause', 'g')).event.data, [-1]);
     await late.close();
     await writer.ping();
-    await delay(500);
   } finally {
     process.kill(broker, 'SIGCONT');
   }
@@ -279,12 +276,14 @@ test('writes that wait longer than write_wait_ms for a broker that is gone fail 
   const short = await Weir.start({ settings: { write_wait_ms: 200 } });
   try {
     const writer = await RawWorker.open(short.workerUrl);
-    assert.equal((await writer.set('wait', 'g', 'i', 0)).error, undefined);
+    await until(async () => (await writer.set('wait', 'g', 'i', 0)).error === undefined, 'a write that is answered in time');
     const supervisor = short.process.pid;
-    // A supervisor that cannot start a new broker yet.
-    process.kill(supervisor, 'SIGSTOP');
     try {
-      process.kill(short.broker(), 'SIGKILL');
+      // A supervisor that cannot start a new broker yet.
+      await standStill(supervisor);
+      const broker = short.broker();
+      process.kill(broker, 'SIGKILL');
+      await until(() => !short.isAlive(broker), 'the broker is gone');
       for (const { error } of await Promise.all([1, 2, 3].map((n) => writer.set('wait', 'g', 'i', n)))) {
         assert.equal(error?.code, 'STREAM_SET_ERROR');
         assert.equal(typeof error.message, 'string');
