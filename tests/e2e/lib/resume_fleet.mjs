@@ -11,7 +11,7 @@ import { WebSocket } from 'ws';
 
 const [url, streamName, groupId, count] = process.argv.slice(2);
 const totals = {
-  events: 0, lost: 0, repeated: 0, mixed: 0, resumed: 0, syncs: 0, elsewhere: 0, away: 0, unhinted: 0, cut: 0, refused: 0, codes: {}, hints: [],
+  events: 0, lost: 0, repeated: 0, mixed: 0, resumed: 0, syncs: 0, elsewhere: 0, away: 0, unhinted: 0, cut: 0, reset: 0, refused: 0, codes: {}, hints: [],
 };
 const tail = /"n":(\d+).*"seq":(\d+),"epoch":(\d+)\}$/;
 let wanted = null;
@@ -24,8 +24,10 @@ class Resuming {
 
   connect() {
     this.isFirst = true;
+    this.isOpen = false;
     this.socket = new WebSocket(url, { perMessageDeflate: false });
     this.socket.on('open', () => {
+      this.isOpen = true;
       const position = this.seq === null ? {} : { epoch: this.epoch, since: this.seq };
       this.socket.send(JSON.stringify({ type: 'join', data: { subscriptionId: 's', streamName, groupId, mode: 'lossless', ...position } }));
     });
@@ -49,8 +51,10 @@ class Resuming {
       totals.away += 1;
       if (hint) totals.hints.push(Number(hint[1]));
       else totals.unhinted += 1;
-    } else {
+    } else if (this.isOpen) {
       totals.cut += 1;
+    } else {
+      totals.reset += 1; // by the kernel, when a listen queue closed (docs/operations.md)
     }
     setTimeout(() => this.connect(), hint ? Number(hint[1]) : 200);
   }
