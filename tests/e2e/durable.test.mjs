@@ -7,7 +7,7 @@ import path from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
 import { GroupModel, History } from './lib/model.mjs';
-import { Weir, binDir, delay, isSanitized, runWeir, seededRandom, temporaryDirectory, until } from './lib/weir.mjs';
+import { LIMIT_MS, Weir, binDir, delay, isSanitized, runWeir, seededRandom, standStill, temporaryDirectory, until } from './lib/weir.mjs';
 
 let directory;
 let weir;
@@ -33,6 +33,17 @@ async function killBroker() {
   const victim = weir.broker();
   process.kill(victim, 'SIGKILL');
   await weir.brokerAfter(victim);
+}
+
+// Remembers the newest number of each item it has seen.
+class SeeingSubscriber extends Subscriber {
+  seen = new Map();
+
+  take(data) {
+    super.take(data);
+    const { id, event } = this.envelopes.at(-1);
+    if (event.data?.n !== undefined) this.seen.set(id, event.data.n);
+  }
 }
 
 // The first sync is the only one; every event follows it without gap or repeat.
@@ -75,11 +86,14 @@ for (const durability of ['synced', 'written']) {
     await start({ durability, snapshot_log_bytes: '1MiB' });
     const random = seededRandom(`kill broker ${durability}`);
     const writers = [...(await weir.openOnEach(openWorker)).values()].flat();
-    const subscribers = [...(await weir.openOnEach(openStream)).values()].flat();
+    const subscribers = [...(await weir.openOnEach(() => SeeingSubscriber.open(weir.streamUrl))).values()].flat();
     for (const subscriber of subscribers) await subscriber.joined('kept', 'load');
     const acknowledged = new Map();
     let counted = 0;
     let isOver = false;
+    // No lane is more than an event ahead of those who read: a broker that has died takes along what a reader has not been sent,
+    // beyond what its log has since the last snapshot.
+    const isSeen = (item, n) => subscribers.every(({ seen }) => (seen.get(item) ?? 0) >= n);
     const load = writers.flatMap((writer, w) =>
       Array.from({ length: 16 }, async (_, lane) => {
         for (let n = 1; !isOver; n += 1) {
@@ -88,16 +102,20 @@ for (const durability of ['synced', 'written']) {
           assert.equal(answer.error, undefined, JSON.stringify(answer.error));
           assert.equal(answer.result.old_value?.n ?? 0, n - 1, 'each write is applied once, in order');
           acknowledged.set(item, n);
+          await until(() => isSeen(item, n), `event ${n} of ${item} everywhere`, 2 * LIMIT_MS);
           const count = await writer.call('stream::update', { ...key('count', 'c'), ops: [{ type: 'increment', path: 'n', by: 1 }] });
           assert.equal(count.error, undefined, JSON.stringify(count.error));
           counted += 1;
         }
       }));
     for (let round = 0; round < (isSanitized ? 3 : 5); round += 1) {
-      await delay(100 + random.below(200));
+      const before = counted;
+      await until(() => counted > before + 100, 'the load goes on');
+      await delay(random.below(200));
       await killBroker();
     }
-    await delay(200);
+    const before = counted;
+    await until(() => counted > before + 100, 'the load goes on');
     isOver = true;
     await Promise.all(load);
     for (const [item, n] of acknowledged)
@@ -163,7 +181,7 @@ test('kill -9 of the whole weir, broker and gateways at once: the next one has e
       acknowledged = n;
     }
   })().catch(() => {});
-  await until(() => acknowledged > 500, 'some writes');
+  await until(() => acknowledged > 200, 'some writes');
   const pids = [weir.process.pid, weir.broker(), ...weir.gateways()];
   for (const pid of pids) process.kill(pid, 'SIGKILL');
   await until(() => pids.every((pid) => !weir.isAlive(pid)), 'all are gone');
@@ -182,17 +200,22 @@ test('kill -9 of the whole weir, broker and gateways at once: the next one has e
 });
 
 test('SIGSTOP of the broker: reads of what is committed go on, and afterwards everybody is where they were', async () => {
-  await start({ write_wait_ms: 20000 });
+  await start();
   const worker = await openWorker();
   const reader = await openWorker();
   const subscriber = await openStream();
   await worker.result('stream::set', { ...key('g', 'a'), data: 1 });
   await subscriber.joined('kept', 'g');
-  process.kill(weir.broker(), 'SIGSTOP');
-  const writing = worker.set('kept', 'g', 'a', 2);
-  assert.equal(await reader.result('stream::get', key('g', 'a')), 1);
-  await delay(1500);
-  process.kill(weir.broker(), 'SIGCONT');
+  const broker = weir.broker();
+  let writing;
+  try {
+    await standStill(broker);
+    writing = worker.set('kept', 'g', 'a', 2);
+    assert.equal(await reader.result('stream::get', key('g', 'a')), 1);
+    await delay(1500);
+  } finally {
+    process.kill(broker, 'SIGCONT');
+  }
   assert.equal((await writing).error, undefined);
   await subscriber.count(2);
   assertUninterrupted(subscriber);
@@ -207,6 +230,8 @@ test('triggers fire once for each event, over deaths of the broker', async () =>
   handler.send({ type: 'registertrigger', id: 't1', trigger_type: 'stream', function_id: 'app::seen', config: { stream_name: 'kept' } });
   await until(async () => (await writer.result('stream::set', { ...key('warm', 'x'), data: { n: 0 } })) && seen.length > 0, 'the trigger is bound');
   for (let n = 1; n <= 60; n += 1) {
+    // A gateway that has read nothing between two deaths may have missed events (docs/architecture.md).
+    if (n % 20 === 10) await until(() => seen.includes(n - 5), 'the handler follows');
     const answer = writer.set('kept', 'g', `i${n}`, { n });
     if (n % 20 === 10) await killBroker();
     assert.equal((await answer).error, undefined);
@@ -311,8 +336,9 @@ test('a group that is never at rest can be joined and read: each sync is exact, 
   await start({ durability: 'synced' });
   const random = seededRandom('busy group');
   const writers = [...(await weir.openOnEach(openWorker, 2)).values()].flat();
+  const mode = 'lossless'; // nobody waits for those who read
   const witness = await TextSubscriber.open(weir.streamUrl);
-  witness.join('kept', 'busy');
+  witness.join('kept', 'busy', { mode });
   await witness.waitFor(() => witness.texts.length === 1, 'the first sync');
   let isOver = false;
   const lane = async (worker) => {
@@ -338,8 +364,7 @@ test('a group that is never at rest can be joined and read: each sync is exact, 
   const subscribers = [];
   for (let n = 0; n < 20; n += 1) {
     const subscriber = await TextSubscriber.open(weir.streamUrl);
-    subscriber.gateway = weir.gatewayOf(subscriber.localPort);
-    subscriber.join('kept', 'busy');
+    subscriber.join('kept', 'busy', { mode });
     subscribers.push(subscriber);
     await delay(50);
   }
@@ -350,8 +375,8 @@ test('a group that is never at rest can be joined and read: each sync is exact, 
 
   await writers[0].result('stream::send', { ...key('busy'), type: 'end', data: null });
   const all = [witness, ...subscribers];
-  for (const [n, subscriber] of all.entries()) await subscriber.waitFor(() => subscriber.texts.at(-1).includes('"type":"end"'), `the end at ${n}`, 60000);
-  assert.equal(new Set(subscribers.map(({ gateway }) => gateway)).size, 2, 'subscribers were on both gateways');
+  for (const [n, subscriber] of all.entries()) await subscriber.waitFor(() => subscriber.texts.at(-1).includes('"type":"end"'), `the end at ${n}`);
+  assert.ok([...weir.byGateway(subscribers).values()].every((held) => held.length > 0), 'subscribers were on both gateways');
   const history = new History(witness.texts);
   const bySeq = new Map();
   for (const [n, subscriber] of all.entries()) {
