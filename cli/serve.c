@@ -22,8 +22,8 @@
 #include "cli/rundir.h"
 
 enum {
-    SERVE_STOP_GATEWAYS_MS = 5000,
-    SERVE_STOP_BROKER_MS = 30000, /* a broker may have to write what it still holds */
+    SERVE_STOP_GATEWAYS_MS = 15000, /* one may stand still for seconds on a loaded machine */
+    SERVE_STOP_BROKER_MS = 30000,   /* a broker may have to write what it still holds */
 };
 
 enum serve_phase { SERVE_RUNNING, SERVE_STOPPING_GATEWAYS, SERVE_STOPPING_BROKER, SERVE_DONE };

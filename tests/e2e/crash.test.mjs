@@ -246,6 +246,22 @@ test('a gateway stopped for two seconds while others write: its subscribers end 
   await closeAll([subscriber, watcher, writer]);
 });
 
+test('a gateway that stands still while the server stops is waited for, and its clients are told', async () => {
+  const [stopped] = weir.gateways();
+  const clients = [await weir.openOn(stopped, openStream), await weir.openOn(stopped, openWorker)];
+  let stopping;
+  try {
+    await standStill(stopped);
+    stopping = weir.stop();
+    await delay(6000);
+  } finally {
+    process.kill(stopped, 'SIGCONT');
+  }
+  await stopping;
+  assert.doesNotMatch(weir.stderr, /event=killed/);
+  for (const client of clients) assert.equal((await until(() => client.closed, 'the close')).code, 1001);
+});
+
 test('a stopped broker: reads and joins are served, writes wait and then succeed in order', async () => {
   const reader = await openWorker();
   const writer = await openWorker();
