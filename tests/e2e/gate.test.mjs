@@ -6,11 +6,13 @@ import { once } from 'node:events';
 import { test } from 'node:test';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
 import { openSdkWorker } from './lib/sdk.mjs';
-import { delay, isSanitized, until, withWeir } from './lib/weir.mjs';
+import { LIMIT_MS, delay, until, withWeir } from './lib/weir.mjs';
 
 const DENY = { result: { unauthorized: true } };
 const ALLOW = { result: {} };
 const NO_ANSWER = undefined;
+// A gate whose worker has gone is waited for so long (docs/architecture.md).
+const GRACE_MS = 2000;
 
 // Functions are calls too: probes must not be taken for what a test counts.
 const asked = (worker, functionId) => worker.invocations.filter((message) => message.function_id === functionId && message.data.group_id !== 'probe');
@@ -127,12 +129,24 @@ const RESULTS = {
   text: [{ result: { unauthorized: 'true' } }, 'granted', 'denied'],
   one: [{ result: { unauthorized: 1 } }, 'granted', 'denied'],
   throws: [{ error: { code: 'invocation_failed', message: 'no' } }, 'granted', 'denied'],
-  late: [NO_ANSWER, 'granted', 'denied'],
 };
+const LATE = [NO_ANSWER, 'granted', 'denied'];
 
 for (const [column, joinGate] of ['open', 'closed'].entries()) {
-  test(`join_gate: ${joinGate}: every result, error, a late answer and a function that is not there`, async () => {
+  test(`join_gate: ${joinGate}: an answer that does not come in time`, async () => {
     await withWeir({ settings: { join_gate: joinGate, gate_timeout_ms: 1500 } }, async (weir, later) => {
+      const worker = later(await RawWorker.open(weir.workerUrl));
+      bind(worker, 'app::gate', () => LATE[0]);
+      await bound(weir, worker, 'app::gate');
+      const subscriber = later(await Subscriber.open(weir.streamUrl));
+      subscriber.join('s', 'late', { subscriptionId: 'late' });
+      const [{ groupId, event }] = await subscriber.count(1);
+      assert.deepEqual([groupId, event.type], ['late', LATE[column + 1] === 'granted' ? 'sync' : 'unauthorized']);
+    });
+  });
+
+  test(`join_gate: ${joinGate}: every result, error, and a function that is not there`, async () => {
+    await withWeir({ settings: { join_gate: joinGate } }, async (weir, later) => {
       const worker = later(await RawWorker.open(weir.workerUrl));
       bind(worker, 'app::gate', ({ data }) => (RESULTS[data.group_id] ?? [ALLOW])[0]);
       await bound(weir, worker, 'app::gate');
@@ -316,12 +330,12 @@ test('the gate worker dies during 1,000 joins: not one is accepted', async () =>
       await subscriber.waitFor(() => subscriber.envelopes.length === each, 'every join is answered');
       assert.equal(denials(subscriber).length, each);
     }
-    assert.equal(await metric(weir, 'subscriptions'), 0);
+    await until(async () => (await metric(weir, 'subscriptions')) === 0, 'there is no subscription');
   });
 });
 
 test('the broker dies while joins wait: they are asked again once the gate is back, and none passes unasked', async () => {
-  await withWeir({ settings: { gate_timeout_ms: isSanitized ? 30000 : 15000 } }, async (weir, later) => {
+  await withWeir({}, async (weir, later) => {
     const workers = [];
     for (const [client] of (await weir.openOnEach(() => RawWorker.open(weir.workerUrl))).values()) workers.push(later(client));
     let isHolding = true;
@@ -339,20 +353,28 @@ test('the broker dies while joins wait: they are asked again once the gate is ba
     }
     await until(() => asked(worker, 'app::gate').length === 4, 'all wait');
     isHolding = false;
-    process.kill(weir.broker(), 'SIGKILL');
+    const broker = weir.broker();
+    process.kill(broker, 'SIGKILL');
+    let isBack = false;
+    const back = weir.brokerAfter(broker).then(() => (isBack = true));
     // Joins of every moment of the restart.
     let n = 1;
-    for (const end = Date.now() + 1500; Date.now() < end; await delay(20)) {
+    for (const end = Date.now() + 1500; n < 300 && (Date.now() < end || !isBack); await delay(20)) {
       n += 1;
       for (const subscriber of both) {
         subscriber.join('s', `no-${n}`, { subscriptionId: `no-${n}` });
         subscriber.join('s', `yes-${n}`, { subscriptionId: `yes-${n}` });
       }
     }
+    await back;
     for (const subscriber of both) {
-      await subscriber.waitFor(() => denials(subscriber).length === n && subscriber.syncs.length >= n, 'every join is answered', 40000);
+      const groupsOf = (envelopes) => new Set(envelopes.map(({ groupId }) => groupId));
+      const answered = await subscriber.waitFor(() => [groupsOf([...subscriber.syncs, ...denials(subscriber)])].find(({ size }) => size === 2 * n), 'every join is answered');
+      assert.equal(answered.size, denials(subscriber).length + groupsOf(subscriber.syncs).size, 'once');
       assert.ok(subscriber.syncs.every(({ groupId }) => groupId.startsWith('yes-')));
-      assert.ok(denials(subscriber).every(({ groupId }) => groupId.startsWith('no-')));
+      // A gateway that stands still for longer than others wait has its gates taken for gone, and says so.
+      const wasLate = /event=gate_failed function="app::gate" reason="its worker has gone"/.test(weir.stderr);
+      if (!wasLate) assert.ok(denials(subscriber).every(({ groupId }) => groupId.startsWith('no-')));
     }
   });
 });
@@ -370,7 +392,7 @@ test('a gateway that starts anew knows the gates before its first join', async (
     await until(async () => {
       const subscriber = await Subscriber.open(weir.streamUrl).catch(() => null);
       if (subscriber === null) return false;
-      const isNew = ![pid, other].includes(weir.gatewayOf(subscriber.localPort));
+      const isNew = ![undefined, pid, other].includes(weir.gatewayOf(subscriber.localPort));
       try {
         await expectDenied(subscriber, 's', 'g');
         answers += isNew ? 1 : 0;
@@ -379,8 +401,8 @@ test('a gateway that starts anew knows the gates before its first join', async (
       }
       await subscriber.close();
       return answers >= 5;
-    }, 'joins on the new gateway', 30000);
-    assert.equal(await metric(weir, 'subscriptions'), 0);
+    }, 'joins on the new gateway');
+    await until(async () => (await metric(weir, 'subscriptions')) === 0, 'there is no subscription');
   });
 });
 
@@ -421,7 +443,7 @@ async function answerTo(subscriber, streamName, groupId) {
 // Until a join is answered so by every gateway, looked at on fresh sockets.
 async function untilAnswered(weir, wanted, streamName, groupId) {
   for (const subscriber of await openBoth(weir)) {
-    await until(async () => (await answerTo(subscriber, streamName, groupId)) === wanted, `${groupId}: ${wanted}`, 30000);
+    await until(async () => (await answerTo(subscriber, streamName, groupId)) === wanted, `${groupId}: ${wanted}`);
     await subscriber.close();
   }
 }
@@ -441,7 +463,7 @@ async function brokerMetric(weir, name) {
 async function replaceGateway(weir) {
   const [victim] = weir.gateways();
   process.kill(victim, 'SIGKILL');
-  await weir.gatewaysAfter(victim, 30000);
+  await weir.gatewaysAfter(victim);
 }
 
 const awayLines = (weir) => [...weir.stderr.matchAll(/event=gate_away function="([^"]*)" stream="([^"]*)"/g)].map(([, functionId, stream]) => [functionId, stream]);
@@ -454,6 +476,7 @@ test('a gate whose worker is killed refuses, on gateways old and new, until it i
     await gate.kill();
     await expectEverywhere(weir, 'unauthorized', 'guarded', 'yes');
     await expectEverywhere(weir, 'sync', 'other', 'yes');
+    await until(() => awayLines(weir).length > 0, 'the line');
     assert.deepEqual(awayLines(weir), [['app::gate', 'guarded']]);
     await until(async () => (await brokerMetric(weir, 'gates_away')) === 1, 'the gauge');
     await replaceGateway(weir);
@@ -473,7 +496,7 @@ test('a gate whose worker is killed refuses, on gateways old and new, until it i
     await expectEverywhere(weir, 'unauthorized', 'guarded', 'no');
     await third.unregister();
     await untilAnswered(weir, 'sync', 'guarded', 'no');
-    assert.equal(await brokerMetric(weir, 'gates_away'), 0);
+    await until(async () => (await brokerMetric(weir, 'gates_away')) === 0, 'the gauge');
     assert.equal(awayLines(weir).length, 1);
   });
 });
@@ -493,7 +516,7 @@ test('a gate that is away outlives the broker, and gateways that come later refu
       for (const subscriber of both) subscriber.join('s', 'yes', { subscriptionId: randomUUID() });
     }
     await weir.brokerAfter(broker);
-    await until(async () => (await brokerMetric(weir, 'gates_away')) === 1, 'the new broker has been told', 30000);
+    await until(async () => (await brokerMetric(weir, 'gates_away')) === 1, 'the new broker has been told');
     for (const subscriber of both) {
       assert.equal(await answerTo(subscriber, 's', 'yes'), 'unauthorized');
       assert.equal(subscriber.syncs.length, 0);
@@ -549,25 +572,32 @@ test('a gate worker that is restarted at once is not noticed by joins', async ()
     let worker = await RawWorker.open(weir.workerUrl);
     bind(worker, 'app::gate', handler);
     await bound(weir, worker, 'app::gate');
-    for (let round = 1; round <= 3; round += 1) {
-      const next = await RawWorker.open(weir.workerUrl); // already, for a gate is waited for two seconds only
+    // A gate is waited for two seconds only: rounds that took longer, because somebody stood still, show nothing.
+    const end = performance.now() + 2 * LIMIT_MS;
+    for (let round = 1, shown = 0; shown < 3; round += 1) {
+      assert.ok(performance.now() < end, 'no round was over before the gate was given up');
+      const next = await RawWorker.open(weir.workerUrl); // already, for the same reason
+      const wentMs = performance.now();
       worker.socket.terminate();
       await until(() => awayLines(weir).length === round, 'it is away');
       // The broker's answer comes behind what it has said of the gate.
       for (const probe of probes) await probe.callRaw('nobody', {});
       const answers = both.flatMap((subscriber) => ['yes', 'no'].map((group) => [subscriber, group, `${group}-${round}`]));
       for (const [subscriber, group, id] of answers) subscriber.join('s', group, { subscriptionId: id });
-      for (const subscriber of both) {
-        await subscriber.ping();
-        assert.equal(subscriber.envelopes.length, 2 * (round - 1), 'they wait');
-      }
+      for (const subscriber of both) await subscriber.ping();
+      const early = both.map(({ envelopes }) => envelopes.length - 2 * (round - 1));
       worker = next;
       bind(worker, 'app::gate', handler);
-      for (const subscriber of both) {
-        await subscriber.waitFor(() => subscriber.envelopes.length === 2 * round, 'both are answered');
-        assert.equal(subscriber.syncs.length, round);
-        assert.equal(denials(subscriber).length, round);
+      for (const subscriber of both) await subscriber.waitFor(() => subscriber.envelopes.length === 2 * round, 'both are answered');
+      const verdicts = both.map(({ envelopes }) => envelopes.slice(-2).map(({ groupId, event }) => `${groupId}: ${event.type}`).sort());
+      for (const verdict of verdicts) assert.equal(verdict[0], 'no: unauthorized');
+      if (performance.now() - wentMs >= GRACE_MS) {
+        await bound(weir, worker, 'app::gate');
+        continue;
       }
+      shown += 1;
+      assert.deepEqual(early, [0, 0], 'they wait');
+      for (const verdict of verdicts) assert.equal(verdict[1], 'yes: sync');
     }
     later(worker);
   });
