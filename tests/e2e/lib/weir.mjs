@@ -50,25 +50,19 @@ export async function until(predicate, what, limitMs = LIMIT_MS) {
   }
 }
 
-const listens = (...where) => new Promise((resolve) => {
-  const server = net.createServer();
-  server.once('error', () => resolve(null));
-  server.listen(...where, () => resolve(server));
-});
+// Below the range from which the kernel takes ports for outgoing connections, so that none of them takes it first. Runs beside
+// each other have a range each in $WEIR_TEST_PORTS.
+const [firstPort, lastPort] = (process.env.WEIR_TEST_PORTS ?? '15000-29999').split('-').map(Number);
 
-// Below the range from which the kernel takes ports for outgoing connections, so that none of them takes it first. Other test
-// processes draw from the same range, and a port is free for all of them until its server listens: each takes the name of its
-// port first (an abstract socket, which goes with the process).
 export async function freePort() {
   for (;;) {
-    const port = 15000 + Math.floor(Math.random() * 15000);
-    const name = await listens(`\0weir-e2e-port-${port}`);
-    const server = name && (await listens(port, '127.0.0.1'));
-    name?.unref();
-    if (server) {
-      await new Promise((resolve) => server.close(resolve));
-      return port;
-    }
+    const port = firstPort + Math.floor(Math.random() * (lastPort - firstPort + 1));
+    const isFree = await new Promise((resolve) => {
+      const server = net.createServer();
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+    });
+    if (isFree) return port;
   }
 }
 
