@@ -66,7 +66,7 @@ test('auth_function gets exactly the documented input, from both gateways, which
         + 'X-Latin: \xe9\r\nAuthorization: Bearer t\r\nSec-WebSocket-Protocol: Authorization,t\r\nX-Quote: "\\\r\n\r\n');
       await until(() => raw.head !== null || raw.isClosed, 'the answer');
       assert.match(raw.head, /^HTTP\/1\.1 101 /);
-      gateways.add(weir.gatewayOf(raw.localPort));
+      gateways.add([...weir.byGateway([raw])].find(([, held]) => held.includes(raw))[0]);
       assert.match(raw.head, /^Sec-WebSocket-Protocol: Authorization\r$/m);
       assert.deepEqual(inputs.pop(), {
         headers: {

@@ -516,7 +516,8 @@ test('a gate that is away outlives the broker, and gateways that come later refu
       for (const subscriber of both) subscriber.join('s', 'yes', { subscriptionId: randomUUID() });
     }
     await weir.brokerAfter(broker);
-    await until(async () => (await brokerMetric(weir, 'gates_away')) === 1, 'the new broker has been told');
+    // Not the figure of the old one: both gateways have attached for the second time.
+    await until(async () => (await metric(weir, 'link_attached')) === 4 && (await brokerMetric(weir, 'gates_away')) === 1, 'the new broker has been told');
     for (const subscriber of both) {
       assert.equal(await answerTo(subscriber, 's', 'yes'), 'unauthorized');
       assert.equal(subscriber.syncs.length, 0);
