@@ -27,7 +27,7 @@ after(async () => {
 const call = (worker, name, payload) => worker.trigger({ function_id: `stream::${name}`, payload });
 const at = (stream_name, group_id, item_id, rest = {}) => ({ stream_name, group_id, item_id, ...rest });
 // A connection may not have been accepted yet, or a look at the sockets may miss it.
-const gatewayOf = (client) => until(() => weir.gatewayOf(client.localPort), 'the gateway that holds a connection');
+const gatewayOf = (client) => until(() => weir.gatewayOf(client.localPort, client.remotePort), 'the gateway that holds a connection');
 const openRaw = async () => {
   const raw = await RawWorker.open(weir.workerUrl);
   workers.push({ shutdown: () => raw.close() });

@@ -29,6 +29,7 @@ export class Client {
       client.socket.once('error', reject);
     });
     client.localPort = client.socket._socket.localPort;
+    client.remotePort = client.socket._socket.remotePort;
     return client;
   }
 

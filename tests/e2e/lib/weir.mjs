@@ -107,16 +107,20 @@ function descendantsOf(pid) {
   return below(pid);
 }
 
+const portOf = (address) => parseInt(address.split(':')[1], 16);
+
 // The other ends of TCP connections from our `localPort`, as the links in /proc/PID/fd name them. Whole tables are long when many
-// connections have just ended, so that only lines with that port are taken apart.
-function socketsFrom(localPort) {
+// connections have just ended, so that only lines with that port are taken apart. Connections to different ports may come from one
+// and the same: `remotePort` says which is meant.
+function socketsFrom(localPort, remotePort) {
   const sockets = new Set();
   const mark = `:${localPort.toString(16).toUpperCase().padStart(4, '0')} `;
   for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
     const text = readText(table);
     for (let at = text.indexOf(mark); at >= 0; at = text.indexOf(mark, at + 1)) {
       const fields = text.slice(text.lastIndexOf('\n', at) + 1, text.indexOf('\n', at)).trim().split(/\s+/);
-      if (fields[2].endsWith(mark.trimEnd())) sockets.add(`socket:[${fields[9]}]`);
+      const isMeant = remotePort === undefined || portOf(fields[1]) === remotePort;
+      if (isMeant && fields[2].endsWith(mark.trimEnd())) sockets.add(`socket:[${fields[9]}]`);
     }
     if (sockets.size > 0) break;
   }
@@ -231,9 +235,9 @@ export class Weir {
     return identity !== null && isAlive(identity);
   }
 
-  // The gateway that holds the server's end of a connection from our `localPort`, or undefined.
-  gatewayOf(localPort) {
-    const inodes = socketsFrom(localPort);
+  // The gateway that holds the server's end of a connection from our `localPort` (to its `remotePort`), or undefined.
+  gatewayOf(localPort, remotePort) {
+    const inodes = socketsFrom(localPort, remotePort);
     return this.gateways().find((pid) => {
       try {
         return fs.readdirSync(`/proc/${pid}/fd`).some((fd) => {
@@ -260,12 +264,12 @@ export class Weir {
   }
 
   #heldNow(clients) {
-    const ports = new Map(clients.map((client) => [client.localPort, client]));
+    const ports = new Map(clients.map((client) => [`${client.localPort} ${client.remotePort}`, client]));
     const clientOf = new Map();
     for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
       for (const line of readText(table).split('\n').slice(1)) {
         const fields = line.trim().split(/\s+/);
-        const client = fields.length > 9 && ports.get(parseInt(fields[2].split(':')[1], 16));
+        const client = fields.length > 9 && ports.get(`${portOf(fields[2])} ${portOf(fields[1])}`);
         if (client) clientOf.set(`socket:[${fields[9]}]`, client);
       }
     }
@@ -280,9 +284,9 @@ export class Weir {
   }
 
   // As gatewayOf(), of a connection that may not have been accepted yet.
-  async #holderOf(localPort) {
+  async #holderOf({ localPort, remotePort }) {
     for (const end = Date.now() + LIMIT_MS / 4; localPort !== undefined && Date.now() < end; await delay(2)) {
-      const pid = this.gatewayOf(localPort);
+      const pid = this.gatewayOf(localPort, remotePort);
       if (pid !== undefined) return pid;
     }
     return undefined;
@@ -295,7 +299,7 @@ export class Weir {
     const found = new Map(pids.map((pid) => [pid, []]));
     for (let attempt = 0, end = Date.now() + OPEN_LIMIT_MS; attempt < OPEN_ATTEMPTS || Date.now() < end; attempt += 1) {
       const client = await open();
-      const mine = found.get(await this.#holderOf(client.localPort));
+      const mine = found.get(await this.#holderOf(client));
       if (mine !== undefined && mine.length < each) mine.push(client);
       else await client.close();
       if ([...found.values()].every((clients) => clients.length === each)) return found;
@@ -307,7 +311,7 @@ export class Weir {
   async openOn(pid, open) {
     for (let attempt = 0, end = Date.now() + OPEN_LIMIT_MS; attempt < OPEN_ATTEMPTS || Date.now() < end; attempt += 1) {
       const client = await open();
-      if ((await this.#holderOf(client.localPort)) === pid) return client;
+      if ((await this.#holderOf(client)) === pid) return client;
       await client.close();
     }
     return assert.fail(`no connection reached gateway ${pid}`);
