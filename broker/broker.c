@@ -188,7 +188,7 @@ static void broker_attach(struct broker *broker, struct peer_handle peer,
     presence_peer_attached(broker->presence, peer);
     log_line("event=peer_attached pid=%u gateway=%llu slot=%u", pid,
              (unsigned long long)message->fields[2].number, slot);
-    registry_peer_attached(broker->registry, peer);
+    registry_peer_attached(broker->registry, peer, message->fields[2].number);
 }
 
 /* ---- frames ---- */
@@ -240,7 +240,7 @@ static enum weir_status broker_message(void *context, struct peer_handle peer, b
         channels_session_gone(broker->channels, peer, message->fields[0].number);
     if (message->type == WIRE_PRESENCE_JOINED || message->type == WIRE_PRESENCE_LEFT)
         return presence_take(broker->presence, peer, message);
-    if (message->type >= WIRE_TRIGGER_TYPE_REGISTER && message->type <= WIRE_GATE_UNBIND)
+    if (message->type >= WIRE_TRIGGER_TYPE_REGISTER && message->type <= WIRE_GATES_TOLD)
         return registry_take(broker->registry, peer, message);
     return routes_take(broker->routes, peer, message);
 }
@@ -377,6 +377,7 @@ static enum weir_status broker_open_registry(struct broker *broker,
         .counters = &broker->counters,
         .hash_seed = segment_hash_seed(&broker->segment),
         .forgets_gates = broker->settings.join_gate == SETTINGS_GATE_OPEN,
+        .gateways = broker->settings.gateways,
     };
     return registry_open(&broker->registry, &options, error);
 }

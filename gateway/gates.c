@@ -69,6 +69,7 @@ struct gates {
     bool is_same_broker;         /* as before the last loss */
     bool was_attached, is_attached, has_told;
     bool is_sure;  /* the table was whole when last attached */
+    bool is_wise;  /* what there was before this gateway started is known */
     bool is_blind; /* a gate could not be kept */
     struct buffer payload;
     uint64_t logged_ms, silent_count;
@@ -315,8 +316,19 @@ static void gate_tell(struct gates *gates, const struct gate *gate)
         WIRE_SPAN(gate->stream), WIRE_SPAN(gate->condition),  WIRE_SPAN(gate->metadata),
         WIRE_NUMBER(1),
     };
-    if (gate->handle == 0 && gates->options.post != NULL)
+    if (gate->handle == 0)
         gates->options.post(gates->options.post_context, WIRE_GATE_BIND, fields);
+}
+
+/* The broker learns what this gateway remembers, and that this is all. */
+static void gates_tell_all(struct gates *gates)
+{
+    if (gates->has_told || gates->options.post == NULL)
+        return;
+    gates->has_told = true;
+    for (const struct gate *gate = gates->away; gate != NULL; gate = gate->next)
+        gate_tell(gates, gate);
+    gates->options.post(gates->options.post_context, WIRE_GATES_TOLD, NULL);
 }
 
 /* The grace is over. What has not come back is away, and joins have waited for it already. */
@@ -327,9 +339,7 @@ static void gates_give_up_lost(struct gates *gates)
         gate->handle = 0;
         gate_go_away(gates, gate, 0);
     }
-    for (struct gate *gate = gates->away; gate != NULL && !gates->has_told; gate = gate->next)
-        gate_tell(gates, gate);
-    gates->has_told = true;
+    gates_tell_all(gates);
 }
 
 /* Of the away gates of a stream the one that is waited for the shortest; NULL: none. */
@@ -345,12 +355,12 @@ static const struct gate *gates_find_away(const struct gates *gates, struct span
 /* Can joins be decided now? */
 static bool gates_can_decide(const struct gates *gates)
 {
-    return gates->is_sure && gates->lost == NULL;
+    return gates->is_sure && gates->lost == NULL && (gates->is_wise || !gates->options.is_closed);
 }
 
 bool gates_are_clear(const struct gates *gates)
 {
-    return gates->gate_count == 0 && gates->is_sure && !gates->is_blind;
+    return gates->gate_count == 0 && gates_can_decide(gates) && !gates->is_blind;
 }
 
 /* ---- joins: their life ---- */
@@ -654,6 +664,8 @@ static void on_answer(void *context, enum server_call_fate fate, struct span res
 /* Decide about what was held, as soon as that can be done. */
 static void gates_settle(struct gates *gates)
 {
+    if (gates->is_sure && gates->lost == NULL && gates->away == NULL)
+        gates_tell_all(gates);
     if (!gates_can_decide(gates))
         return;
     for (struct gate_join *join = gates->held.first, *next; join != NULL; join = next) {
@@ -758,6 +770,8 @@ void gates_take_message(struct gates *gates, const struct wire_message *message)
         gates_bind(gates, message);
     else if (message->type == WIRE_GATE_UNBIND)
         gates_unbind(gates, message->fields[0].number, message->fields[1].number != 0);
+    else if (message->type == WIRE_GATES_TOLD)
+        gates->is_wise = true;
     gates_settle(gates);
 }
 

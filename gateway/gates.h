@@ -11,6 +11,8 @@
  * All gates are asked, also after one has denied. The table is the broker's (GATE_BIND,
  * GATE_UNBIND). A join is decided only while the table is known to be whole; until then it waits:
  *
+ *   start       closed gates: until GATES_TOLD. Of the gates there were only the gateways know when a
+ *               broker dies, and this one has known none; each of the others says what it knows
  *   attach      until the broker has answered a question asked after attaching: what it knew of
  *               gates came before that answer
  *   broker away until it is back, if there were gates; joins being asked wait as well, and are asked
@@ -87,7 +89,7 @@ struct gates_options {
     bool is_closed;
     gates_decided *decided;
     void *context;
-    /* Sends to the broker, which may drop it. NULL: nothing is said. */
+    /* Sends to the broker. NULL: nothing is said. */
     void (*post)(void *context, enum wire_type type, const struct wire_field *fields);
     void *post_context;
 };
@@ -99,7 +101,7 @@ void gates_close(struct gates *gates); /* every visitor was forgotten */
 
 void gates_attached(struct gates *gates, uint64_t generation); /* the broker's */
 void gates_lost(struct gates *gates);
-/* GATE_BIND, GATE_UNBIND. */
+/* GATE_BIND, GATE_UNBIND, GATES_TOLD. */
 void gates_take_message(struct gates *gates, const struct wire_message *message);
 /* Decide about joins that have waited long enough. */
 void gates_tick(struct gates *gates);

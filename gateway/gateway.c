@@ -204,6 +204,7 @@ static void on_broker_message(void *context, const struct wire_message *message)
         return;
     case WIRE_GATE_BIND:
     case WIRE_GATE_UNBIND:
+    case WIRE_GATES_TOLD:
         gates_take_message(gateway->gates, message);
         return;
     default:

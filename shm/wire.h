@@ -131,6 +131,9 @@ enum {
     /* said */                                                                                     \
     X(GATE_BIND, 47, "ubbbbbu")                                                                    \
     X(GATE_UNBIND, 48, "uu") /* handle; 0 = withdrawn, 1 = away from now on */                     \
+    /* gateway -> broker: what it knew of gates is said; broker -> every gateway: all of them */   \
+    /* have said so */                                                                             \
+    X(GATES_TOLD, 49, "")                                                                          \
                                                                                                    \
     /* stream:leave. The broker calls the handlers, so that a gateway's death is a leave as */     \
     /* well. */                                                                                    \

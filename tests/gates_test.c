@@ -34,12 +34,18 @@ static void on_decided(void *context, struct gate_visitor *whose,
                    wish->subscription_id.data);
 }
 
-/* What the gateway tells the broker: one letter per away gate, its function. */
+/* What the gateway tells the broker: one letter per away gate, its function; and how often that
+ * this was all. */
 static char posted[64];
+static unsigned told_count;
 
 static void on_post(void *context, enum wire_type type, const struct wire_field *fields)
 {
     cr_assert_eq(context, &posted);
+    if (type == WIRE_GATES_TOLD) {
+        told_count++;
+        return;
+    }
     cr_assert_eq(type, WIRE_GATE_BIND);
     cr_assert_eq(fields[0].number, 0u);
     cr_assert_eq(fields[6].number, 1u);
@@ -53,6 +59,7 @@ static void on_post(void *context, enum wire_type type, const struct wire_field 
 static void open_gates(bool is_closed)
 {
     posted[0] = '\0';
+    told_count = 0;
     struct gates_options options = {
         .timeout_ms = TIMEOUT_MS,
         .is_closed = is_closed,
@@ -68,13 +75,26 @@ static void open_gates(bool is_closed)
 
 static uint64_t generation;
 
-/* The broker, a new one, answers the question that follows every attach. */
-static void attach_unanswered(void)
+/* Every gateway has said what it knew of gates. */
+static void gates_are_told(void)
+{
+    const struct wire_message message = {.type = WIRE_GATES_TOLD};
+    gates_take_message(gates, &message);
+}
+
+/* The question that follows every attach, to a new broker. */
+static void attach_untold(void)
 {
     size_t index = stub.count;
     gates_attached(gates, ++generation);
     cr_assert_eq(stub.count, index + 1);
     cr_assert_str_eq(stub.calls[index].function, "");
+}
+
+static void attach_unanswered(void)
+{
+    attach_untold();
+    gates_are_told();
 }
 
 static void attach(void)
@@ -838,6 +858,74 @@ Test(gates, joins_wait_until_the_table_is_known)
     cr_assert_str_eq(stub.calls[1].function, "f");
     stub_answer(1, NULL);
     expect_decided(2, "s1", GATE_PASSED);
+}
+
+/* A gateway that has just started knows of no gate, and a new broker of none but those it is told. */
+Test(gates, a_new_gateway_waits_for_what_the_others_know)
+{
+    gates_close(gates);
+    stub_reset();
+    open_gates(true);
+    attach_untold();
+    stub_error(0, "function_not_found");
+    cr_assert_eq(told_count, 1u, "it has nothing to tell");
+    cr_assert_not(gates_are_clear(gates));
+    cr_assert_eq(ask_for("s1", "chat"), GATE_WAITING);
+    cr_assert_eq(ask_for("s2", "other"), GATE_WAITING);
+    gate_bind_away(1, "f", "chat");
+    cr_assert_eq(decision_count, 0u);
+    gates_are_told();
+    expect_decided(1, "s2", GATE_PASSED);
+    pass_time(GATES_GRACE_MS);
+    expect_decided(2, "s1", GATE_DENIED);
+    cr_assert_eq(told_count, 1u);
+    /* From then on it knows itself. */
+    gates_lost(gates);
+    attach_untold();
+    stub_error(stub.count - 1, "function_not_found");
+    cr_assert_eq(ask_for("s3", "other"), GATE_PASSED);
+    cr_assert_eq(ask_for("s4", "chat"), GATE_DENIED);
+    /* It is never told: who waits is denied in the end. */
+    gates_close(gates);
+    stub_reset();
+    open_gates(true);
+    attach_untold();
+    stub_error(0, "function_not_found");
+    cr_assert_eq(ask_for("s5", "other"), GATE_WAITING);
+    pass_time(TIMEOUT_MS + GATES_GRACE_MS);
+    expect_decided(3, "s5", GATE_DENIED);
+    /* Open gates wait for nobody. */
+    reopen(false);
+    gates_close(gates);
+    stub_reset();
+    open_gates(false);
+    attach_untold();
+    stub_error(0, "function_not_found");
+    cr_assert(gates_are_clear(gates));
+}
+
+/* That it has told all it knows is said when nothing is missing any more, or the grace is over. */
+Test(gates, a_gateway_says_when_it_has_told_all_it_knows)
+{
+    cr_assert_eq(told_count, 1u);
+    gate_bind(1, "a");
+    gate_bind(2, "b");
+    gates_lost(gates);
+    attach();
+    gate_bind(3, "b");
+    cr_assert_eq(told_count, 1u);
+    gate_bind(4, "a");
+    cr_assert_eq(told_count, 2u);
+    pass_time(GATES_GRACE_MS);
+    cr_assert_eq(told_count, 2u, "once to each broker");
+    gates_lost(gates);
+    attach();
+    gate_bind(5, "b");
+    pass_time(GATES_GRACE_MS - 1);
+    cr_assert_eq(told_count, 2u);
+    pass_time(1);
+    cr_assert_eq(told_count, 3u);
+    cr_assert_str_eq(posted, "a", "and before that of the one that is missing");
 }
 
 /* A broker that attaches and then says nothing: closed gates deny, and the question is repeated. */

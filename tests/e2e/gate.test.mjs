@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { test } from 'node:test';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
 import { openSdkWorker } from './lib/sdk.mjs';
-import { LIMIT_MS, delay, until, withWeir } from './lib/weir.mjs';
+import { LIMIT_MS, delay, standStill, until, withWeir } from './lib/weir.mjs';
 
 const DENY = { result: { unauthorized: true } };
 const ALLOW = { result: {} };
@@ -498,6 +498,39 @@ test('a gate whose worker is killed refuses, on gateways old and new, until it i
     await untilAnswered(weir, 'sync', 'guarded', 'no');
     await until(async () => (await brokerMetric(weir, 'gates_away')) === 0, 'the gauge');
     assert.equal(awayLines(weir).length, 1);
+  });
+});
+
+// Of what was away only gateways know when a broker dies: one that has just started waits for those that were there.
+test('a gateway that starts while the one that knows of an away gate stands still lets nobody in', async () => {
+  await withWeir({}, async (weir, later) => {
+    const gate = later(await openGateProcess(weir));
+    await untilAnswered(weir, 'unauthorized', 's', 'no');
+    await gate.kill();
+    await expectEverywhere(weir, 'unauthorized', 's', 'yes');
+    const [knowing, victim] = weir.gateways();
+    const broker = weir.broker();
+    let opening = [];
+    await standStill(knowing);
+    try {
+      process.kill(victim, 'SIGKILL');
+      process.kill(broker, 'SIGKILL');
+      await weir.brokerAfter(broker);
+      await weir.gatewaysAfter(victim);
+      // The kernel gives the one that stands still its share of them.
+      opening = Array.from({ length: 16 }, () => Subscriber.open(weir.streamUrl));
+      const subscriber = await Promise.any(opening);
+      subscriber.join('s', 'yes', { subscriptionId: 'waits' });
+      await until(() => /event=gates_untold gateway=\d/.test(weir.stderr), 'the log says who is waited for');
+      assert.deepEqual(subscriber.envelopes, []);
+      process.kill(knowing, 'SIGCONT');
+      await subscriber.count(1);
+      assert.equal(subscriber.envelopes[0].event.type, 'unauthorized');
+    } finally {
+      process.kill(knowing, 'SIGCONT');
+      for (const { value } of await Promise.allSettled(opening)) await value?.close();
+    }
+    await expectEverywhere(weir, 'unauthorized', 's', 'yes');
   });
 });
 
