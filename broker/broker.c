@@ -653,7 +653,7 @@ enum weir_status broker_run(struct broker *broker, struct weir_error *error)
 {
     bool busy = false;
     broker->now_ms = clock_unix_ms();
-    presence_hold(broker->presence, broker->now_ms);
+    presence_hold(broker->presence, broker->settings.gateways, broker->now_ms);
     routes_set_time(broker->routes, broker->now_ms);
     loop_poll(broker->loop, &broker->accept_ready, broker->listener.fd);
     loop_poll(broker->loop, &broker->signal_ready, broker->signal_fd);

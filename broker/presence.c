@@ -39,8 +39,12 @@ struct presence {
     bool is_wanted;
     uint64_t round;
     bool is_held;
-    uint64_t held_ms; /* since when */
-    bool is_waiting;  /* for room */
+    uint64_t held_ms;      /* since when */
+    uint64_t held_for;     /* peers that are waited for */
+    uint64_t held_count;   /* that had attached when this was looked at last, */
+    uint64_t held_move_ms; /* and since when so many */
+    uint64_t attached_count;
+    bool is_waiting; /* for room */
     uint64_t fired_ms;
     struct table entries; /* by peer and number; all there are, whatever chain they are in */
     uint64_t forgotten_count;
@@ -216,6 +220,7 @@ void presence_peer_attached(struct presence *presence, struct peer_handle peer)
     weir_assert(chain_is_empty(&known->entries));
     known->peer = peer;
     known->is_attached = true;
+    presence->attached_count++;
     if (presence->is_wanted)
         presence_send(presence, peer, WIRE_PRESENCE_WANTED, 1);
 }
@@ -226,6 +231,7 @@ void presence_peer_gone(struct presence *presence, struct peer_handle peer)
     if (!known)
         return;
     known->is_attached = false;
+    presence->attached_count--;
     chain_move_all(&presence->leaving, &known->entries);
 }
 
@@ -318,10 +324,22 @@ enum weir_status presence_take(struct presence *presence, struct peer_handle pee
 
 /* ---- leaving ---- */
 
-void presence_hold(struct presence *presence, uint64_t now_ms)
+void presence_hold(struct presence *presence, uint64_t gateways, uint64_t now_ms)
 {
     presence->is_held = true;
-    presence->held_ms = now_ms;
+    presence->held_ms = presence->held_move_ms = now_ms;
+    presence->held_for = gateways;
+}
+
+/* Everybody is back, or has been waited for long enough. A clock that was set back ends the wait. */
+static bool presence_has_held(struct presence *presence, uint64_t now_ms)
+{
+    if (presence->attached_count != presence->held_count)
+        presence->held_move_ms = now_ms;
+    presence->held_count = presence->attached_count;
+    return now_ms - presence->held_ms >= PRESENCE_HOLD_ALL_MS ||
+           (presence->attached_count >= presence->held_for &&
+            now_ms - presence->held_move_ms >= PRESENCE_HOLD_MS);
 }
 
 static void presence_fire(struct presence *presence, struct entry *entry)
@@ -337,9 +355,9 @@ static void presence_fire(struct presence *presence, struct entry *entry)
 bool presence_run(struct presence *presence, uint64_t now_ms)
 {
     const struct presence_listener *listener = &presence->listener;
-    /* A clock that was set back ends either wait as well. */
-    bool is_urgent = now_ms - presence->fired_ms >= PRESENCE_ROOM_MS;
-    if (now_ms - presence->held_ms >= PRESENCE_HOLD_MS)
+    bool is_urgent =
+        now_ms - presence->fired_ms >= PRESENCE_ROOM_MS; /* or the clock was set back */
+    if (presence->is_held && presence_has_held(presence, now_ms))
         presence->is_held = false;
     presence->is_waiting = false;
     for (unsigned left = PRESENCE_TURN_MAX; left > 0 && presence_is_due(presence); left--) {

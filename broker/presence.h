@@ -29,9 +29,10 @@
 enum {
     PRESENCE_TURN_MAX = 1024,  /* leaves fired in one turn */
     PRESENCE_FREES_MAX = 8192, /* forgotten entries given back in one turn */
-    /* After its start a broker waits so long with the first leave: gateways with leaves of the time
-     * before and those with the triggers' owners come back in any order. */
+    /* After its start a broker waits with the first leave: gateways with leaves of the time before
+     * and those with the triggers' owners come back in any order. So long after the last of them, */
     PRESENCE_HOLD_MS = 500,
+    PRESENCE_HOLD_ALL_MS = 10000, /* and for all of them so long at most. */
     /* A listener that has no room is waited for, but not for ever: one handler that hangs may slow
      * down the leaves of the others, not stop them. */
     PRESENCE_ROOM_MS = 1000,
@@ -71,8 +72,8 @@ void presence_peer_gone(struct presence *presence, struct peer_handle peer);
 /* PRESENCE_JOINED and PRESENCE_LEFT. INVALID: a message no gateway of ours sends. */
 enum weir_status presence_take(struct presence *presence, struct peer_handle peer,
                                const struct wire_message *message) WEIR_MUST_CHECK;
-/* Fire nothing for PRESENCE_HOLD_MS from now on. */
-void presence_hold(struct presence *presence, uint64_t now_ms);
+/* Fire nothing before `gateways` peers are there; see PRESENCE_HOLD_MS. */
+void presence_hold(struct presence *presence, uint64_t gateways, uint64_t now_ms);
 /* Fire what has left; once a turn. True: there is more to do at once. */
 bool presence_run(struct presence *presence, uint64_t now_ms);
 /* Is there something that can be fired at once? */

@@ -187,24 +187,42 @@ Test(presence, a_gateways_death_fires_all_of_its_own)
     cr_assert_eq(recorder.count, 1, "only the one that was told is answered");
 }
 
-/* A broker that has just started waits until everybody is back; the loop may sleep meanwhile. */
+static void expect_held(uint64_t now_ms)
+{
+    unsigned before = left_count;
+    cr_assert_not(presence_run(presence, now_ms));
+    cr_assert_not(presence_is_due(presence), "the loop may sleep");
+    cr_assert_eq(left_count, before);
+}
+
+/* A broker that has just started waits until everybody is back, and a while longer. */
 Test(presence, leaves_are_held_back_after_the_start)
 {
-    presence_hold(presence, 5000);
+    const struct peer_handle late = {2, 1};
+    presence_hold(presence, 3, 5000);
     presence_set_wanted(presence, true);
     joined(a, 1, "s", "1");
     leaves(a, 1);
-    cr_assert_not(presence_run(presence, 5000 + PRESENCE_HOLD_MS - 1));
-    cr_assert_not(presence_is_due(presence));
-    cr_assert_eq(left_count, 0);
-    (void)presence_run(presence, 5000 + PRESENCE_HOLD_MS);
+    expect_held(5000);
+    expect_held(5000 + PRESENCE_HOLD_MS);
+    presence_peer_attached(presence, late);
+    expect_held(7000);
+    expect_held(7000 + PRESENCE_HOLD_MS - 1);
+    (void)presence_run(presence, 7000 + PRESENCE_HOLD_MS);
     cr_assert_eq(left_count, 1);
-    presence_hold(presence, 5000);
-    leaves(a, 1);
+    /* One that does not come back is not waited for any longer. */
+    presence_peer_gone(presence, late);
+    presence_hold(presence, 3, 9000);
     joined(a, 2, "s", "1");
     leaves(a, 2);
+    expect_held(9000 + PRESENCE_HOLD_ALL_MS - 1);
+    (void)presence_run(presence, 9000 + PRESENCE_HOLD_ALL_MS);
+    cr_assert_eq(left_count, 2);
+    presence_hold(presence, 3, 5000);
+    joined(a, 3, "s", "1");
+    leaves(a, 3);
     (void)presence_run(presence, 4000);
-    cr_assert_eq(left_count, 2, "the clock was set back");
+    cr_assert_eq(left_count, 3, "the clock was set back");
 }
 
 /* Slow handlers are waited for, the loop may sleep; one that hangs only slows the others. */
