@@ -32,6 +32,7 @@ function attach(url) {
   socket.on('open', () => {
     end.outcome = 'open';
     end.localPort = socket._socket.localPort;
+    end.remotePort = socket._socket.remotePort;
   });
   socket.on('unexpected-response', (request, response) => {
     end.outcome = response.statusCode;

@@ -334,6 +334,7 @@ async function openTcp(port) {
   await once(socket, 'connect');
   return {
     localPort: socket.localPort,
+    remotePort: socket.remotePort,
     close: () => socket.destroy(),
     async ask(request) {
       let answer = '';

@@ -57,6 +57,7 @@ export class RawSocket {
     raw.socket.on('data', (chunk) => raw.#take(chunk));
     await once(raw.socket, secure ? 'secureConnect' : 'connect');
     raw.localPort = raw.socket.localPort;
+    raw.remotePort = raw.socket.remotePort;
     return raw;
   }
 

@@ -17,7 +17,7 @@ export const localPortOf = (worker) => worker.ws?._socket?.localPort;
 // As Client, for Weir.openOnEach().
 export async function openSdkClient(url, options) {
   const worker = await openSdkWorker(url, options);
-  return { worker, localPort: localPortOf(worker), close: () => worker.shutdown() };
+  return { worker, localPort: localPortOf(worker), remotePort: worker.ws?._socket?.remotePort, close: () => worker.shutdown() };
 }
 
 export async function codeOf(promise) {

@@ -28,6 +28,7 @@ export class EventStream {
       stream.socket.once('error', reject);
     });
     stream.localPort = stream.socket.localPort;
+    stream.remotePort = stream.socket.remotePort;
     const lines = Object.entries({ Host: 'h', ...headers }).map(([name, value]) => `${name}: ${value}\r\n`);
     stream.socket.write(request ?? `${method} ${target} HTTP/${version}\r\n${lines.join('')}\r\n`);
     if (reads) await until(() => stream.head !== null || stream.closed, `an answer to ${target}`);
