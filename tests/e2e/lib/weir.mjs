@@ -19,7 +19,7 @@ export const binDir = path.resolve(process.env.WEIR_BIN ?? path.join(here, '../.
 export const weirProgram = path.join(binDir, 'weir');
 
 // Sanitized binaries are several times slower; sizes of load tests follow.
-export const isSanitized = process.env.ASAN_OPTIONS !== undefined || process.env.TSAN_OPTIONS !== undefined;
+export const isSanitized = fs.readFileSync(weirProgram).includes('__asan_init');
 
 // For connections to reach the gateway they are meant for. A gateway lives before it listens, and until then every one goes to the
 // others: a number of attempts alone would be used up by then.
