@@ -130,7 +130,7 @@ enum settings_slow { SETTINGS_SLOW_LATEST, SETTINGS_SLOW_LOSSLESS, SETTINGS_SLOW
     X(handshake_timeout_ms, NUMBER, 10000, 100, 600000, "ms", "time to finish a handshake")        \
     X(ping_interval_ms, NUMBER, 20000, 0, 3600000, "ms", "server pings; 0: none")                  \
     X(idle_timeout_ms, NUMBER, 60000, 0, 36000000, "ms",                                           \
-      "close after this long without inbound frame; 0: never")                                     \
+      "close after this long without a frame, or reading of what waits; 0: never")                 \
     X(connections_max, NUMBER, 100000, 1, 10000000, "", "sockets per gateway")                     \
     X(subscriptions_max, NUMBER, 1000, 1, 1000000, "", "subscriptions per socket")                 \
     X(session_calls_max, NUMBER, 4096, 1, 1000000, "",                                             \

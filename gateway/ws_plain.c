@@ -118,8 +118,7 @@ void ws_plain_await_writable(struct ws_connection *connection)
 static void on_can_write(struct ws_connection *connection)
 {
     connection->is_blocked = false;
-    if (connection->state == WS_STATE_HTTP)
-        connection->inbound_ms = ws_now_ms(connection->server);
+    connection->inbound_ms = ws_now_ms(connection->server); /* it reads, so it lives */
     ws_connection_flush(connection);
     ws_tell_writable(connection);
 }

@@ -108,7 +108,7 @@ struct ws_connection {
     };
     struct lws *wsi; /* of TLS; NULL once libwebsockets has let go */
     uint32_t due_ms;
-    uint32_t inbound_ms; /* last bytes read; of a plain HTTP connection also last bytes written */
+    uint32_t inbound_ms; /* last bytes read, or room again for what it had not taken */
     uint32_t pinged_ms;
 };
 

@@ -95,8 +95,7 @@ static int on_can_write(struct ws_connection *connection)
     if (connection->state == WS_STATE_DEAD)
         return -1;
     connection->is_blocked = false;
-    if (connection->state == WS_STATE_HTTP)
-        connection->inbound_ms = ws_now_ms(connection->server);
+    connection->inbound_ms = ws_now_ms(connection->server); /* it reads, so it lives */
     tls_write(connection);
     ws_tell_writable(connection);
     return connection->state == WS_STATE_DEAD ? -1 : 0;

@@ -1239,18 +1239,28 @@ static void start_pinging(void)
     server_start();
 }
 
-/* One is silent after its handshake and dropped, the one that answers Pings is not. */
+/* One is silent after its handshake and dropped; the one that answers Pings is not, nor the one that
+ * has much to read, which no Ping can reach, and reads it. */
 Test(ws, drops_silent_connections, .init = start_pinging, .fini = stop, .timeout = HANG_SECONDS)
 {
-    struct client silent, lively;
+    struct client silent, lively, reading;
     struct client_frame frame;
     open_client(&lively);
     open_client(&silent);
-    while (server.closed == 0) {
+    cr_assert(open_path(&reading, "/", 4096));
+    client_send_text(&reading, "fill");
+    unsigned pings = 0, read = 0;
+    for (unsigned pings_after = 0; pings_after<30; pings_after += server.closed> 0) {
         cr_assert(client_read_frame(&lively, &frame));
         cr_assert_eq(frame.opcode, 0x89);
         client_send_frame(&lively, 0x8a, frame.payload, frame.bytes);
+        if (server.filled == 0 || ++pings % 3 != 0)
+            continue;
+        cr_assert_eq(read_text(&reading).bytes, 65536);
+        read++;
     }
+    cr_assert_eq(server.closed, 1);
+    cr_assert_lt(read, server.filled);
     while (client_read_frame(&silent, &frame))
         cr_assert_eq(frame.opcode, 0x89);
     cr_assert(silent.has_ended);
@@ -1261,6 +1271,7 @@ Test(ws, drops_silent_connections, .init = start_pinging, .fini = stop, .timeout
     cr_assert_eq(frame.opcode, 0x81);
     client_close(&silent);
     client_close(&lively);
+    client_close(&reading);
 }
 
 /* Requests that come all at once are taken a bounded number a turn, in their order, and each is
