@@ -261,6 +261,13 @@ test('engine::log writes one clean line, and says when the message is none', asy
     await raw.ping();
     return /event=worker_log_left_out lines=\d+/.test(output());
   }, 'the number of those left out');
+  // Other tests' lines are not to be left out because of that.
+  let n = 0;
+  await until(async () => {
+    n += 1;
+    await raw.call('engine::log::info', { message: `again ${n}` });
+    return /message="again/.test(output());
+  }, 'a line of a later second');
 });
 
 // covers: 2.9#7
