@@ -18,6 +18,7 @@
 #include "broker/presence.h"
 #include "broker/registry.h"
 #include "broker/routes.h"
+#include "broker/witnesses.h"
 #include "shm/stream_functions.h"
 
 enum {
@@ -43,6 +44,7 @@ struct broker {
     struct registry *registry;
     struct loop *loop;
     struct peers *peers;
+    struct witnesses *witnesses;
     struct listen_socket listener;
     int signal_fd;
     struct loop_operation accept_ready;
@@ -155,6 +157,14 @@ static enum weir_status broker_send_attached(struct broker *broker, struct peer_
     return status;
 }
 
+/* What only the gateways knew is told, or nobody lives who could tell it. */
+static void broker_heed_witnesses(const struct broker *broker)
+{
+    presence_await(broker->presence, witnesses_absent(broker->witnesses));
+    if (witnesses_untold(broker->witnesses) == 0)
+        registry_gates_told(broker->registry);
+}
+
 static void broker_attach(struct broker *broker, struct peer_handle peer,
                           const struct wire_message *message)
 {
@@ -188,7 +198,9 @@ static void broker_attach(struct broker *broker, struct peer_handle peer,
     presence_peer_attached(broker->presence, peer);
     log_line("event=peer_attached pid=%u gateway=%llu slot=%u", pid,
              (unsigned long long)message->fields[2].number, slot);
-    registry_peer_attached(broker->registry, peer, message->fields[2].number);
+    registry_peer_attached(broker->registry, peer);
+    witnesses_attached(broker->witnesses, pid);
+    broker_heed_witnesses(broker);
 }
 
 /* ---- frames ---- */
@@ -238,9 +250,14 @@ static enum weir_status broker_message(void *context, struct peer_handle peer, b
     }
     if (message->type == WIRE_SESSION_CLOSED)
         channels_session_gone(broker->channels, peer, message->fields[0].number);
+    if (message->type == WIRE_GATES_TOLD) {
+        witnesses_told(broker->witnesses, peers_pid(broker->peers, peer));
+        broker_heed_witnesses(broker);
+        return WEIR_OK;
+    }
     if (message->type == WIRE_PRESENCE_JOINED || message->type == WIRE_PRESENCE_LEFT)
         return presence_take(broker->presence, peer, message);
-    if (message->type >= WIRE_TRIGGER_TYPE_REGISTER && message->type <= WIRE_GATES_TOLD)
+    if (message->type >= WIRE_TRIGGER_TYPE_REGISTER && message->type <= WIRE_GATE_UNBIND)
         return registry_take(broker->registry, peer, message);
     return routes_take(broker->routes, peer, message);
 }
@@ -255,10 +272,12 @@ static void broker_peer_gone(void *context, struct peer_handle peer, uint32_t re
 {
     struct broker *broker = context;
     readers_detach(broker->readers, reader_slot);
-    /* When it is the broker that goes, the gateways' subscriptions stay: the next one is told of
-     * them. */
-    if (!broker->stopping)
+    /* When it is the broker that goes, the gateways stay, and tell the next one of their
+     * subscriptions. */
+    if (!broker->stopping) {
         presence_peer_gone(broker->presence, peer);
+        witnesses_gone(broker->witnesses, peers_pid(broker->peers, peer));
+    }
     routes_peer_gone(broker->routes, peer);
     channels_peer_gone(broker->channels, peer);
     registry_peer_gone(broker->registry, peer);
@@ -377,7 +396,6 @@ static enum weir_status broker_open_registry(struct broker *broker,
         .counters = &broker->counters,
         .hash_seed = segment_hash_seed(&broker->segment),
         .forgets_gates = broker->settings.join_gate == SETTINGS_GATE_OPEN,
-        .gateways = broker->settings.gateways,
     };
     return registry_open(&broker->registry, &options, error);
 }
@@ -508,6 +526,8 @@ enum weir_status broker_open(struct broker **broker, const struct settings *sett
      * answers nobody until the loop runs. */
     enum weir_status status = listen_open(&opened->listener, settings->run_dir, error);
     if (status == WEIR_OK)
+        status = witnesses_open(&opened->witnesses, settings->run_dir, error);
+    if (status == WEIR_OK)
         status = broker_open_segment(opened, error);
     if (status == WEIR_OK)
         status = broker_open_rooms(opened, seam ? seam : &no_seam, error);
@@ -538,6 +558,7 @@ void broker_close(struct broker *broker)
         routes_cancel_own(broker->routes, broker);
     routes_close(broker->routes);
     engine_close(broker->engine);
+    witnesses_close(broker->witnesses);
     if (broker->readers)
         readers_close(broker->readers);
     if (broker->segment_read_fd >= 0)
@@ -588,6 +609,8 @@ static void broker_tick(struct broker *broker)
     channels_tick(broker->channels, broker->now_ms);
     registry_tick(broker->registry, broker->now_ms);
     durability_tick(broker->durability, broker->now_ms);
+    witnesses_tick(broker->witnesses, broker->now_ms);
+    broker_heed_witnesses(broker);
 }
 
 /* Something was done that the next turn can commit. */
@@ -653,7 +676,8 @@ enum weir_status broker_run(struct broker *broker, struct weir_error *error)
 {
     bool busy = false;
     broker->now_ms = clock_unix_ms();
-    presence_hold(broker->presence, broker->settings.gateways, broker->now_ms);
+    presence_hold(broker->presence, broker->now_ms);
+    broker_heed_witnesses(broker);
     routes_set_time(broker->routes, broker->now_ms);
     loop_poll(broker->loop, &broker->accept_ready, broker->listener.fd);
     loop_poll(broker->loop, &broker->signal_ready, broker->signal_fd);

@@ -40,11 +40,10 @@ struct presence {
     uint64_t round;
     bool is_held;
     uint64_t held_ms;      /* since when */
-    uint64_t held_for;     /* peers that are waited for */
-    uint64_t held_count;   /* that had attached when this was looked at last, */
+    unsigned awaited;      /* gateways that have not come back, */
+    unsigned held_awaited; /* when that was looked at last, */
     uint64_t held_move_ms; /* and since when so many */
-    uint64_t attached_count;
-    bool is_waiting; /* for room */
+    bool is_waiting;       /* for room */
     uint64_t fired_ms;
     struct table entries; /* by peer and number; all there are, whatever chain they are in */
     uint64_t forgotten_count;
@@ -220,7 +219,6 @@ void presence_peer_attached(struct presence *presence, struct peer_handle peer)
     weir_assert(chain_is_empty(&known->entries));
     known->peer = peer;
     known->is_attached = true;
-    presence->attached_count++;
     if (presence->is_wanted)
         presence_send(presence, peer, WIRE_PRESENCE_WANTED, 1);
 }
@@ -231,7 +229,6 @@ void presence_peer_gone(struct presence *presence, struct peer_handle peer)
     if (!known)
         return;
     known->is_attached = false;
-    presence->attached_count--;
     chain_move_all(&presence->leaving, &known->entries);
 }
 
@@ -324,22 +321,25 @@ enum weir_status presence_take(struct presence *presence, struct peer_handle pee
 
 /* ---- leaving ---- */
 
-void presence_hold(struct presence *presence, uint64_t gateways, uint64_t now_ms)
+void presence_hold(struct presence *presence, uint64_t now_ms)
 {
     presence->is_held = true;
     presence->held_ms = presence->held_move_ms = now_ms;
-    presence->held_for = gateways;
+}
+
+void presence_await(struct presence *presence, unsigned gateways)
+{
+    presence->awaited = gateways;
 }
 
 /* Everybody is back, or has been waited for long enough. A clock that was set back ends the wait. */
 static bool presence_has_held(struct presence *presence, uint64_t now_ms)
 {
-    if (presence->attached_count != presence->held_count)
+    if (presence->awaited != presence->held_awaited)
         presence->held_move_ms = now_ms;
-    presence->held_count = presence->attached_count;
+    presence->held_awaited = presence->awaited;
     return now_ms - presence->held_ms >= PRESENCE_HOLD_ALL_MS ||
-           (presence->attached_count >= presence->held_for &&
-            now_ms - presence->held_move_ms >= PRESENCE_HOLD_MS);
+           (presence->awaited == 0 && now_ms - presence->held_move_ms >= PRESENCE_HOLD_MS);
 }
 
 static void presence_fire(struct presence *presence, struct entry *entry)

@@ -72,8 +72,10 @@ void presence_peer_gone(struct presence *presence, struct peer_handle peer);
 /* PRESENCE_JOINED and PRESENCE_LEFT. INVALID: a message no gateway of ours sends. */
 enum weir_status presence_take(struct presence *presence, struct peer_handle peer,
                                const struct wire_message *message) WEIR_MUST_CHECK;
-/* Fire nothing before `gateways` peers are there; see PRESENCE_HOLD_MS. */
-void presence_hold(struct presence *presence, uint64_t gateways, uint64_t now_ms);
+/* Fire nothing for PRESENCE_HOLD_MS from now on, nor while somebody is awaited. */
+void presence_hold(struct presence *presence, uint64_t now_ms);
+/* How many gateways have not come back yet. */
+void presence_await(struct presence *presence, unsigned gateways);
 /* Fire what has left; once a turn. True: there is more to do at once. */
 bool presence_run(struct presence *presence, uint64_t now_ms);
 /* Is there something that can be fired at once? */

@@ -603,9 +603,6 @@ enum weir_status registry_take(struct registry *registry, struct peer_handle pee
         return WEIR_OK;
     case WIRE_GATE_BIND:
         return gate_take(registry, message);
-    case WIRE_GATES_TOLD:
-        gates_told(registry, peer);
-        return WEIR_OK;
     default:
         return WEIR_INVALID;
     }
@@ -621,7 +618,6 @@ void registry_tick(struct registry *registry, uint64_t now_ms)
             trigger_settle(registry, trigger);
     }
     registry_check_functions(registry, now_ms);
-    gates_check_untold(registry, now_ms);
 }
 
 /* ---- what the listings read ---- */
@@ -680,7 +676,6 @@ enum weir_status registry_open(struct registry **registry, const struct registry
     opened->limits = options->limits ? *options->limits : registry_limits_default;
     opened->hash_seed = options->hash_seed;
     opened->forgets_gates = options->forgets_gates;
-    opened->untold = options->gateways == 0 ? 0 : UINT64_MAX >> (64 - options->gateways);
     buffer_init(&opened->scratch, opened->limits.bytes_each_max + 1);
     buffer_init(&opened->text, 1024 * 1024);
     if (table_init(&opened->all) != WEIR_OK || table_init(&opened->groups) != WEIR_OK ||

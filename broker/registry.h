@@ -25,7 +25,7 @@
  * An away gate keeps its bytes and its place among the triggers of its type, so there is always room
  * for it; what does not fit is refused when it is registered. Gateways that know of away gates from
  * an earlier broker tell this one. A gateway that has just started knows of none: it lets nobody pass
- * before it is told (GATES_TOLD) that every gateway has said what it knew.
+ * before it is told (GATES_TOLD) that every gateway has said what it knew (witnesses.h).
  *
  * Process and thread: the broker's loop thread.
  * Memory:   copies what it keeps; bounded by struct registry_limits. What is beyond is answered
@@ -55,7 +55,6 @@ struct registry_options {
     struct broker_counters *counters;
     uint64_t hash_seed; /* random */
     bool forgets_gates; /* join_gate: open, a gate whose owner has gone is withdrawn */
-    uint64_t gateways;  /* that there are, at most 64; 0: none is waited for */
     const struct registry_limits *limits; /* NULL: the defaults */
 };
 
@@ -63,11 +62,13 @@ enum weir_status registry_open(struct registry **registry, const struct registry
                                struct weir_error *error) WEIR_MUST_CHECK;
 void registry_close(struct registry *registry); /* before deliveries_close() and routes_close() */
 
-/* TRIGGER_*, GATE_BIND or GATES_TOLD of a gateway. INVALID: a message no gateway of ours sends. */
+/* TRIGGER_* or GATE_BIND of a gateway. INVALID: a message no gateway of ours sends. */
 enum weir_status registry_take(struct registry *registry, struct peer_handle peer,
                                const struct wire_message *message) WEIR_MUST_CHECK;
-/* Gateway number `gateway` is there: it is told of every stream:join trigger, now and later. */
-void registry_peer_attached(struct registry *registry, struct peer_handle peer, uint64_t gateway);
+/* A gateway is there: it is told of every stream:join trigger, now and later. */
+void registry_peer_attached(struct registry *registry, struct peer_handle peer);
+/* No gateway knows of gates that this broker does not: all of them are told so, now and later. */
+void registry_gates_told(struct registry *registry);
 /* After routes_peer_gone(). */
 void registry_peer_gone(struct registry *registry, struct peer_handle peer);
 /* About once a second. */

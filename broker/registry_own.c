@@ -4,11 +4,7 @@
 #include "broker/log.h"
 #include "broker/registry_state.h"
 
-enum {
-    FUNCTIONS_CHECK_MS = 5000,
-    UNTOLD_LOG_MS = 10000,
-    GATEWAYS_MAX = 64, /* a bit each */
-};
+enum { FUNCTIONS_CHECK_MS = 5000 };
 
 /* ---- stream:join ---- */
 
@@ -157,46 +153,26 @@ bool gate_remember(struct registry *registry, struct trigger *trigger)
     return true;
 }
 
-void gates_told(struct registry *registry, struct peer_handle peer)
+void registry_gates_told(struct registry *registry)
 {
-    uint64_t gateway = registry->gateway_of[peer.slot];
-    if (registry->untold == 0 || gateway >= GATEWAYS_MAX)
-        return;
-    registry->untold &= ~(UINT64_C(1) << gateway);
-    for (uint32_t slot = 0; registry->untold == 0 && slot < PEERS_MAX; slot++)
+    bool was_told = registry->has_told_gates;
+    registry->has_told_gates = true;
+    for (uint32_t slot = 0; !was_told && slot < PEERS_MAX; slot++)
         if (registry->is_gate[slot])
             registry_send(registry, registry->gates[slot], WIRE_GATES_TOLD, NULL);
 }
 
-void gates_check_untold(struct registry *registry, uint64_t now_ms)
-{
-    if (registry->untold == 0 || registry->untold_log_ms == UINT64_MAX)
-        return;
-    if (registry->untold_log_ms == 0)
-        registry->untold_log_ms = now_ms + UNTOLD_LOG_MS;
-    if (now_ms < registry->untold_log_ms)
-        return;
-    registry->untold_log_ms = UINT64_MAX;
-    for (unsigned gateway = 0; gateway < GATEWAYS_MAX; gateway++)
-        if (registry->untold >> gateway & 1)
-            log_line(
-                "event=gates_untold gateway=%u hint=\"it has not attached and may know of gates: "
-                "gateways started since then let nobody join\"",
-                gateway);
-}
-
-void registry_peer_attached(struct registry *registry, struct peer_handle peer, uint64_t gateway)
+void registry_peer_attached(struct registry *registry, struct peer_handle peer)
 {
     weir_assert(peer.slot < PEERS_MAX);
     registry->gates[peer.slot] = peer;
-    registry->gateway_of[peer.slot] = gateway;
     registry->is_gate[peer.slot] = true;
     const struct trigger *trigger = registry->own_groups[TRIGGER_JOIN]->triggers;
     for (; trigger; trigger = trigger->next_of_group)
         gate_send_bind(registry, peer, trigger, false);
     for (trigger = registry->away; trigger; trigger = trigger->next_of_group)
         gate_send_bind(registry, peer, trigger, true);
-    if (registry->untold == 0)
+    if (registry->has_told_gates)
         registry_send(registry, peer, WIRE_GATES_TOLD, NULL);
 }
 

@@ -27,11 +27,9 @@ struct registry {
     struct table providers; /* by name and namespace of the type */
     struct trigger_group *own_groups[KIND_COUNT];
     struct peer_handle gates[PEERS_MAX]; /* who is told of stream:join triggers */
-    uint64_t gateway_of[PEERS_MAX];      /* their gateways' numbers */
     bool is_gate[PEERS_MAX];
-    uint64_t untold;        /* gateways that may know of gates this broker does not; a bit each */
-    uint64_t untold_log_ms; /* when they are named in the log; 0: at no time */
-    struct trigger *away;   /* gates whose owner has gone; by next_of_group, without owner */
+    bool has_told_gates;  /* nobody knows of gates that are not here */
+    struct trigger *away; /* gates whose owner has gone; by next_of_group, without owner */
     bool forgets_gates;
     struct registry_leave_observer leave_observer;
     uint64_t serial;
@@ -75,10 +73,6 @@ bool own_stop(struct registry *registry, struct trigger *trigger);
 struct trigger *gate_find_away(const struct registry *registry, struct span space,
                                struct span function, struct span stream);
 void gates_forget_away(struct registry *registry);
-/* GATES_TOLD of a gateway. */
-void gates_told(struct registry *registry, struct peer_handle peer);
-/* Say once which gateways have not said so for long. */
-void gates_check_untold(struct registry *registry, uint64_t now_ms);
 /* An away gate that an earlier broker knew. False: it is bound, or known already; it stays the
  * caller's. */
 bool gate_remember(struct registry *registry, struct trigger *trigger);

@@ -112,6 +112,8 @@ static int test_broker_stop(struct test_broker *broker)
         status = -1;
     snprintf(path, sizeof path, "%s/run/broker.lock", broker->run_dir);
     unlink(path);
+    snprintf(path, sizeof path, "%s/run/gateways", broker->run_dir); /* those that are still there */
+    unlink(path);
     snprintf(path, sizeof path, "%s/run", broker->run_dir);
     if (rmdir(path) != 0) /* fails when the socket is still there */
         status = -2;
@@ -125,6 +127,7 @@ struct client {
     struct buffer in, out;
     size_t in_taken;
     bool attached, closed;
+    unsigned gates_told; /* how often GATES_TOLD has come, which may be at any moment */
     uint32_t slot;
     struct segment segment;
     struct reader reader;
@@ -213,7 +216,10 @@ static bool client_take(struct client *client, struct wire_message *message)
         enum weir_status status = wire_read(client->wire, rest, message, &frame_bytes);
         if (status == WEIR_OK) {
             client->in_taken += frame_bytes;
-            return true;
+            if (message->type != WIRE_GATES_TOLD)
+                return true;
+            client->gates_told++;
+            continue;
         }
         if (status != WEIR_EMPTY || client->closed)
             return false;
@@ -267,10 +273,12 @@ static bool client_receive_attached(struct client *client, int fds[3])
         return false;
     memcpy(fds, CMSG_DATA(header), 3 * sizeof(int));
     if (wire_read(client->wire, span_of(frame, (size_t)got), &attached, &frame_bytes) != WEIR_OK ||
-        attached.type != WIRE_ATTACHED || frame_bytes != (size_t)got)
+        attached.type != WIRE_ATTACHED)
         return false;
     client->slot = (uint32_t)attached.fields[2].number;
-    return true;
+    /* What came behind it. */
+    return buffer_append(&client->in, span_of(frame + frame_bytes, (size_t)got - frame_bytes)) ==
+           WEIR_OK;
 }
 
 static bool client_attach(struct client *client, const struct test_broker *broker)

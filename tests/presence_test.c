@@ -198,27 +198,29 @@ static void expect_held(uint64_t now_ms)
 /* A broker that has just started waits until everybody is back, and a while longer. */
 Test(presence, leaves_are_held_back_after_the_start)
 {
-    const struct peer_handle late = {2, 1};
-    presence_hold(presence, 3, 5000);
+    presence_hold(presence, 5000);
+    presence_await(presence, 2);
     presence_set_wanted(presence, true);
     joined(a, 1, "s", "1");
     leaves(a, 1);
     expect_held(5000);
     expect_held(5000 + PRESENCE_HOLD_MS);
-    presence_peer_attached(presence, late);
+    presence_await(presence, 1);
+    expect_held(6000 + PRESENCE_HOLD_MS);
+    presence_await(presence, 0);
     expect_held(7000);
     expect_held(7000 + PRESENCE_HOLD_MS - 1);
     (void)presence_run(presence, 7000 + PRESENCE_HOLD_MS);
     cr_assert_eq(left_count, 1);
     /* One that does not come back is not waited for any longer. */
-    presence_peer_gone(presence, late);
-    presence_hold(presence, 3, 9000);
+    presence_hold(presence, 9000);
+    presence_await(presence, 1);
     joined(a, 2, "s", "1");
     leaves(a, 2);
     expect_held(9000 + PRESENCE_HOLD_ALL_MS - 1);
     (void)presence_run(presence, 9000 + PRESENCE_HOLD_ALL_MS);
     cr_assert_eq(left_count, 2);
-    presence_hold(presence, 3, 5000);
+    presence_hold(presence, 5000);
     joined(a, 3, "s", "1");
     leaves(a, 3);
     (void)presence_run(presence, 4000);

@@ -37,7 +37,6 @@ static inline void fixture_open(const struct routes_limits *routes_limits,
                                              .counters = &counters,
                                              .hash_seed = 17,
                                              .forgets_gates = fixture_forgets_gates,
-                                             .gateways = 3,
                                              .limits = limits};
     cr_assert_eq(registry_open(&registry, &options, &error), WEIR_OK, "%s", error.text);
 }
@@ -63,7 +62,7 @@ static inline void take_texts(struct peer_handle peer, enum wire_type type, uint
     for (unsigned index = 1; index < WIRE_FIELDS_KNOWN_MAX; index++)
         if (texts.at[index])
             message.fields[index].span = span_text(texts.at[index]);
-    bool is_trigger = type >= WIRE_TRIGGER_TYPE_REGISTER && type <= WIRE_GATES_TOLD;
+    bool is_trigger = type >= WIRE_TRIGGER_TYPE_REGISTER && type <= WIRE_GATE_UNBIND;
     cr_assert_eq(is_trigger ? registry_take(registry, peer, &message)
                             : routes_take(routes, peer, &message),
                  WEIR_OK);

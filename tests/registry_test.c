@@ -437,8 +437,8 @@ static void gate(struct peer_handle peer, uint64_t number, const char *id, const
 
 Test(registry, every_gateway_knows_every_gate)
 {
-    registry_peer_attached(registry, a, 0);
-    registry_peer_attached(registry, b, 1);
+    registry_peer_attached(registry, a);
+    registry_peer_attached(registry, b);
     session(a, 1, "w");
     gate(a, 1, "t1", "{\"stream_name\":\"ch\\u0061t\",\"condition_function_id\":\"c\"}");
     cr_assert_eq(recorder.count, 2);
@@ -467,7 +467,7 @@ Test(registry, every_gateway_knows_every_gate)
     clear();
     registry_peer_gone(registry, b);
     const struct peer_handle late = {b.slot, b.generation + 1};
-    registry_peer_attached(registry, late, 1);
+    registry_peer_attached(registry, late);
     cr_assert_eq(recorder.count, 2, "a gateway that comes is told of all of them");
     cr_assert_eq(nth(0, WIRE_GATE_BIND, late)->fields[0].number, second);
     clear();
@@ -495,7 +495,7 @@ static void expect_gate_ends(unsigned index, struct peer_handle peer, uint64_t h
 
 Test(registry, a_gate_whose_owner_has_gone_is_away_until_it_is_bound_again)
 {
-    registry_peer_attached(registry, a, 0);
+    registry_peer_attached(registry, a);
     session(a, 1, "w");
     gate(a, 1, "t", "{\"stream_name\":\"chat\",\"condition_function_id\":\"c\"}");
     uint64_t first = expect_gate(0, a);
@@ -507,7 +507,7 @@ Test(registry, a_gate_whose_owner_has_gone_is_away_until_it_is_bound_again)
     cr_assert_eq(counters.triggers, 0);
     clear();
 
-    registry_peer_attached(registry, b, 1);
+    registry_peer_attached(registry, b);
     cr_assert_eq(recorder.count, 1, "a gateway that comes is told of it");
     const struct recorded *told = nth(0, WIRE_GATE_BIND, b);
     cr_assert_eq(told->fields[0].number, first);
@@ -551,7 +551,7 @@ Test(registry, a_gate_whose_owner_has_gone_is_away_until_it_is_bound_again)
     registry_peer_gone(registry, b);
     cr_assert_eq(counters.gates_away, 4);
     clear();
-    registry_peer_attached(registry, (struct peer_handle){2, 1}, 2);
+    registry_peer_attached(registry, (struct peer_handle){2, 1});
     cr_assert_eq(recorder.count, 4);
 }
 
@@ -567,47 +567,32 @@ static void remember(const char *space, const char *function, const char *stream
     cr_assert_eq(status, *function ? WEIR_OK : WEIR_INVALID);
 }
 
-static void tell_gates(struct peer_handle peer)
+Test(registry, gateways_hear_when_all_gates_are_known)
 {
-    const struct wire_message message = {.type = WIRE_GATES_TOLD};
-    cr_assert_eq(registry_take(registry, peer, &message), WEIR_OK);
-}
-
-/* Three gateways. What the broker does not know yet may be known to any of them. */
-Test(registry, when_every_gateway_has_told_its_gates_all_of_them_hear_so)
-{
-    const struct peer_handle third = {2, 1}, stranger = {3, 1}, again = {1, 2};
-    registry_peer_attached(registry, a, 0);
-    registry_peer_attached(registry, b, 1);
-    registry_peer_attached(registry, stranger, UINT64_MAX);
-    tell_gates(a);
-    tell_gates(a);
-    tell_gates(stranger);
-    tell_gates(b);
-    registry_peer_gone(registry, stranger);
-    registry_peer_gone(registry, b);
-    registry_peer_attached(registry, third, 2);
+    const struct peer_handle late = {2, 1};
+    registry_peer_attached(registry, a);
+    registry_peer_attached(registry, b);
     nothing();
     remember("blue", "may", NULL);
     clear();
-    tell_gates(third);
+    registry_gates_told(registry);
     cr_assert_eq(recorder.count, 2);
     nth(0, WIRE_GATES_TOLD, a);
-    nth(1, WIRE_GATES_TOLD, third);
+    nth(1, WIRE_GATES_TOLD, b);
     clear();
-    tell_gates(a);
+    registry_gates_told(registry);
     nothing();
-    registry_peer_attached(registry, again, 1);
+    registry_peer_attached(registry, late);
     cr_assert_eq(recorder.count, 2, "who comes then hears it behind the gates");
-    nth(0, WIRE_GATE_BIND, again);
-    nth(1, WIRE_GATES_TOLD, again);
+    nth(0, WIRE_GATE_BIND, late);
+    nth(1, WIRE_GATES_TOLD, late);
 }
 
 /* Gateways tell a new broker which gates were away: all of them learn it, once. */
 Test(registry, away_gates_of_an_earlier_broker_are_taken_over)
 {
-    registry_peer_attached(registry, a, 0);
-    registry_peer_attached(registry, b, 1);
+    registry_peer_attached(registry, a);
+    registry_peer_attached(registry, b);
     session(a, 1, "w");
     gate(a, 1, "t", NULL);
     clear();
@@ -639,7 +624,7 @@ Test(registry, away_gates_of_an_earlier_broker_are_taken_over)
 
 Test(registry, a_gate_that_somebody_else_has_as_well_is_not_away)
 {
-    registry_peer_attached(registry, a, 0);
+    registry_peer_attached(registry, a);
     session(a, 1, "w");
     session(b, 1, "v");
     gate(a, 1, "t", NULL);
@@ -671,7 +656,7 @@ static void open_forgetful(void)
 Test(registry_open_gates, a_gate_whose_owner_has_gone_is_withdrawn, .init = open_forgetful,
      .fini = fixture_close, .timeout = HANG_SECONDS)
 {
-    registry_peer_attached(registry, a, 0);
+    registry_peer_attached(registry, a);
     session(a, 1, "w");
     gate(a, 1, "t", NULL);
     uint64_t handle = expect_gate(0, a);

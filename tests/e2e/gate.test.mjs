@@ -521,7 +521,7 @@ test('a gateway that starts while the one that knows of an away gate stands stil
       opening = Array.from({ length: 16 }, () => Subscriber.open(weir.streamUrl));
       const subscriber = await Promise.any(opening);
       subscriber.join('s', 'yes', { subscriptionId: 'waits' });
-      await until(() => /event=gates_untold gateway=\d/.test(weir.stderr), 'the log says who is waited for');
+      await until(() => /event=gates_untold pid=\d/.test(weir.stderr), 'the log says who is waited for');
       assert.deepEqual(subscriber.envelopes, []);
       process.kill(knowing, 'SIGCONT');
       await subscriber.count(1);
