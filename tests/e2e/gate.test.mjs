@@ -510,16 +510,19 @@ test('a gateway that starts while the one that knows of an away gate stands stil
     await expectEverywhere(weir, 'unauthorized', 's', 'yes');
     const [knowing, victim] = weir.gateways();
     const broker = weir.broker();
-    let opening = [];
+    const opening = [];
     await standStill(knowing);
     try {
       process.kill(victim, 'SIGKILL');
       process.kill(broker, 'SIGKILL');
       await weir.brokerAfter(broker);
       await weir.gatewaysAfter(victim);
-      // The kernel gives the one that stands still its share of them.
-      opening = Array.from({ length: 16 }, () => Subscriber.open(weir.streamUrl));
-      const subscriber = await Promise.any(opening);
+      // The kernel gives the one that stands still its share of them, and all until the other one listens.
+      const opened = [];
+      const subscriber = await until(() => {
+        opening.push(Subscriber.open(weir.streamUrl).then((client) => opened.push(client) && client));
+        return opened[0];
+      }, 'a connection to the new gateway');
       subscriber.join('s', 'yes', { subscriptionId: 'waits' });
       await until(() => /event=gates_untold pid=\d/.test(weir.stderr), 'the log says who is waited for');
       assert.deepEqual(subscriber.envelopes, []);
