@@ -272,12 +272,10 @@ static void broker_peer_gone(void *context, struct peer_handle peer, uint32_t re
 {
     struct broker *broker = context;
     readers_detach(broker->readers, reader_slot);
-    /* When it is the broker that goes, the gateways stay, and tell the next one of their
-     * subscriptions. */
-    if (!broker->stopping) {
+    /* When it is the broker that goes, the gateways' subscriptions stay: the next one is told of
+     * them. */
+    if (!broker->stopping)
         presence_peer_gone(broker->presence, peer);
-        witnesses_gone(broker->witnesses, peers_pid(broker->peers, peer));
-    }
     routes_peer_gone(broker->routes, peer);
     channels_peer_gone(broker->channels, peer);
     registry_peer_gone(broker->registry, peer);

@@ -13,14 +13,12 @@
 struct witness {
     uint32_t pid;
     uint64_t started; /* clock ticks since boot */
-    bool is_absent;
+    bool is_absent, is_untold;
 };
 
 struct witnesses {
-    struct witness awaited[PEERS_MAX]; /* those that have not told */
-    unsigned awaited_count;
-    struct witness there[PEERS_MAX]; /* attached now: the lines of the file */
-    unsigned there_count;
+    struct witness known[PEERS_MAX]; /* the lines of the file */
+    unsigned known_count;
     uint64_t log_ms; /* 0: not yet known */
     bool has_logged;
     char path[PATH_MAX], new_path[PATH_MAX];
@@ -54,12 +52,19 @@ static bool witness_lives(const struct witness *witness)
     return witness->started != 0 && process_start(witness->pid) == witness->started;
 }
 
-static struct witness *witness_find(struct witness *list, unsigned count, uint32_t pid)
+static struct witness *witness_find(struct witnesses *witnesses, uint32_t pid)
 {
-    for (unsigned i = 0; i < count; i++)
-        if (list[i].pid == pid)
-            return &list[i];
+    for (unsigned i = 0; i < witnesses->known_count; i++)
+        if (witnesses->known[i].pid == pid)
+            return &witnesses->known[i];
     return NULL;
+}
+
+static void witnesses_forget_dead(struct witnesses *witnesses)
+{
+    for (unsigned i = witnesses->known_count; i-- > 0;)
+        if (!witness_lives(&witnesses->known[i]))
+            witnesses->known[i] = witnesses->known[--witnesses->known_count];
 }
 
 /* ---- the file ---- */
@@ -70,14 +75,14 @@ static void witnesses_read(struct witnesses *witnesses)
     char line[64];
     if (!file)
         return;
-    while (witnesses->awaited_count < PEERS_MAX && fgets(line, sizeof line, file)) {
+    while (witnesses->known_count < PEERS_MAX && fgets(line, sizeof line, file)) {
         unsigned long long started = 0;
-        struct witness witness = {.is_absent = true};
+        struct witness witness = {.is_absent = true, .is_untold = true};
         if (sscanf(line, "%u %llu", &witness.pid, &started) != 2)
             continue;
         witness.started = started;
         if (witness_lives(&witness))
-            witnesses->awaited[witnesses->awaited_count++] = witness;
+            witnesses->known[witnesses->known_count++] = witness;
     }
     (void)fclose(file);
 }
@@ -87,86 +92,77 @@ static bool witnesses_print(const struct witnesses *witnesses)
     FILE *file = fopen(witnesses->new_path, "we");
     if (!file)
         return false;
-    for (unsigned i = 0; i < witnesses->there_count; i++)
-        (void)fprintf(file, "%u %llu\n", witnesses->there[i].pid,
-                      (unsigned long long)witnesses->there[i].started);
+    for (unsigned i = 0; i < witnesses->known_count; i++)
+        (void)fprintf(file, "%u %llu\n", witnesses->known[i].pid,
+                      (unsigned long long)witnesses->known[i].started);
     bool is_written = ferror(file) == 0;
     return fclose(file) == 0 && is_written && rename(witnesses->new_path, witnesses->path) == 0;
-}
-
-static void witnesses_write(const struct witnesses *witnesses)
-{
-    if (witnesses->there_count == 0)
-        (void)unlink(witnesses->path);
-    else if (!witnesses_print(witnesses))
-        log_line("event=gateways_not_noted file=\"%s\" reason=\"%s\"", witnesses->path,
-                 strerror(errno));
 }
 
 /* ---- who comes and goes ---- */
 
 void witnesses_attached(struct witnesses *witnesses, uint32_t pid)
 {
-    struct witness *awaited = witness_find(witnesses->awaited, witnesses->awaited_count, pid);
-    if (awaited)
-        awaited->is_absent = false;
+    witnesses_forget_dead(witnesses);
+    struct witness *known = witness_find(witnesses, pid);
+    if (known) {
+        known->is_absent = false;
+        return;
+    }
     const struct witness witness = {.pid = pid, .started = process_start(pid)};
-    if (witness.started == 0 || witnesses->there_count == PEERS_MAX)
+    if (witness.started == 0 || witnesses->known_count == PEERS_MAX)
         return;
-    witnesses->there[witnesses->there_count++] = witness;
-    witnesses_write(witnesses);
-}
-
-void witnesses_gone(struct witnesses *witnesses, uint32_t pid)
-{
-    struct witness *there = witness_find(witnesses->there, witnesses->there_count, pid);
-    if (!there)
-        return;
-    *there = witnesses->there[--witnesses->there_count];
-    witnesses_write(witnesses);
-}
-
-static void witness_release(struct witnesses *witnesses, struct witness *awaited)
-{
-    *awaited = witnesses->awaited[--witnesses->awaited_count];
+    witnesses->known[witnesses->known_count++] = witness;
+    if (!witnesses_print(witnesses))
+        log_line("event=gateways_not_noted file=\"%s\" reason=\"%s\"", witnesses->path,
+                 strerror(errno));
 }
 
 void witnesses_told(struct witnesses *witnesses, uint32_t pid)
 {
-    struct witness *awaited = witness_find(witnesses->awaited, witnesses->awaited_count, pid);
-    if (awaited)
-        witness_release(witnesses, awaited);
-}
-
-void witnesses_tick(struct witnesses *witnesses, uint64_t now_ms)
-{
-    for (unsigned i = witnesses->awaited_count; i-- > 0;)
-        if (!witness_lives(&witnesses->awaited[i]))
-            witness_release(witnesses, &witnesses->awaited[i]);
-    if (witnesses->log_ms == 0)
-        witnesses->log_ms = now_ms + WITNESSES_LOG_MS;
-    if (witnesses->has_logged || now_ms < witnesses->log_ms)
-        return;
-    witnesses->has_logged = true;
-    for (unsigned i = 0; i < witnesses->awaited_count; i++)
-        log_line(
-            "event=gates_untold pid=%u hint=\"this gateway was attached to the broker before and "
-            "has not said which gates it knows: until it does or ends, gateways that started "
-            "since let nobody join\"",
-            witnesses->awaited[i].pid);
+    struct witness *known = witness_find(witnesses, pid);
+    if (known)
+        known->is_untold = false;
 }
 
 unsigned witnesses_absent(const struct witnesses *witnesses)
 {
     unsigned count = 0;
-    for (unsigned i = 0; i < witnesses->awaited_count; i++)
-        count += witnesses->awaited[i].is_absent;
+    for (unsigned i = 0; i < witnesses->known_count; i++)
+        count += witnesses->known[i].is_absent;
     return count;
 }
 
 unsigned witnesses_untold(const struct witnesses *witnesses)
 {
-    return witnesses->awaited_count;
+    unsigned count = 0;
+    for (unsigned i = 0; i < witnesses->known_count; i++)
+        count += witnesses->known[i].is_untold;
+    return count;
+}
+
+static void witnesses_log(const struct witnesses *witnesses)
+{
+    for (unsigned i = 0; i < witnesses->known_count; i++)
+        if (witnesses->known[i].is_untold)
+            log_line(
+                "event=gates_untold pid=%u hint=\"this gateway was attached to the broker before "
+                "and has not said which gates it knows: until it does or ends, gateways that "
+                "started since let nobody join\"",
+                witnesses->known[i].pid);
+}
+
+void witnesses_tick(struct witnesses *witnesses, uint64_t now_ms)
+{
+    if (witnesses_untold(witnesses) == 0)
+        return;
+    witnesses_forget_dead(witnesses);
+    if (witnesses->log_ms == 0)
+        witnesses->log_ms = now_ms + WITNESSES_LOG_MS;
+    if (witnesses->has_logged || now_ms < witnesses->log_ms)
+        return;
+    witnesses->has_logged = true;
+    witnesses_log(witnesses);
 }
 
 /* ---- open and close ---- */

@@ -6,7 +6,7 @@
  *                                         '------------dead-----'-----------------------^
  *
  * A line of the file is a pid and when that process was started (proc_pid_stat(5), field 22), for pids
- * are used again. A gateway whose connection is gone is taken out, unless it is the broker that goes.
+ * are used again. Who lives stays in it, attached or not: it may be known to no broker in between.
  *
  * Process and thread: the broker's loop thread.
  * Memory:   its own, of a fixed size.
@@ -32,8 +32,6 @@ void witnesses_close(struct witnesses *witnesses); /* NULL is fine */
 
 /* The gateway of that pid is there, from now on for the next broker as well. */
 void witnesses_attached(struct witnesses *witnesses, uint32_t pid);
-/* Its connection is gone, and not because the broker goes. */
-void witnesses_gone(struct witnesses *witnesses, uint32_t pid);
 /* It has said what it knew. */
 void witnesses_told(struct witnesses *witnesses, uint32_t pid);
 /* About once a second: the dead have nothing to say. */

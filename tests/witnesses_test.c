@@ -120,19 +120,22 @@ Test(witnesses, the_dead_are_not_waited_for)
     expect(0, 0);
 }
 
-Test(witnesses, who_goes_while_the_broker_stays_is_forgotten)
+/* One that did not find the second broker may still know what the third does not. */
+Test(witnesses, who_lives_is_waited_for_by_every_broker)
 {
-    uint32_t pid = gateway(), other = gateway();
-    witnesses_attached(witnesses, pid);
+    uint32_t away = gateway(), other = gateway();
+    witnesses_attached(witnesses, away);
     witnesses_attached(witnesses, other);
-    witnesses_gone(witnesses, pid);
-    witnesses_gone(witnesses, pid);
     open_again();
-    expect(1, 1);
     witnesses_attached(witnesses, other);
-    witnesses_gone(witnesses, other);
-    cr_assert_neq(access(path, F_OK), 0, "nobody is there");
-    expect(0, 1);
+    witnesses_attached(witnesses, gateway());
+    witnesses_told(witnesses, other);
+    expect(1, 1);
+    open_again();
+    expect(3, 3);
+    witnesses_attached(witnesses, away);
+    witnesses_attached(witnesses, away);
+    expect(2, 3);
 }
 
 Test(witnesses, a_file_of_anything_else_names_nobody)
