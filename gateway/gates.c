@@ -69,7 +69,7 @@ struct gates {
     bool is_same_broker;         /* as before the last loss */
     bool was_attached, is_attached, has_told;
     bool is_sure;  /* the table was whole when last attached */
-    bool is_wise;  /* what there was before this gateway started is known */
+    bool is_told;  /* what there was before this gateway started is known */
     bool is_blind; /* a gate could not be kept */
     struct buffer payload;
     uint64_t logged_ms, silent_count;
@@ -355,7 +355,7 @@ static const struct gate *gates_find_away(const struct gates *gates, struct span
 /* Can joins be decided now? */
 static bool gates_can_decide(const struct gates *gates)
 {
-    return gates->is_sure && gates->lost == NULL && (gates->is_wise || !gates->options.is_closed);
+    return gates->is_sure && gates->lost == NULL && (gates->is_told || !gates->options.is_closed);
 }
 
 bool gates_are_clear(const struct gates *gates)
@@ -771,7 +771,7 @@ void gates_take_message(struct gates *gates, const struct wire_message *message)
     else if (message->type == WIRE_GATE_UNBIND)
         gates_unbind(gates, message->fields[0].number, message->fields[1].number != 0);
     else if (message->type == WIRE_GATES_TOLD)
-        gates->is_wise = true;
+        gates->is_told = true;
     gates_settle(gates);
 }
 
