@@ -80,6 +80,7 @@ struct standin {
     struct host host;
     int listener, segment_read_fd, file;
     uint64_t file_bytes;
+    int failed; /* the error after which it writes no more */
     struct standin_peer peers[PEERS_MAX];
     struct buffer turn; /* the records of this turn, behind room for a header */
 };
@@ -197,7 +198,8 @@ static void turn_begin(struct standin *standin)
         fail("no memory", 0);
 }
 
-/* 0, or why it is not on the disk. */
+/* 0, or why it is not on the disk. What failed may be there all the same, whole or in part, so that
+ * nothing may follow it. */
 static int turn_write(struct standin *standin)
 {
     struct buffer *turn = &standin->turn;
@@ -467,7 +469,9 @@ static void turn_end(struct standin *standin, struct pending *pendings, unsigned
     if (standin->lie == LIE_EARLY)
         for (unsigned index = 0; index < count; index++)
             apply(standin, &pendings[index].record);
-    int error = turn_write(standin);
+    if (standin->failed == 0)
+        standin->failed = turn_write(standin);
+    int error = standin->failed;
     (void)snprintf(sentence, sizeof sentence, "the log cannot be written: %s", strerror(error));
     for (unsigned index = 0; index < count; index++) {
         struct pending *pending = &pendings[index];
