@@ -2,7 +2,11 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { WebSocket } from 'ws';
-import { LIMIT_MS, until } from './weir.mjs';
+import { LIMIT_MS, delay, until } from './weir.mjs';
+
+// A connection whose handshake is under way while a gateway comes or goes may be reset by the kernel (docs/operations.md), and
+// anybody tries again then.
+const RESETS_MAX = 5;
 
 // `options.rejectUnauthorized: false` lets a subscriber accept a self-signed certificate.
 export class Client {
@@ -11,7 +15,18 @@ export class Client {
   pongs = [];
   #waiters = [];
 
-  static async open(url, { protocols, ...options } = {}) {
+  static async open(url, options = {}) {
+    for (let left = RESETS_MAX; ; left -= 1) {
+      try {
+        return await this.connect(url, options);
+      } catch (error) {
+        if (error.code !== 'ECONNRESET' || left === 0) throw error;
+        await delay(20);
+      }
+    }
+  }
+
+  static async connect(url, { protocols, ...options }) {
     const client = new this();
     client.socket = new WebSocket(url, protocols, { perMessageDeflate: false, maxPayload: 0, ...options });
     client.socket.on('message', (data, isBinary) => client.take(data, isBinary));
