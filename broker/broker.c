@@ -160,7 +160,7 @@ static enum weir_status broker_send_attached(struct broker *broker, struct peer_
 /* What only the gateways knew is told, or nobody lives who could tell it. */
 static void broker_heed_witnesses(const struct broker *broker)
 {
-    presence_await(broker->presence, witnesses_absent(broker->witnesses));
+    presence_await(broker->presence, witnesses_absent(broker->witnesses), broker->now_ms);
     if (witnesses_untold(broker->witnesses) == 0)
         registry_gates_told(broker->registry);
 }

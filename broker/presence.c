@@ -39,11 +39,10 @@ struct presence {
     bool is_wanted;
     uint64_t round;
     bool is_held;
-    uint64_t held_ms;      /* since when */
-    unsigned awaited;      /* gateways that have not come back, */
-    unsigned held_awaited; /* when that was looked at last, */
-    uint64_t held_move_ms; /* and since when so many */
-    bool is_waiting;       /* for room */
+    uint64_t held_ms;    /* since when */
+    unsigned awaited;    /* gateways that have not come back, */
+    uint64_t awaited_ms; /* and since when so many */
+    bool is_waiting;     /* for room */
     uint64_t fired_ms;
     struct table entries; /* by peer and number; all there are, whatever chain they are in */
     uint64_t forgotten_count;
@@ -324,22 +323,21 @@ enum weir_status presence_take(struct presence *presence, struct peer_handle pee
 void presence_hold(struct presence *presence, uint64_t now_ms)
 {
     presence->is_held = true;
-    presence->held_ms = presence->held_move_ms = now_ms;
+    presence->held_ms = presence->awaited_ms = now_ms;
 }
 
-void presence_await(struct presence *presence, unsigned gateways)
+void presence_await(struct presence *presence, unsigned gateways, uint64_t now_ms)
 {
+    if (presence->awaited != gateways)
+        presence->awaited_ms = now_ms;
     presence->awaited = gateways;
 }
 
 /* Everybody is back, or has been waited for long enough. A clock that was set back ends the wait. */
-static bool presence_has_held(struct presence *presence, uint64_t now_ms)
+static bool presence_has_held(const struct presence *presence, uint64_t now_ms)
 {
-    if (presence->awaited != presence->held_awaited)
-        presence->held_move_ms = now_ms;
-    presence->held_awaited = presence->awaited;
     return now_ms - presence->held_ms >= PRESENCE_HOLD_ALL_MS ||
-           (presence->awaited == 0 && now_ms - presence->held_move_ms >= PRESENCE_HOLD_MS);
+           (presence->awaited == 0 && now_ms - presence->awaited_ms >= PRESENCE_HOLD_MS);
 }
 
 static void presence_fire(struct presence *presence, struct entry *entry)

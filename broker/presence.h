@@ -75,7 +75,7 @@ enum weir_status presence_take(struct presence *presence, struct peer_handle pee
 /* Fire nothing for PRESENCE_HOLD_MS from now on, nor while somebody is awaited. */
 void presence_hold(struct presence *presence, uint64_t now_ms);
 /* How many gateways have not come back yet. */
-void presence_await(struct presence *presence, unsigned gateways);
+void presence_await(struct presence *presence, unsigned gateways, uint64_t now_ms);
 /* Fire what has left; once a turn. True: there is more to do at once. */
 bool presence_run(struct presence *presence, uint64_t now_ms);
 /* Is there something that can be fired at once? */

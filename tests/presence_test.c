@@ -199,22 +199,22 @@ static void expect_held(uint64_t now_ms)
 Test(presence, leaves_are_held_back_after_the_start)
 {
     presence_hold(presence, 5000);
-    presence_await(presence, 2);
+    presence_await(presence, 2, 5000);
     presence_set_wanted(presence, true);
     joined(a, 1, "s", "1");
     leaves(a, 1);
     expect_held(5000);
     expect_held(5000 + PRESENCE_HOLD_MS);
-    presence_await(presence, 1);
+    presence_await(presence, 1, 6000);
     expect_held(6000 + PRESENCE_HOLD_MS);
-    presence_await(presence, 0);
+    presence_await(presence, 0, 7000);
     expect_held(7000);
     expect_held(7000 + PRESENCE_HOLD_MS - 1);
     (void)presence_run(presence, 7000 + PRESENCE_HOLD_MS);
     cr_assert_eq(left_count, 1);
     /* One that does not come back is not waited for any longer. */
     presence_hold(presence, 9000);
-    presence_await(presence, 1);
+    presence_await(presence, 1, 9000);
     joined(a, 2, "s", "1");
     leaves(a, 2);
     expect_held(9000 + PRESENCE_HOLD_ALL_MS - 1);
