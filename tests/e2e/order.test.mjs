@@ -65,8 +65,9 @@ test(`${SETS} writes by 4 writers while ${SUBSCRIBERS} subscribers join: every s
     }
   })();
   await Promise.all([writing, joining]);
+  for (const subscriber of subscribers) await subscriber.waitFor(() => subscriber.texts.length > 0, 'the sync');
 
-  // The last event is known to everybody once a final send has arrived.
+  // The last event is known to everybody who has joined once a final send has arrived.
   await writers[0].call('stream::send', { stream_name: 'order', group_id: 'g', type: 'end', data: null });
   const all = [witness, second, ...subscribers];
   for (const [index, subscriber] of all.entries()) {
