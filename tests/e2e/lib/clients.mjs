@@ -2,11 +2,14 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { WebSocket } from 'ws';
-import { LIMIT_MS, delay, until } from './weir.mjs';
+import { LIMIT_MS, delay, failure, until } from './weir.mjs';
 
 // A connection whose handshake is under way while a gateway comes or goes may be reset by the kernel (docs/operations.md), and
 // anybody tries again then.
 const RESETS_MAX = 5;
+
+// How much of the last message a failure shows.
+const SHOWN = 400;
 
 // `options.rejectUnauthorized: false` lets a subscriber accept a self-signed certificate.
 export class Client {
@@ -57,6 +60,11 @@ export class Client {
     for (const waiter of this.#waiters.splice(0)) waiter();
   }
 
+  // What came, for a failure to tell.
+  received() {
+    return `${this.texts.length} messages came${this.texts.length > 0 ? `, the last: ${this.texts.at(-1).slice(0, SHOWN)}` : ''}`;
+  }
+
   // Resolves at the next message or at the close.
   moved() {
     return new Promise((resolve) => this.#waiters.push(resolve));
@@ -66,13 +74,13 @@ export class Client {
   async waitFor(find, what, limitMs = LIMIT_MS) {
     let timer;
     const late = new Promise((_, reject) => {
-      timer = setTimeout(() => reject(new assert.AssertionError({ message: `never came: ${what}` })), limitMs);
+      timer = setTimeout(() => reject(failure(`never came: ${what}; ${this.received()}`)), limitMs);
     });
     try {
       for (;;) {
         const value = find();
         if (value !== undefined && value !== false) return value;
-        if (this.closed) assert.fail(`closed ${JSON.stringify(this.closed)} while waiting for ${what}`);
+        if (this.closed) throw failure(`closed ${JSON.stringify(this.closed)} while waiting for ${what}; ${this.received()}`);
         await Promise.race([this.moved(), late]);
       }
     } finally {
@@ -189,7 +197,7 @@ export class RawWorker extends Client {
   // A call that is never answered is a failure of its own, not a test that hangs.
   #answerTo(id) {
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => reject(new assert.AssertionError({ message: `no answer to call ${id}` })), LIMIT_MS);
+      const timer = setTimeout(() => reject(failure(`no answer to call ${id}`)), LIMIT_MS);
       // A call nobody waits for must not hold the process.
       timer.unref();
       this.#results.set(id, (answer) => {

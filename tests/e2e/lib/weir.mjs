@@ -39,13 +39,23 @@ const SANITIZER_REPORT = /(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runti
 
 export const delay = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+// Servers that run. What they have logged is told by a failure, which may not come again.
+const running = new Set();
+const LOG_TAIL = 4000;
+
+// An AssertionError that says what did not happen, and what the servers logged last.
+export function failure(message) {
+  const logs = [...running].map(({ stderr }) => `\nlogged by weir:\n${stderr.slice(-LOG_TAIL)}`);
+  return new assert.AssertionError({ message: message + logs.join('') });
+}
+
 // Waits until `predicate` is truthy and returns its value; a test that never gets there fails with `what`.
 export async function until(predicate, what, limitMs = LIMIT_MS) {
   const end = Date.now() + limitMs;
   for (;;) {
     const value = await predicate();
     if (value) return value;
-    if (Date.now() > end) assert.fail(`never happened: ${what}`);
+    if (Date.now() > end) throw failure(`never happened: ${what}`);
     await delay(10);
   }
 }
@@ -175,6 +185,8 @@ export class Weir {
       weir.process.once('error', (error) => resolve((weir.exit = { error })));
       weir.process.once('close', (code, signal) => resolve((weir.exit = { code, signal })));
     });
+    running.add(weir);
+    weir.exited.then(() => running.delete(weir));
     weir.process.stdout.on('data', (chunk) => (weir.stdout += chunk));
     weir.process.stderr.on('data', (chunk) => (weir.stderr += chunk));
     const ready = await until(
