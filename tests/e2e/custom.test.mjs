@@ -64,13 +64,32 @@ class MemoryStream {
 }
 
 const OPS = ['get', 'set', 'delete', 'list', 'list_groups'];
-// The broker knows all five functions, and has told both gateways.
-async function isServed(name, caller = there) {
-  await until(async () => {
-    const { result } = await caller.call('engine::functions::list', {});
-    const ids = new Set(result.functions.map(({ function_id }) => function_id));
-    return OPS.every((op) => ids.has(`stream::${op}(${name})`));
-  }, `the functions of ${name}`);
+// The broker knows all five functions, and both gateways know of the stream: each passes on the list behind what it is told of
+// streams, and one that passes it on says nothing of the other.
+async function isServed(name, callers = [here, there]) {
+  for (const caller of callers) {
+    await until(async () => {
+      const { result } = await caller.call('engine::functions::list', {});
+      const ids = new Set(result.functions.map(({ function_id }) => function_id));
+      return OPS.every((op) => ids.has(`stream::${op}(${name})`));
+    }, `the functions of ${name}`);
+  }
+}
+
+// What subscribers of a stream are to be shown anew has been sent: a gateway that passes on the list has been told of the stream, asks
+// for the values at the end of that turn, and passes on what we ask behind that.
+async function isShown(name) {
+  for (const caller of [here, there]) {
+    await caller.call('engine::functions::list', {});
+    await caller.ping();
+    await caller.call('stream::list', at(name, 'g'));
+  }
+}
+
+// The joins a gateway has read are taken up at the end of its turn, which is over when it reads on.
+async function isTakenUp(subscriber) {
+  await subscriber.ping();
+  await subscriber.ping();
 }
 
 async function makeStream(name) {
@@ -82,6 +101,8 @@ async function makeStream(name) {
 
 const at = (stream_name, group_id, item_id, rest = {}) => ({ stream_name, group_id, item_id, ...rest });
 const eventOf = ({ id, event }) => ({ id, event });
+// A look at the sockets may miss one.
+const gatewayOf = (client) => until(() => weir.gatewayOf(client.localPort, client.remotePort), 'the gateway that holds a connection');
 const subscribe = async () => {
   const subscriber = await Subscriber.open(weir.streamUrl);
   open.push(subscriber);
@@ -239,19 +260,19 @@ test('failures: the error of a read is passed on, that of a write becomes its ow
   assert.deepEqual([await calls.get(), await calls.list()], [{}, {}]);
   answer = { result: 'odd' };
   assert.deepEqual([await calls.get(), await calls.list(), await calls.list_groups()], [answer, answer, answer], 'passed through');
-  await subscriber.ping();
-  assert.equal(subscriber.envelopes.length, 1, 'no event of any failure');
+  await there.call('stream::send', { stream_name: 'faulty', group_id: 'g', type: 'end', data: null });
+  await subscriber.count(2);
+  assert.deepEqual(subscriber.envelopes.map(({ event }) => event.type), ['sync', 'event'], 'no event of any failure');
 });
 
 test('a function that never answers is given up after custom_timeout_ms', async () => {
   await withWeir({ settings: { custom_timeout_ms: 2000 } }, async (other, later) => {
-    const keeper = later(await RawWorker.open(other.workerUrl));
-    const caller = later(await RawWorker.open(other.workerUrl));
+    const [keeper, caller] = [...(await other.openOnEach(() => RawWorker.open(other.workerUrl))).values()].flat().map(later);
     const subscriber = later(await Subscriber.open(other.streamUrl));
     for (const op of OPS) keeper.register(`stream::${op}(silent)`, () => undefined);
-    await isServed('silent', caller);
+    await isServed('silent', [keeper, caller]);
     subscriber.join('silent', 'g');
-    await subscriber.ping();
+    await keeper.waitFor(() => keeper.invocations.some(({ function_id }) => function_id === 'stream::list(silent)'), 'the read of the join');
     const [get, set, list] = await Promise.all([
       caller.call('stream::get', at('silent', 'g', 'i')), caller.set('silent', 'g', 'i', 1), caller.call('stream::list', at('silent', 'g')),
     ]);
@@ -350,12 +371,12 @@ test('a join whose value cannot be read gets no sync, but the events; a slow one
 
   answer = undefined;
   const [leaver, closer, stayer] = [await subscribe(), await subscribe(), await subscribe()];
-  for (const subscriber of [leaver, closer, stayer]) {
+  stayer.join('nosync', 'g');
+  await here.waitFor(() => waiting.length > 0, 'its read'); // nobody else's: from here on its link is held
+  for (const subscriber of [leaver, closer]) {
     subscriber.join('nosync', 'g');
-    await subscriber.ping();
-    await subscriber.ping(); // a turn later
+    await isTakenUp(subscriber);
   }
-  await until(() => waiting.length > 0, 'reads');
   leaver.leave('nosync', 'g');
   await leaver.ping();
   await closer.close();
@@ -387,6 +408,7 @@ test('while the worker is away calls fail and nothing gets into the store; when 
   await until(async () => (await there.call('stream::get', at('away', 'g', 'i'))).error?.code === 'STREAM_GET_ERROR', 'the worker is gone');
   const subscriber = await subscribe();
   subscriber.join('away', 'g');
+  await isTakenUp(subscriber);
   for (const caller of [here, there]) {
     const answers = [await caller.set('away', 'g', 'i', 2), await caller.call('stream::get', at('away', 'g', 'i')), await caller.call('stream::delete', at('away', 'g', 'i')),
       await caller.call('stream::list', at('away', 'g')), await caller.call('stream::list_groups', { stream_name: 'away' }), await caller.call('stream::update', at('away', 'g', 'i', { ops: [] }))];
@@ -394,7 +416,9 @@ test('while the worker is away calls fail and nothing gets into the store; when 
     for (const { error } of answers) assert.match(error.message, /away/);
   }
   assert.ok(!(await there.call('stream::list_all', {})).result.stream.some(({ id }) => id === 'away'));
-  assert.equal(subscriber.envelopes.length, 0);
+  await there.call('stream::send', { stream_name: 'away', group_id: 'g', type: 'end', data: null });
+  await subscriber.count(1);
+  assert.equal(subscriber.envelopes[0].event.type, 'event', 'no sync, and no event of what has failed');
   const second = await keep();
   assert.deepEqual(await there.call('stream::get', at('away', 'g', 'i')), { result: 1 });
   assert.deepEqual((await there.set('away', 'g', 'i', 3)).result, { old_value: 1, new_value: 3 });
@@ -412,6 +436,7 @@ test('subscribers get a fresh sync when the worker of their stream comes, and wh
     createStream(client.worker, 'coming', stream);
     await subscriber.waitFor(() => subscriber.syncs.slice(before).some(({ event, reason }) => event.data?.[0] === 'kept' && reason === 'restarted'), `the sync of round ${round}`);
     await isServed('coming');
+    await isShown('coming'); // no sync comes that the event would be a part of
     await there.set('coming', 'g', 'i', 'kept');
     await subscriber.waitFor(() => subscriber.events.length === round, 'an event');
     await client.close();
@@ -440,13 +465,14 @@ test('custom_fallback: the store serves while the worker is away, as the iii eng
 test('a gateway that starts later is told of the streams', async () => {
   await makeStream('later');
   await here.set('later', 'g', 'i', 'kept');
-  const victim = weir.gatewayOf(there.localPort);
+  const [home, victim] = [await gatewayOf(here), await gatewayOf(there)];
   process.kill(victim, 'SIGKILL');
   await weir.gatewaysAfter(victim);
-  const [[a], [b]] = [...(await weir.openOnEach(() => RawWorker.open(weir.workerUrl))).values()];
-  open.push(a, b);
-  there = b;
-  for (const caller of [a, b]) assert.deepEqual(await caller.call('stream::get', at('later', 'g', 'i')), { result: 'kept' });
+  const found = await weir.openOnEach(() => RawWorker.open(weir.workerUrl));
+  const [a] = found.get(home);
+  [there] = [...found.values()].flat().filter((worker) => worker !== a);
+  open.push(a, there);
+  for (const caller of [a, there]) assert.deepEqual(await caller.call('stream::get', at('later', 'g', 'i')), { result: 'kept' });
 });
 
 test('counters tell the calls and their failures', async () => {
