@@ -392,20 +392,25 @@ test("libweir's channel: calls both ways, and what does not fit is refused", asy
 
 test('libweir comes back with its id and token: its predecessor is gone before it registers, wherever that was', async () => {
   const caller = await openRaw();
-  const isThere = (local) => until(async () => (await caller.call('engine::functions::list', { search: 'local::back' })).result.functions.length === 1 && !local.isClosed, 'the function');
-  let old = await openLocal();
+  // Its own function: that of its predecessor may still be listed when the socket of that has been closed already.
+  const isThere = (local, name) => until(async () => {
+    const { functions } = (await caller.call('engine::functions::list', { search: 'local::back' })).result;
+    return functions.length === 1 && functions[0].worker_name === name && !local.isClosed;
+  }, `the function of ${name}`);
+  let old = await openLocal({ name: 'first' });
   old.register('local::back');
-  await isThere(old);
+  await isThere(old, 'first');
   const stranger = await openLocal({ previous: { id: old.id, token: randomUUID() } });
   stranger.register('local::stranger');
   await until(async () => (await caller.call('engine::functions::list', { search: 'local::stranger' })).result.functions.length === 1, 'a wrong token is passed over');
   assert.equal(old.isClosed, false);
   for (let round = 0; round < 8; round += 1) { // whichever of the gateways takes each
-    const next = await openLocal({ previous: old });
+    const name = `round ${round}`;
+    const next = await openLocal({ name, previous: old });
     next.register('local::back');
     await until(() => old.isClosed, 'the predecessor is closed');
     assert.deepEqual(old.of(TYPE.REFUSED), [], 'without a word');
-    await isThere(next);
+    await isThere(next, name);
     assert.deepEqual(next.of(TYPE.FUNCTION_REJECTED), []);
     const answer = caller.call('local::back', { round });
     next.answer(await next.next(TYPE.INVOKE), round);
