@@ -5,7 +5,7 @@ import { TriggerAction } from 'iii-sdk';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
 import { RawSocket } from './lib/frames.mjs';
 import { codeOf, openSdkClient, openSdkWorker } from './lib/sdk.mjs';
-import { Weir, until } from './lib/weir.mjs';
+import { Weir, standStill, until } from './lib/weir.mjs';
 
 let weir;
 let here; // an SDK worker on one gateway
@@ -357,7 +357,7 @@ for (const where of ['the same', 'the other']) test(`reattach on ${where} gatewa
   await until(async () => (await caller.call(`raw::reattached ${where}`, {})).result === 'old', 'the registration is known');
   const next = await weir.openOn(wanted, openRaw);
   next.send({ type: 'reattach', previous_worker_id: old.registered.worker_id, reattach_token: 'wrong' });
-  await next.ping();
+  await next.result('stream::list_groups', { stream_name: 'nobody' }); // kept back until that is decided
   assert.equal((await caller.call(`raw::reattached ${where}`, {})).result, 'old');
   next.send({ type: 'reattach', previous_worker_id: old.registered.worker_id, reattach_token: old.registered.reattach_token });
   next.register(`raw::reattached ${where}`, () => ({ result: 'new' }));
@@ -375,8 +375,8 @@ test('a reattach keeps back what follows it, pings excepted, until the gateway o
   let sets;
   let isAnswered = false;
   const stoppedMs = Date.now();
-  process.kill(home, 'SIGSTOP');
   try {
+    await standStill(home);
     next.send({ type: 'reattach', previous_worker_id: old.registered.worker_id, reattach_token: old.registered.reattach_token });
     groups = next.result('stream::list_groups', { stream_name: 'nobody' });
     groups.then(() => (isAnswered = true), () => {});
