@@ -65,6 +65,11 @@ async function bind(worker, handler, config, rest = {}) {
   return trigger;
 }
 
+// Waits until `seen` has so many: as long as more come, each has the time a thing may take.
+async function arrived(seen, number, what) {
+  for (let had = seen.length; had < number; had = seen.length) await until(() => seen.length > had, `${what}: ${had} of ${number} have come`);
+}
+
 // The figures of the other gateway may be a second old: wait for a value, do not ask once.
 const metric = async (name, on = weir) => {
   const text = await (await fetch(`http://127.0.0.1:${on.adminPort}/metrics`)).text();
@@ -240,7 +245,7 @@ test('1,000 writes to one group arrive in order, one at a time; groups do not wa
     for (const group of ['a', 'b', 'c']) writes.push(writers[n % 2].set(stream, group, `i${n % 10}`, n));
   }
   for (const answer of await Promise.all(writes)) assert.equal(answer.error, undefined);
-  await until(() => handler.seen.length === 3 * size, 'every event', 60000);
+  await arrived(handler.seen, 3 * size, 'every event');
   for (const group of ['a', 'b', 'c']) {
     const seqs = handler.seen.filter(({ data }) => data.groupId === group).map(({ data }) => data.seq);
     assert.deepEqual(seqs, Array.from({ length: size }, (_, index) => index + 1), group);
@@ -399,7 +404,7 @@ test('1,000 triggers on one stream each get each event, in order', async () => {
   await settle(owner);
   const quiet = await openRaw();
   await Promise.all([0, 1, 2, 3, 4].map((n) => quiet.set(stream, 'g', 'i', n)));
-  await executor.waitFor(() => executor.invocations.length === 5 * count, 'every event of every trigger', 60000);
+  await arrived(executor.invocations, 5 * count, 'every event of every trigger');
   const seqs = new Map();
   for (const { metadata, data } of executor.invocations) {
     assert.equal(data.seq, (seqs.get(metadata) ?? 0) + 1);
