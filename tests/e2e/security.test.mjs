@@ -244,7 +244,7 @@ test('the check and the call read one and the same function', async () => {
 test('a session becomes a gate, or is told of everybody, only where its rights name that', async () => {
   const bind = async (worker, id, type, fields = {}) => {
     worker.send({ type: 'registertrigger', id, trigger_type: type, function_id: 'app::public::echo', config: null, ...fields });
-    await worker.ping();
+    await worker.call('app::public::echo', {}); // behind it, so that a refusal has come
     return worker.texts.map((text) => JSON.parse(text)).find((message) => message.type === 'triggerregistrationresult' && message.id === id)?.error.code;
   };
   const all = await enter('all');
@@ -309,10 +309,11 @@ test('joining and leaving without end asks the gates no more than a bound', asyn
   await gate.ping();
   const client = await Subscriber.open(weir.streamUrl, { headers: { 'X-Pass': 'yes' } });
   open.push(client);
-  // The gate is known once a join waits for it.
+  // The gate is known once a join waits for it; until then each is answered.
   await until(async () => {
+    const before = client.envelopes.length;
     client.join('flooded', 'g', { subscriptionId: 'probe' });
-    await delay(50);
+    await until(() => held.length > 0 || client.envelopes.length > before, 'a question or an answer');
     return held.length > 0;
   }, 'the gate is asked');
   for (let i = 0; i < 200; i += 1) {
@@ -323,15 +324,17 @@ test('joining and leaving without end asks the gates no more than a bound', asyn
   await until(() => client.envelopes.filter(({ event }) => event.type === 'unauthorized').length > 100, 'the others are refused');
   await gate.ping();
   assert.ok(held.length <= 21, `${held.length} questions`);
-  // Answered, they make room again, and the verdict of one that was taken back concerns nobody.
-  const unauthorized = client.envelopes.length;
+  // Answered, they make room again, and the verdict of one that was taken back concerns nobody. It has to be taken back before.
   client.leave('flooded', 'g', 'probe');
+  await client.ping();
+  const unauthorized = client.envelopes.length;
   isHeld = false;
   for (const call of held) gate.send({ type: 'invocationresult', invocation_id: call.invocation_id, function_id: 'app::gate', ...verdict(call) });
   await until(async () => {
+    const before = client.envelopes.length;
     client.join('flooded', 'again', { subscriptionId: 'fresh' });
-    await delay(50);
-    return client.envelopes.some(({ groupId, event }) => groupId === 'again' && event.type === 'sync');
+    await client.waitFor(() => client.envelopes.length > before, 'an answer to the join');
+    return client.envelopes[before].event.type === 'sync';
   }, 'a join is asked about again, and gets its sync');
   assert.ok(client.envelopes.slice(unauthorized).every(({ groupId }) => groupId === 'again'));
   await gate.close();
