@@ -178,10 +178,12 @@ test('late is 503, not registered is 503, and registering helps at once', async 
 
 test('a worker that dies while it is asked, and a broker that does, refuse with 503', async () => {
   await withWeir({ settings: AUTH, gateways: 2 }, async (weir, later) => {
-    const worker = await RawWorker.open(weir.workerUrl);
+    const onEach = [...(await weir.openOnEach(() => RawWorker.open(weir.workerUrl))).values()].flat().map(later);
+    const [worker] = onEach;
     let asked = 0;
     worker.register('app::auth', () => void (asked += 1));
-    await worker.call('engine::functions::list', {}); // behind the registration, through gateway and broker
+    const known = (each) => each.call('engine::functions::list', {}); // behind the registration, through gateway and broker
+    await known(worker);
     const ask = async (count) => {
       const raws = [];
       for (let n = 0; n < count; n += 1) {
@@ -212,11 +214,12 @@ test('a worker that dies while it is asked, and a broker that does, refuse with 
       else raws = [raw];
       return asked > 0;
     }, 'the function is announced again');
+    // What a gateway asks before it has noticed is lost with the old broker.
+    for (const each of onEach) await until(async () => (await known(each)).error === undefined, 'every gateway has the new broker');
     raws.push(...await ask(20));
     await until(() => asked >= 21, 'all are asked again');
     worker.socket.terminate();
     await expect503(raws);
-    later(worker);
   });
 });
 
