@@ -57,9 +57,13 @@ test('a worker starts: one function, one trigger, one call', async () => {
   assert.equal(typeof timestamp, 'number');
   raw.send({ type: 'invocationresult', invocation_id: asked.invocation_id, function_id: asked.function_id });
   raw.send({ type: 'unregistertrigger', id, trigger_type: 'stream', message_type: 'unregistertrigger' });
+  // A trigger of later is shown the same event.
+  raw.register(`app::after-${stream}`, () => ({ result: null }));
+  bind(raw, fresh('after'), 'stream', { function_id: `app::after-${stream}`, config: { stream_name: stream } });
   await set(raw, stream, 'm2', 1);
+  assert.equal((await next(raw, 'invokefunction', 2)).function_id, `app::after-${stream}`);
   await raw.ping();
-  assert.deepEqual(raw.texts.map((each) => JSON.parse(each).type), ['invokefunction'], 'nothing else was said');
+  assert.deepEqual(raw.texts.map((each) => JSON.parse(each).type), ['invokefunction', 'invokefunction'], 'nothing else was said');
 });
 
 // covers: 2.3/1#7, 2.3/1#8, 2.11#1
