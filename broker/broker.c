@@ -572,7 +572,8 @@ void broker_close(struct broker *broker)
 
 /* ---- run ---- */
 
-/* Bring the gauges up to date and show all counters to every process. */
+/* Bring the gauges up to date and show all counters to every process: between two turns, so that whoever
+ * sees an event counted sees also what it has cost. */
 static void broker_count(struct broker *broker)
 {
     struct store_figures store;
@@ -595,13 +596,13 @@ static void broker_count(struct broker *broker)
     readers_show_broker(broker->readers, counters);
 }
 
-static void broker_tick(struct broker *broker)
+/* False: it is not time yet. */
+static bool broker_tick(struct broker *broker)
 {
     if (broker->now_ms < broker->next_tick_ms && broker->next_tick_ms - broker->now_ms <= TICK_MS)
-        return;
+        return false;
     broker->next_tick_ms = broker->now_ms + TICK_MS;
     readers_collect_counters(broker->readers);
-    broker_count(broker);
     peers_tick(broker->peers, broker->now_ms);
     routes_tick(broker->routes, broker->now_ms);
     channels_tick(broker->channels, broker->now_ms);
@@ -609,6 +610,7 @@ static void broker_tick(struct broker *broker)
     durability_tick(broker->durability, broker->now_ms);
     witnesses_tick(broker->witnesses, broker->now_ms);
     broker_heed_witnesses(broker);
+    return true;
 }
 
 /* Something was done that the next turn can commit. */
@@ -631,7 +633,7 @@ static enum weir_status broker_turn(struct broker *broker, bool *busy, struct we
     *busy = peers_take(broker->peers);
     *busy |= presence_run(broker->presence, broker->now_ms);
     channels_turn(broker->channels);
-    broker_tick(broker); /* what it ends is answered in this turn */
+    bool has_ticked = broker_tick(broker); /* what it ends is answered in this turn */
     *busy |= deliveries_run(broker->deliveries, broker->now_ms);
     commits_turn(engine_commits(broker->engine), broker->now_ms);
     durability_turn(broker->durability, broker->now_ms);
@@ -639,6 +641,8 @@ static enum weir_status broker_turn(struct broker *broker, bool *busy, struct we
     *busy |= presence_is_due(broker->presence);
     *busy |= broker_can_commit(broker);              /* calls that ended with their peer */
     *busy |= deliveries_are_due(broker->deliveries); /* what ended in the flush is told as well */
+    if (has_ticked)
+        broker_count(broker);
     return WEIR_OK;
 }
 
