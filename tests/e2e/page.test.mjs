@@ -30,7 +30,12 @@ async function openPage(query = '', options = {}) {
 const text = (page, id) => page.textContent(`#${id}`);
 const points = (page, item) => page.$eval(`[data-item="${item}"]`, (card) => Number(card.dataset.points));
 
-const newestSeq = async (page) => Number(await text(page, 'fact-seq'));
+const newestSeq = async (page) => Number(await text(page, 'fact-seq')); // not a number before the first envelope
+
+async function laterEvents(page, count) {
+  const before = await until(() => newestSeq(page), 'an event');
+  await until(async () => (await newestSeq(page)) > before + count, `${count} events after ${before}`);
+}
 
 // The plot's own pixels, to see that it really draws and moves.
 const pixels = (page, item) => page.$eval(`[data-item="${item}"] canvas`, (canvas) => canvas.toDataURL());
@@ -72,7 +77,7 @@ test('the plots of this host move', async () => {
   assert.match(await text(page, 'fact-epoch'), /^\d+$/);
   await until(async () => Number(await text(page, 'fact-rate')) > 0, 'a rate'); // of the last seconds
   assert.equal(await text(page, 'fact-gaps'), '0');
-  assert.ok((await page.$$('#host-events tr')).length > 3);
+  await until(async () => (await page.$$('#host-events tr')).length > 3, 'rows of events'); // drawn with the next frame
   await page.context().close();
 });
 
@@ -110,6 +115,8 @@ test('any other group can be joined, seen live and left; stream data is never ma
   await page.fill('[name="item"]', 'm2');
   await page.press('[name="item"]', 'Enter');
   await until(async () => (await text(page, 'explore-state')) === 'joined chat / room / m2', 'one item is joined');
+  // The page says so at once. That the server knows is shown by the sync: an event before it would be a part of it.
+  await until(async () => (await page.$$('#explore-events tr')).length === 1, 'its sync');
   await worker.set('chat', 'room', 'other', { id: 'other' });
   await worker.set('chat', 'room', 'm2', { id: 'm2', text: 'third' });
   await until(async () => (await text(page, 'explore-items')).includes('third'), 'the value of the item');
@@ -117,9 +124,8 @@ test('any other group can be joined, seen live and left; stream data is never ma
   await page.press('#explore-leave', 'Enter');
   await until(async () => (await page.$$('#explore-events tr')).length === 0, 'the view is empty after the leave');
   assert.equal(await text(page, 'explore-state'), 'not joined');
-  await worker.set('chat', 'room', 'm3', { id: 'm3' });
-  const before = await newestSeq(page);
-  await until(async () => (await newestSeq(page)) > before + 8, 'later events have come');
+  await worker.set('chat', 'room', 'm2', { id: 'm2', text: 'fourth' });
+  await laterEvents(page, 8);
   assert.equal((await page.$$('#explore-events tr')).length, 0);
   await page.context().close();
   await worker.close();
@@ -139,8 +145,7 @@ test('the page reconnects after its gateway is killed and goes on without a gap 
   await until(async () => (await page.evaluate(() => window.states)).includes('waiting'), 'the status says that the connection is lost');
   await until(async () => (await text(page, 'status-text')) === 'connected', 'connected again');
   await until(() => received.some(({ event, streamName }) => event.type === 'resumed' && streamName === 'host'), 'it goes on from where it was');
-  const before = await newestSeq(page);
-  await until(async () => (await newestSeq(page)) > before + 12, 'the plots go on');
+  await laterEvents(page, 12);
   assert.ok(Number(await text(page, 'fact-reconnects')) >= 1);
   assert.equal(await text(page, 'fact-gaps'), '0');
   await page.context().close();
