@@ -545,9 +545,11 @@ static void session_call_stream(struct session *session, const struct call_reque
         return;
     bool is_custom = function->needs_stream && function->op != WIRE_OP_SEND &&
                      custom_streams_have(sessions->custom, call.stream);
+    /* Until then it is the broker who knows whose stream it is. */
+    bool is_known = !function->needs_stream || custom_streams_are_told(sessions->custom);
     if (function->is_read)
         session->hurried_calls = CALLS_HURRIED_BY_READ;
-    if (function->is_read && !is_custom && session->stream_calls == 0 &&
+    if (function->is_read && is_known && !is_custom && session->stream_calls == 0 &&
         sessions->mapping != NULL) {
         bool is_missing;
         enum weir_status status = stream_call_read(sessions, function, &call, &is_missing);

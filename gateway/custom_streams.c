@@ -24,6 +24,7 @@ struct custom_streams {
     uint64_t bytes;
     uint64_t generation;
     bool is_any; /* not all are known */
+    bool is_telling;
     bool has_news;
 };
 
@@ -49,7 +50,18 @@ void custom_streams_clear(struct custom_streams *streams)
     streams->count = 0;
     streams->bytes = 0;
     streams->is_any = false;
+    streams->is_telling = true;
     streams->has_news = false;
+}
+
+void custom_streams_told(struct custom_streams *streams)
+{
+    streams->is_telling = false;
+}
+
+bool custom_streams_are_told(const struct custom_streams *streams)
+{
+    return streams == NULL || !streams->is_telling;
 }
 
 void custom_streams_close(struct custom_streams *streams)

@@ -18,8 +18,12 @@ struct custom_streams;
 
 struct custom_streams *custom_streams_open(void); /* NULL: no memory */
 void custom_streams_close(struct custom_streams *streams);
-/* Another broker is there: it tells all anew. */
+/* A broker is there: it tells all anew. */
 void custom_streams_clear(struct custom_streams *streams);
+/* It has: nothing of what it knew when this gateway came is on its way any more. */
+void custom_streams_told(struct custom_streams *streams);
+/* False between the two: a stream that is not known to be custom may be one. True for NULL. */
+bool custom_streams_are_told(const struct custom_streams *streams);
 /* The broker says so; `stream` data NULL: any stream may be one. */
 void custom_streams_set(struct custom_streams *streams, struct span stream, bool is_custom);
 /* A worker here registers function `id`; `name_space` data NULL or empty: default. */

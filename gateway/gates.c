@@ -698,6 +698,8 @@ static void on_barrier(void *context, enum server_call_fate fate, struct span re
     if (!gates->is_attached || (fate != SERVER_CALL_RESULT && fate != SERVER_CALL_ERROR))
         return; /* the tick asks again */
     gates->is_sure = true;
+    if (gates->options.heard != NULL)
+        gates->options.heard(gates->options.heard_context);
     if (gates->is_same_broker)
         gates_forget_unsaid(gates);
     gates_settle(gates);

@@ -92,6 +92,10 @@ struct gates_options {
     /* Sends to the broker. NULL: nothing is said. */
     void (*post)(void *context, enum wire_type type, const struct wire_field *fields);
     void *post_context;
+    /* The question asked after gates_attached() is answered, and so all has come that the broker had to
+     * tell to a gateway that attaches, whatever it is about. NULL: nobody wants to know. */
+    void (*heard)(void *context);
+    void *heard_context;
 };
 
 /* NULL: no memory. */

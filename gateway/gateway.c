@@ -220,6 +220,12 @@ static void on_post(void *context, enum wire_type type, const struct wire_field 
     link_post(gateway->link, type, 0, fields);
 }
 
+static void on_heard(void *context)
+{
+    const struct gateway *gateway = context;
+    custom_streams_told(gateway->custom);
+}
+
 static size_t on_presence_backlog(void *context)
 {
     const struct gateway *gateway = context;
@@ -341,6 +347,8 @@ static enum weir_status gateway_open_doors(struct gateway *gateway, struct weir_
         .context = &gateway->streams,
         .post = on_post,
         .post_context = gateway,
+        .heard = on_heard,
+        .heard_context = gateway,
     };
     gateway->auth = auth_open(settings, &caller, &gateway->counters);
     gateway->gates = gates_open(&options, &caller, &gateway->counters);

@@ -69,6 +69,21 @@ Test(custom_streams, news_are_told_once)
     cr_assert(custom_streams_is_news(streams, span_text("a")), "its worker is back");
 }
 
+/* What is not known to be custom is known not to be only when the broker has told all. */
+Test(custom_streams, a_broker_that_comes_tells_all_first)
+{
+    cr_assert(custom_streams_are_told(NULL));
+    cr_assert(custom_streams_are_told(streams), "nobody has anything to tell");
+    custom_streams_clear(streams);
+    custom_streams_set(streams, span_text("a"), true);
+    cr_assert_not(custom_streams_are_told(streams));
+    cr_assert_not(have("b"));
+    custom_streams_told(streams);
+    cr_assert(custom_streams_are_told(streams));
+    custom_streams_clear(streams);
+    cr_assert_not(custom_streams_are_told(streams), "another one");
+}
+
 /* Beyond the bound reads of every stream go through the broker, which knows. */
 Test(custom_streams, beyond_its_bound_every_stream_counts)
 {

@@ -38,6 +38,13 @@ static void on_decided(void *context, struct gate_visitor *whose,
  * this was all. */
 static char posted[64];
 static unsigned told_count;
+static unsigned heard_count;
+
+static void on_heard(void *context)
+{
+    cr_assert_eq(context, &heard_count);
+    heard_count++;
+}
 
 static void on_post(void *context, enum wire_type type, const struct wire_field *fields)
 {
@@ -60,6 +67,7 @@ static void open_gates(bool is_closed)
 {
     posted[0] = '\0';
     told_count = 0;
+    heard_count = 0;
     struct gates_options options = {
         .timeout_ms = TIMEOUT_MS,
         .is_closed = is_closed,
@@ -67,6 +75,8 @@ static void open_gates(bool is_closed)
         .context = &decisions,
         .post = on_post,
         .post_context = &posted,
+        .heard = on_heard,
+        .heard_context = &heard_count,
     };
     struct caller caller = stub_caller();
     gates = gates_open(&options, &caller, &counters);
@@ -743,6 +753,21 @@ Test(gates, away_gates_outlive_the_broker)
     stub_error(index - 1, "function_not_found");
     stub_answer(index, "{}");
     expect_decided(3, "s1", GATE_PASSED);
+}
+
+/* An answer that was lost with the broker, or came too late, says nothing of the next one. */
+Test(gates, all_that_a_broker_had_to_tell_is_heard_when_it_answers)
+{
+    unsigned before = heard_count;
+    gates_lost(gates);
+    size_t index = stub.count;
+    attach_unanswered();
+    cr_assert_eq(heard_count, before);
+    gates_lost(gates);
+    attach_unanswered();
+    cr_assert_eq(heard_count, before);
+    stub_error(index + 1, "function_not_found");
+    cr_assert_eq(heard_count, before + 1);
 }
 
 /* The connection was lost and not the broker: what it does not say again was withdrawn meanwhile. */

@@ -677,6 +677,29 @@ Test(sessions, reads_are_asked_again_of_any_broker, .timeout = HANG_SECONDS)
     world_close(session);
 }
 
+/* A gateway that has attached does not know yet which streams are workers'. The broker does. */
+Test(sessions, a_stream_that_may_be_a_workers_is_read_through_the_broker, .timeout = HANG_SECONDS)
+{
+    struct session *session = world_open(100, 5000);
+    world.sessions.custom = custom_streams_open();
+    custom_streams_clear(world.sessions.custom);
+    call(session, "\"r\"", "stream::list_all", "{}");
+    cr_assert_eq(notes.answers, 1, "no stream's own");
+    call(session, "\"r\"", "stream::get", GET_DATA);
+    cr_assert_eq(notes.answers, 1, "not from the store");
+    const struct wire_field answer[4] = {WIRE_NIL, WIRE_NIL, WIRE_SPAN(SPAN_LITERAL("\"theirs\"")),
+                                         WIRE_NIL};
+    broker_send(WIRE_STREAM_RESULT, broker_expect(WIRE_STREAM).id, answer);
+    pump();
+    cr_assert_eq(notes.answers, 2);
+    custom_streams_told(world.sessions.custom);
+    call(session, "\"r\"", "stream::get", GET_DATA);
+    cr_assert_eq(notes.answers, 3, "it is nobody's");
+    custom_streams_close(world.sessions.custom);
+    world.sessions.custom = NULL;
+    world_close(session);
+}
+
 /* What a worker has to do is never asked twice. */
 Test(sessions, a_workers_work_is_not_asked_for_again, .timeout = HANG_SECONDS)
 {
