@@ -298,6 +298,17 @@ test('a trigger makes no byte channels, which would be nobody\'s', async () => {
   assert.equal(await channels(), 1);
 });
 
+// Until the gateway of `client` asks `gate` about joins of `streamName`. A join follows when the one before was answered without that.
+async function untilAsked(gate, client, streamName) {
+  const isAsked = () => gate.invocations.some(({ data }) => data.stream_name === streamName);
+  await until(async () => {
+    const before = client.envelopes.length;
+    client.join(streamName, 'g', { subscriptionId: 'probe' });
+    await until(() => isAsked() || client.envelopes.length > before, 'a question or an answer');
+    return isAsked();
+  }, 'the gate is asked');
+}
+
 test('joining and leaving without end asks the gates no more than a bound', async () => {
   const gate = await RawWorker.open(weir.workerUrl);
   open.push(gate);
@@ -309,13 +320,7 @@ test('joining and leaving without end asks the gates no more than a bound', asyn
   await gate.ping();
   const client = await Subscriber.open(weir.streamUrl, { headers: { 'X-Pass': 'yes' } });
   open.push(client);
-  // The gate is known once a join waits for it; until then each is answered.
-  await until(async () => {
-    const before = client.envelopes.length;
-    client.join('flooded', 'g', { subscriptionId: 'probe' });
-    await until(() => held.length > 0 || client.envelopes.length > before, 'a question or an answer');
-    return held.length > 0;
-  }, 'the gate is asked');
+  await untilAsked(gate, client, 'flooded');
   for (let i = 0; i < 200; i += 1) {
     client.join('flooded', 'g', { subscriptionId: `s${i % 2}` });
     client.leave('flooded', 'g', `s${i % 2}`);
@@ -348,7 +353,11 @@ test('sockets that close at any moment of a decision leave nothing behind', asyn
     setTimeout(() => gate.closed === null && gate.send({ type: 'invocationresult', invocation_id, function_id: 'app::gate', result: { unauthorized: random.below(2) === 0 } }), random.below(20));
   });
   gate.send({ type: 'registertrigger', id: 'closing-gate', trigger_type: 'stream:join', function_id: 'app::gate', config: { stream_name: 'closing' } });
-  await gate.ping();
+  for (const [client] of (await weir.openOnEach(() => Subscriber.open(weir.streamUrl, { headers: { 'X-Pass': 'yes' } }))).values()) {
+    open.push(client);
+    gate.invocations.length = 0;
+    await untilAsked(gate, client, 'closing');
+  }
   const join = (id) => frame(JSON.stringify({ type: 'join', data: { subscriptionId: id, streamName: 'closing', groupId: 'g' } }));
   const call = frame(JSON.stringify({ type: 'invokefunction', invocation_id: 'c', function_id: 'app::tagged', data: {} }));
   const register = frame(JSON.stringify({ type: 'registerfunction', id: 'closing::fn' }));
