@@ -153,7 +153,7 @@ test('the auth function is given headers, query and address, and a session follo
 for (const as of ['throws', 'nothing', 'text', 'list', 'number', 'flag', 'prefix']) test(`an auth answer that is no rights (${as}) is AUTH_ERROR and a Close`, async () => {
   const client = await Client.open(urlOf('auth', as));
   client.send({ type: 'invokefunction', invocation_id: 'x', function_id: 'stream::list_all', data: {} });
-  await client.closing;
+  await until(() => client.closed, 'the Close');
   assert.equal(client.texts.length, 1, client.texts.join('\n'));
   const message = JSON.parse(client.texts[0]);
   assert.deepEqual(Object.keys(message).sort(), ['error', 'type']);
@@ -168,7 +168,7 @@ for (const as of ['throws', 'nothing', 'text', 'list', 'number', 'flag', 'prefix
 for (const listener of ['silent', 'absent']) test(`an auth function that is ${listener} is AUTH_ERROR, and Pings are answered meanwhile`, async () => {
   const client = await Client.open(urlOf(listener, 'guest'));
   if (listener === 'silent') await client.ping();
-  await client.closing;
+  await until(() => client.closed, 'the Close');
   assert.equal(JSON.parse(client.texts[0]).error.code, 'AUTH_ERROR');
   assert.equal(client.closed.code, 1008);
 });
@@ -464,8 +464,8 @@ test('a broker that dies with a question open: the worker is sent away to come b
   await until(() => hookCalls.length === 1, 'the hook is asked');
   const broker = weir.broker();
   process.kill(broker, 'SIGKILL');
-  assert.equal((await worker.closing).code, 1012);
-  await waiting.closing;
+  await until(() => worker.closed && waiting.closed, 'both are sent away');
+  assert.equal(worker.closed.code, 1012);
   assert.equal(JSON.parse(waiting.texts[0]).error.code, 'AUTH_ERROR');
   await weir.brokerAfter(broker);
   await until(async () => (await home.call('app::public::echo', {})).error === undefined, 'functions are known again');
