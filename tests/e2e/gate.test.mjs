@@ -284,7 +284,7 @@ test('a path that is denied gets its envelope, then Close 4403', async () => {
     bind(worker, 'app::gate', ({ data }) => (data.group_id === 'no way' ? DENY : ALLOW));
     await bound(weir, worker, 'app::gate');
     const denied = later(await Subscriber.open(`${weir.streamUrl}/stream/s/no%20way`));
-    await denied.closing;
+    await until(() => denied.closed, 'the Close');
     assert.equal(denied.closed.code, 4403);
     assert.deepEqual(denied.envelopes.map(({ streamName, groupId, id, event }) => ({ streamName, groupId, id, event })), [
       { streamName: 's', groupId: 'no way', id: null, event: { type: 'unauthorized' } },
