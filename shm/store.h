@@ -213,7 +213,8 @@ enum weir_status store_list_all(struct store_reader *reader, struct buffer *out)
 
 /* A group's (or one item's) exact state at one seq. Begin notes the seq, walks and copies, and
  * notes the seq again; finish applies the ring's events between the two and appends the result.
- * PENDING from finish: the ring has not published them all, or not all that was seen is committed;
+ * PENDING from finish: the ring has not published them all, or not the one behind them that is
+ * written already, or not all that was seen is committed;
  * call it again after the next wake-up; the copy is kept, and the seq it will have is fixed. LAPPED, REVOKED: begin again
  * (store_snapshot() does, with bounded tries). A walk is finished or cancelled before its reader is
  * closed. */

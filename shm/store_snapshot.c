@@ -15,7 +15,8 @@
  * The events are found without scanning: the group's newest ring position, then each record's
  * previous_position. As the ring is published after the store is changed, the newest events may not
  * be there yet: PENDING, and the copy waits. S1 is noted at the end of the walk and not again, so a
- * caller that has to wait is not chasing a fast writer.
+ * caller that has to wait is not chasing a fast writer. It waits for the event after S1 as well, if
+ * that is written already: the sync's stamp lies between the two.
  *
  * Where the store is logged, the copy waits as well until all up to S1 is committed, even when
  * S0 == S1; then the group's newest position that readers see is that of a committed event not before
@@ -458,6 +459,22 @@ static enum weir_status apply_record(struct store_snapshot_walk *walk, uint64_t 
     return WEIR_OK;
 }
 
+/* One below the stamp of the event after S1, which is at most 2 above the last one's, and may be 1
+ * above (store.h). False: it is written, and not in the ring yet. */
+static bool stamp_of_sync(const struct store_snapshot_walk *walk,
+                          const struct store_numbers *numbers, uint64_t *sync_ms)
+{
+    uint64_t after_ms = walk->after_stamp_ms;
+    if (numbers->seq == walk->last_seq) {
+        *sync_ms = numbers->next_ms - 1;
+        return true;
+    }
+    if (numbers->seq == walk->last_seq + 1)
+        after_ms = numbers->timestamp_ms;
+    *sync_ms = walk->last_stamp_ms + (after_ms > walk->last_stamp_ms + 1 ? 1 : 0);
+    return after_ms != UINT64_MAX;
+}
+
 static enum weir_status catch_up(struct store_snapshot_walk *walk, uint64_t *sync_ms)
 {
     struct store_numbers numbers;
@@ -469,23 +486,13 @@ static enum weir_status catch_up(struct store_snapshot_walk *walk, uint64_t *syn
         return WEIR_PENDING;
     walk->after_stamp_ms = UINT64_MAX;
     status = collect_positions(walk, newest_position);
+    if (status == WEIR_OK && !stamp_of_sync(walk, &numbers, sync_ms))
+        return WEIR_PENDING;
     if (status == WEIR_OK)
         status = table_make(walk);
     for (size_t i = walk->position_count; i > 0 && status == WEIR_OK; i--)
         status = apply_record(walk, walk->positions[i - 1]);
-    if (status != WEIR_OK)
-        return status;
-    /* One below the next stamp, as far as that is known: it is at most 2 above the last, and may be
-     * 1 above (store.h). */
-    if (numbers.seq == walk->last_seq)
-        *sync_ms = numbers.next_ms - 1;
-    else if (numbers.seq == walk->last_seq + 1)
-        *sync_ms = walk->last_stamp_ms + (numbers.timestamp_ms > walk->last_stamp_ms + 1 ? 1 : 0);
-    else if (walk->after_stamp_ms != UINT64_MAX)
-        *sync_ms = walk->last_stamp_ms + (walk->after_stamp_ms > walk->last_stamp_ms + 1 ? 1 : 0);
-    else
-        *sync_ms = walk->last_stamp_ms;
-    return WEIR_OK;
+    return status;
 }
 
 /* ---- the answer ---- */

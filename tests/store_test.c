@@ -923,6 +923,41 @@ Test(store_commit, busy_group_does_not_keep_a_snapshot_waiting)
     cr_assert_eq(state.newest_position, position);
 }
 
+/* A sync's stamp lies between the newest event it includes and the next: where that is written already
+ * it is waited for, and what is written behind it is not. */
+Test(store_commit, sync_stamp_is_below_what_is_written)
+{
+    struct span stream = span_text("s"), group = span_text("g");
+    struct store_snapshot_walk *walk;
+    struct store_snapshot snapshot;
+    struct store_change change = set_text("s", "g", "a", "1"), last, next;
+    commit(&change);
+    uint64_t bytes;
+    struct group_block *block =
+        (struct group_block *)(void *)(segment_store(&host.segment, &bytes) + change.group.offset);
+    atomic_store(&block->begun_seq, 2); /* as if write 2 had begun during the walk */
+    cr_assert_eq(store_snapshot_begin(reader, stream, group, NULL, &walk), WEIR_OK);
+    atomic_store(&block->begun_seq, 1);
+    host.hold_ring = true;
+    last = set_text("s", "g", "b", "2");
+    uint64_t position = store_group_newest_position(host.store, change.group.offset);
+    uint64_t end = ring_head(host.ring);
+    next = set_text("s", "g", "a", "3");
+    uint64_t next_position = store_group_newest_position(host.store, change.group.offset);
+    uint64_t next_end = ring_head(host.ring);
+    set_text("s", "g", "a", "4");
+    store_group_committed(host.store, change.group.offset, 2, position);
+    ring_publish_to(host.ring, end);
+    cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_PENDING);
+    store_group_committed(host.store, change.group.offset, 3, next_position);
+    ring_publish_to(host.ring, next_end);
+    cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_OK);
+    cr_assert_eq(snapshot.seq, 2);
+    cr_assert_gt(snapshot.timestamp_ms, last.group.timestamp_ms);
+    cr_assert_lt(snapshot.timestamp_ms, next.group.timestamp_ms);
+    assert_out("[1,2]");
+}
+
 /* Only what changes the names a list shows holds it up. */
 Test(store_commit, lists_wait_for_groups_that_come_and_go)
 {
