@@ -18,7 +18,7 @@ before(async () => {
   const [certificate, key] = [path.join(directory, 'certificate.pem'), path.join(directory, 'key.pem')];
   execFileSync('openssl', ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', certificate, '-days', '2', '-subj', '/CN=localhost',
     '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'], { stdio: 'ignore' });
-  weir = await Weir.start({ settings: { tls_certificate: certificate, tls_key: key } });
+  weir = await Weir.start({ settings: { tls_certificate: certificate, tls_key: key, idle_timeout_ms: 0 } }); // some do not read for long
 });
 after(async () => {
   await weir?.stop();
