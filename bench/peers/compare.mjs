@@ -103,7 +103,11 @@ async function withScratch(use) {
   }
 }
 
-const sentence = (error) => String(error.message ?? error).trim().split('\n').slice(-3).join(' / ').slice(0, 400);
+// The end of what was said; of a Node program that died, the line that names the error.
+function sentence(error) {
+  const lines = String(error.message ?? error).trim().split('\n');
+  return (lines.findLast((line) => /^\w*Error\b[^:]*: /.test(line)) ?? lines.slice(-3).join(' / ')).slice(0, 400);
+}
 
 // Runs crowd against a server that is running; its figures, or { failed }.
 async function measure(server, place, plan, { scenario, bytes, phase }) {

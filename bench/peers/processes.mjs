@@ -63,10 +63,13 @@ export function stealShare(before, after) {
   return Math.round(((after.steal - before.steal) / (after.all - before.all)) * 1e4) / 1e4;
 }
 
-// Below the range from which the kernel takes ports for outgoing connections, so that none of them takes it first.
+// Below the range from which the kernel takes ports for outgoing connections, so that none of them takes it first. Tests that run
+// beside each other have a range each in $WEIR_TEST_PORTS.
+const [firstPort, lastPort] = (process.env.WEIR_TEST_PORTS ?? '15000-29999').split('-').map(Number);
+
 export async function freePort() {
   for (;;) {
-    const port = 15000 + Math.floor(Math.random() * 15000);
+    const port = firstPort + Math.floor(Math.random() * (lastPort - firstPort + 1));
     const isFree = await new Promise((resolve) => {
       const server = net.createServer();
       server.once('error', () => resolve(false));
