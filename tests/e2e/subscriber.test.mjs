@@ -301,7 +301,7 @@ test('@motiadev/stream-client-node sees group, item and custom events at once, o
       stream.onSocketClose = () => {};
       stream.close();
     };
-    return { stream, localPort: stream.ws.ws._socket.localPort, close };
+    return { stream, localPort: stream.ws.ws._socket.localPort, remotePort: stream.ws.ws._socket.remotePort, close };
   };
   for (const [client] of (await weir.openOnEach(open2)).values()) clients.push(client);
   const views = clients.map(({ stream }) => {
