@@ -116,6 +116,11 @@ bool campaign_is_clean(const struct campaign *campaign)
     return campaign_lost(campaign) == 0 && campaign_silent(campaign) == 0;
 }
 
+bool campaign_goes_on(const struct campaign *campaign)
+{
+    return !*campaign->is_stopped && !(campaign->is_first_enough && !campaign_is_clean(campaign));
+}
+
 uint64_t campaign_lost(const struct campaign *campaign)
 {
     return campaign->findings.total;
@@ -541,13 +546,13 @@ bool campaign_crash(struct campaign *campaign, enum campaign_phase phase, uint64
     campaign->doing = phase_words[phase];
     campaign->may_lose = true;
     while (tally->rounds < rounds && (seconds <= 0 || campaign_clock() - started < seconds) &&
-           tally->bad_series < BAD_SERIES_MAX && !*campaign->is_stopped) {
+           tally->bad_series < BAD_SERIES_MAX && campaign_goes_on(campaign)) {
         if (!begin_series(campaign))
             return false;
         bool is_good = true;
         uint64_t series_rounds = 1 + below(campaign, SERIES_ROUNDS_MAX);
-        for (uint64_t round = 0;
-             round < series_rounds && tally->rounds < rounds && is_good && !*campaign->is_stopped;
+        for (uint64_t round = 0; round < series_rounds && tally->rounds < rounds && is_good &&
+                                 campaign_goes_on(campaign);
              round++) {
             is_good = run_round(campaign, phase);
             progress(campaign, tally, false);
@@ -709,7 +714,7 @@ bool campaign_damage(struct campaign *campaign, enum campaign_phase phase, uint6
     campaign->doing = phase_words[phase];
     campaign->may_lose = false;
     while (tally->rounds < rounds && (seconds <= 0 || campaign_clock() - started < seconds) &&
-           !*campaign->is_stopped) {
+           campaign_goes_on(campaign)) {
         static struct image image;
         struct damage damage;
         char why[192];
@@ -724,7 +729,7 @@ bool campaign_damage(struct campaign *campaign, enum campaign_phase phase, uint6
             break;
         }
         for (uint64_t count = 0;
-             count < of_one_directory && tally->rounds < rounds && !*campaign->is_stopped;
+             count < of_one_directory && tally->rounds < rounds && campaign_goes_on(campaign);
              count++) {
             if (!image_choose(&image, damage_of_phase(phase), &campaign->random, &damage))
                 break;

@@ -57,12 +57,13 @@ struct campaign {
     struct world world;
     struct seen seen;
     uint64_t seed, random, series;
-    bool is_faulty;  /* the subject takes fault plans */
-    bool is_synced;  /* this series survives power cuts */
-    bool is_behind;  /* the log of this series is written behind what is shown */
-    bool may_lose;   /* the phase knows how to check a level that does not keep all */
-    bool asks_again; /* as gateways do */
-    bool disk_lies;  /* its disk tells of writes it has not done: the campaign must fail */
+    bool is_faulty;       /* the subject takes fault plans */
+    bool is_synced;       /* this series survives power cuts */
+    bool is_behind;       /* the log of this series is written behind what is shown */
+    bool may_lose;        /* the phase knows how to check a level that does not keep all */
+    bool asks_again;      /* as gateways do */
+    bool disk_lies;       /* its disk tells of writes it has not done: the campaign must fail */
+    bool is_first_enough; /* what is found first ends it */
     /* Further arguments for a series, chosen by its number; may be NULL. */
     void (*vary)(struct campaign *campaign);
     /* Compare a spoiled directory without a server; NULL: only by starting one. The directory's truth
@@ -95,6 +96,8 @@ bool campaign_crash(struct campaign *campaign, enum campaign_phase phase, uint64
                     double seconds);
 bool campaign_damage(struct campaign *campaign, enum campaign_phase phase, uint64_t rounds,
                      double seconds);
+/* There is to be another round: nobody has stopped it, and nothing was found that is enough. */
+bool campaign_goes_on(const struct campaign *campaign);
 /* Nothing lost, nothing silent, nothing else found. */
 bool campaign_is_clean(const struct campaign *campaign);
 uint64_t campaign_lost(const struct campaign *campaign);   /* findings of crash phases */

@@ -22,7 +22,7 @@ struct options {
     const char *redis;     /* program */
     const char *keep;
     int phase; /* only this one; PHASE_COUNT: all */
-    bool asks_again, disk_lies, has_weir, has_redis, shows_progress;
+    bool asks_again, disk_lies, is_first_enough, has_weir, has_redis, shows_progress;
 };
 
 static void print_help(void)
@@ -46,6 +46,7 @@ static void print_help(void)
         "                    order, epoch, early, silent\n"
         "  --no-asking-again do not ask again, as gateways do, for what was not answered\n"
         "  --lying-disk      weir on a disk that tells of writes it has not done: has to fail\n"
+        "  --first           end with the first round in which something is found\n"
         "  --phase NAME      only moments, points, errors, flips, cuts or tails\n"
         "  --keep DIR        keep the data directories of what went wrong\n"
         "  --quiet           no progress line\n");
@@ -75,6 +76,7 @@ static int parse(struct options *options, int argc, char **argv)
                                           {"quiet", no_argument, NULL, 'q'},
                                           {"lying-disk", no_argument, NULL, 'L'},
                                           {"no-asking-again", no_argument, NULL, 'a'},
+                                          {"first", no_argument, NULL, 'F'},
                                           {"phase", required_argument, NULL, 'p'},
                                           {"keep", required_argument, NULL, 'k'},
                                           {"help", no_argument, NULL, 'h'},
@@ -112,6 +114,9 @@ static int parse(struct options *options, int argc, char **argv)
             break;
         case 'L':
             options->disk_lies = true;
+            break;
+        case 'F':
+            options->is_first_enough = true;
             break;
         case 'k':
             options->keep = optarg;
@@ -205,6 +210,8 @@ static void run_subject(struct campaign *campaign, const struct options *options
                           strerror(errno));
             return;
         }
+        if (!campaign_goes_on(campaign))
+            return;
     }
 }
 
@@ -400,6 +407,7 @@ static bool torture(const struct options *options, struct campaign *campaign, co
     if (is_open) {
         campaign->shows_progress = options->shows_progress;
         campaign->keep = options->keep;
+        campaign->is_first_enough = options->is_first_enough;
         campaign->is_stopped = &is_stopped;
         run_subject(campaign, options, rounds, flips, seconds);
         campaign_close(campaign);
