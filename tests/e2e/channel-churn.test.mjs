@@ -196,7 +196,10 @@ test('bulk data does not cost anybody the connection to the broker, whoever stan
     } finally {
       process.kill(stopped, 'SIGCONT');
     }
-    await until(() => pairs.every(({ into }) => into.received.length === each), 'everything arrives', 5 * LIMIT_MS);
+    await until(() => pairs.every(({ into }) => into.received.length === each), 'everything arrives', 5 * LIMIT_MS).catch((error) => {
+      error.message += `\nmessages that came: ${pairs.map(({ into }) => into.received.length)}; closed: ${pairs.map(({ out, into }) => `${out.closed} ${into.closed}`)}`;
+      throw error;
+    });
     assert.ok(pairs.every(({ into }) => into.received.every((one) => one.data.length === bytes)));
     assert.equal(await worker.trigger({ function_id: 'churn::echo', payload: 5 }), 5);
   }

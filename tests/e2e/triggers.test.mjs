@@ -83,7 +83,7 @@ async function nothingMore(owner, handlerWorker, writer) {
   const trigger = await bind(owner, last, { stream_name: stream });
   await settle(handlerWorker);
   await set(writer, stream, 'g', 'i', 1);
-  await until(() => last.seen.length === 1, 'the last event');
+  await arrived(last.seen, 1, 'the last event');
   trigger.unregister();
 }
 
@@ -155,7 +155,7 @@ test('the empty stream name matches only itself', async () => {
   await settle(there);
   await set(there, fresh('named'), 'g', 'i', 1);
   await set(there, '', 'g', 'i', 2);
-  await until(() => handler.seen.length === 1, 'the event');
+  await arrived(handler.seen, 1, 'the event');
   await nothingMore(here, there, there);
   assert.deepEqual(handler.data(), [2]);
   trigger.unregister();
@@ -190,7 +190,7 @@ test('a condition gets the payload without metadata, and only false skips', asyn
   await settle(there);
   await bind(there, handler, { stream_name: stream, condition_function_id: condition }, { metadata: { m: 1 } });
   for (const n of results.keys()) await set(here, stream, 'g', `i${n}`, n);
-  await until(() => handler.seen.length === results.length - 1, 'every event but one');
+  await arrived(handler.seen, results.length - 1, 'every event but one');
   assert.deepEqual(handler.data(), [0, 1, 2, 3, 4, 5, 6, 8]);
   assert.deepEqual(asked.map(({ data }) => data.event.data), [...results.keys()]);
   for (const { metadata } of asked) assert.equal(metadata ?? null, null);
@@ -214,7 +214,7 @@ test('a condition that throws or is missing skips the handler, and the next even
   const missing = collect(there);
   await bind(there, missing, { stream_name: stream, condition_function_id: 'nobody::has::this' });
   for (const n of [0, 1]) await set(here, stream, 'g', 'i', n);
-  await until(() => handler.seen.length === 1, 'the event whose condition did not throw');
+  await arrived(handler.seen, 1, 'the event whose condition did not throw');
   await until(async () => (await metric('trigger_failed_total')) >= before + 3, 'three failures are counted');
   assert.deepEqual(handler.data(), [1]);
   assert.deepEqual(missing.seen, []);
@@ -264,11 +264,11 @@ test('a slow handler delays neither the writer, nor another trigger, nor another
   await bind(here, fast, { stream_name: stream });
   for (let n = 0; n < 50; n += 1) await set(here, stream, 'g', 'i', n); // each answered while the slow one is busy
   await set(here, stream, 'other', 'i', 'x');
-  await until(() => fast.seen.length === 51, 'the fast trigger has everything');
-  await until(() => slow.seen.length === 2, 'the slow one has one event of each group');
+  await arrived(fast.seen, 51, 'the fast trigger has everything');
+  await arrived(slow.seen, 2, 'the slow one has one event of each group');
   assert.deepEqual(slow.data().sort(), [0, 'x']);
   release(null);
-  await until(() => slow.seen.length === 51, 'the rest follows');
+  await arrived(slow.seen, 51, 'the rest follows');
   assert.deepEqual(slow.data().filter((each) => each !== 'x'), Array.from({ length: 50 }, (_, n) => n));
 });
 
@@ -283,7 +283,7 @@ test('a handler that throws or is missing is counted, and the next event follows
   await bind(here, handler, { stream_name: stream });
   await bind(here, { id: 'nobody::has::this' }, { stream_name: stream });
   for (let n = 0; n < 10; n += 1) await set(here, stream, 'g', 'i', n);
-  await until(() => handler.seen.length === 10, 'every event');
+  await arrived(handler.seen, 10, 'every event');
   assert.deepEqual(handler.data(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
   await until(async () => (await metric('trigger_failed_total')) >= before + 15, 'fifteen failures are counted');
 });
@@ -448,7 +448,7 @@ test('a writer gets its answer while the handler is still at work, also when wri
   await settle(worker);
   await bind(worker, handler, { stream_name: stream });
   await set(worker, stream, 'g', 'i', 0);
-  await until(() => handler.seen.length === 5, 'each write fires the next');
+  await arrived(handler.seen, 5, 'each write fires the next');
   assert.deepEqual(handler.data(), [0, 1, 2, 3, 4]);
   assert.deepEqual(order, [0, 1, 2, 3]);
 });

@@ -96,7 +96,10 @@ export class LocalWorker {
   }
 
   next(type, number = 1) {
-    return until(() => this.of(type)[number - 1], `message ${number} of type ${type}`);
+    return until(() => this.of(type)[number - 1], `message ${number} of type ${type}`).catch((error) => {
+      error.message += `\ncame: ${this.messages.map(({ type: each, fields }) => `${each} ${JSON.stringify(fields)}`).join('; ').slice(0, 2000)}`;
+      throw error;
+    });
   }
 
   register(id) {
