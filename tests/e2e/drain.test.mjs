@@ -22,13 +22,14 @@ class Fleet {
     const fleet = new Fleet();
     const program = path.join(path.dirname(fileURLToPath(import.meta.url)), 'lib/resume_fleet.mjs');
     fleet.process = fork(program, [weir.streamUrl, 'chat', 'room', String(count)], { stdio: 'inherit' });
+    fleet.ended = once(fleet.process, 'exit').then(String);
     await fleet.#message('joined');
     return fleet;
   }
 
   async #message(name) {
     for (;;) {
-      const [message] = await once(this.process, 'message');
+      const [message] = await Promise.race([once(this.process, 'message'), this.ended.then((how) => assert.fail(`the fleet has ended: ${how}`))]);
       if (message[name] !== undefined) return message[name];
     }
   }
@@ -36,10 +37,9 @@ class Fleet {
   async reach(seq, limitMs = 2 * LIMIT_MS) {
     this.process.send({ reach: seq });
     let timer; // not left behind, for the process would wait for it
-    const late = new Promise((_, reject) => {
-      timer = setTimeout(() => reject(new assert.AssertionError({ message: `not everybody came to event ${seq}` })), limitMs);
-    });
-    await Promise.race([this.#message('reached'), late]).finally(() => clearTimeout(timer));
+    const late = new Promise((resolve) => (timer = setTimeout(resolve, limitMs, true)));
+    const isLate = await Promise.race([this.#message('reached'), late]).finally(() => clearTimeout(timer));
+    if (isLate === true) assert.fail(`not everybody came to event ${seq}: ${JSON.stringify(await this.report())}`);
   }
 
   async report() {

@@ -95,9 +95,13 @@ test('SIGSTOP of a gateway until the ring has lapped it', async () => {
       if (client.group === GROUPS[0] && client.mode !== 'disconnect') await client.waitFor(() => client.items.has('after'), 'the event after that');
     }
     const closed = stopped.filter(({ mode }) => mode === 'disconnect').length;
+    let now;
     await until(async () => {
-      const now = await counters(weir);
+      now = await counters(weir);
       return now.feed_lapped > 0 && now.trigger_dropped > 0 && now.syncs_lagged === stopped.length - closed && now.subscribers_too_slow === closed;
-    }, 'the counters say what was missed, and who was told');
+    }, 'the counters say what was missed, and who was told').catch((error) => {
+      const { feed_lapped, trigger_dropped, syncs_lagged, subscribers_too_slow } = now;
+      assert.fail(`${error.message}: ${JSON.stringify({ feed_lapped, trigger_dropped, syncs_lagged, subscribers_too_slow, stopped: stopped.length, closed })}`);
+    });
   });
 });

@@ -175,7 +175,7 @@ test('control frames between cut frames: a socket read byte-wise sees whole fram
   const writer = await RawWorker.open(weir.workerUrl);
   const raw = await RawSocket.open(weir.streamPort, '/', { highWaterMark: 4096 });
   raw.send({ type: 'join', data: { subscriptionId: 's', streamName: 'cut', groupId: 'g' } });
-  while (raw.texts.length === 0) await delay(1);
+  await until(() => raw.texts.length > 0, 'the sync');
   raw.socket.pause();
   const expected = [];
   let pings = 0;

@@ -20,11 +20,15 @@ async function metrics(weir, ...names) {
 }
 
 // The figures of the gateway that is not asked come with the broker's next collection.
-const counted = (weir, name, value) => until(async () => (await metrics(weir, name))[0] === value, `${name} is ${value}`);
+async function counted(weir, name, value) {
+  let figure;
+  await until(async () => ([figure] = await metrics(weir, name))[0] === value, `${name} is ${value}`).catch((error) => assert.fail(`${error.message}, but ${figure}`));
+}
 
 // In one answer: another may come from the other gateway, with older figures of this one.
 async function resumedWithSyncs(weir, resumes, syncs) {
-  const figures = await until(async () => [await metrics(weir, 'resumes', 'syncs')].find(([resumed]) => resumed === resumes), `${resumes} have resumed`);
+  let figures;
+  await until(async () => (figures = await metrics(weir, 'resumes', 'syncs'))[0] === resumes, `${resumes} have resumed`).catch((error) => assert.fail(`${error.message}, but ${figures}`));
   assert.equal(figures[1], syncs, 'nobody else read the store');
 }
 

@@ -20,7 +20,10 @@ async function metric(weir, name) {
 }
 
 // The figures of the gateway that is not asked come with the broker's next collection.
-const counted = (weir, name, value) => until(async () => (await metric(weir, name)) === value, `${name} is ${value}`);
+async function counted(weir, name, value) {
+  let figure;
+  await until(async () => (figure = await metric(weir, name)) === value, `${name} is ${value}`).catch((error) => assert.fail(`${error.message}, but ${figure}`));
+}
 
 // A worker of iii-sdk with `handlers`, once calls reach it.
 async function workerWith(weir, handlers) {

@@ -490,7 +490,8 @@ test('a storm of deaths under load: everything comes back, nothing acknowledged 
     const present = storm.connections.filter(({ closed }) => !closed);
     const ids = present.map(({ current }) => current.id);
     await Promise.all(present.map((subscriber) => subscriber.close()));
-    await until(() => ids.every((id) => storm.leaves.has(id)), 'everybody has left', LIMIT_MS);
+    await until(() => ids.every((id) => storm.leaves.has(id)), 'everybody has left', LIMIT_MS)
+      .catch((error) => assert.fail(`${error.message}, not told: ${ids.filter((id) => !storm.leaves.has(id))}`));
     await delay(300); // a second call would come right behind the first
     storm.checkLeaves(ids);
     await worker.close();

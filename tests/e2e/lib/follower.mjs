@@ -156,5 +156,8 @@ export async function writeAll(count, write, { each = 50, keepsUp } = {}) {
 export async function seenBy(clients, worker, stream, group, n) {
   const answer = await worker.set(stream, group, 'mark', { id: 'mark', n });
   if (answer.error !== undefined) throw new Error(JSON.stringify(answer.error));
-  await until(() => clients.every(({ items }) => items.get('mark')?.n === n), `all who read ${stream}/${group} have everything`);
+  await until(() => clients.every(({ items }) => items.get('mark')?.n === n), `all who read ${stream}/${group} have everything`).catch((error) => {
+    const behind = clients.filter(({ items }) => items.get('mark')?.n !== n).map(({ seq, closed, problem }) => ({ seq, closed, problem }));
+    throw new Error(`${error.message}, mark ${n} is not with ${JSON.stringify(behind)}`);
+  });
 }

@@ -104,7 +104,7 @@ process.on('message', (message) => {
   }
   if (message.report) {
     const hints = totals.hints.sort((a, b) => a - b);
-    process.send({ report: { ...totals, hints: { least: hints[0], most: hints.at(-1) }, untouched: fleet.filter(({ closes }) => closes === 0).length } });
+    process.send({ report: { ...totals, hints: { least: hints[0], most: hints.at(-1) }, untouched: fleet.filter(({ closes }) => closes === 0).length, least: Math.min(...fleet.map(({ seq }) => seq)) } });
   }
 });
 process.on('disconnect', () => process.exit(0));

@@ -84,7 +84,7 @@ export class EventStream {
     await until(() => {
       if (this.closed && this.envelopes.length < number) assert.fail(`closed with ${this.envelopes.length} while waiting for ${what}`);
       return this.envelopes.length >= number;
-    }, what);
+    }, what).catch((error) => assert.fail(`${error.message}, after ${this.envelopes.length}, the last ${JSON.stringify(this.envelopes.at(-1))?.slice(0, 300)}`));
     return this.envelopes;
   }
 
