@@ -295,9 +295,9 @@ test('sockets that vanish in the middle of things leave nothing behind', async (
     if (round % 2 === 0) await until(() => caller.frames.some(({ opcode }) => opcode === PONG), 'the pong behind the registration');
     caller.write(invoke(`g${round}`, setOf('"cut')).slice(0, 30));
     void worker.set('bad', 'gone', `i${round}`, 'x'.repeat(round * 100));
-    if (round % 3 === 0) raw.socket.resetAndDestroy();
+    if (round % 3 === 0) raw.reset();
     else raw.destroy();
-    caller.socket.resetAndDestroy();
+    caller.reset();
   }
   await until(async () => {
     const { result } = await worker.call('engine::functions::list', { prefix: 'gone::' });

@@ -132,4 +132,11 @@ export class RawSocket {
   destroy() {
     this.socket.destroy();
   }
+
+  // Ends with a reset. Once the server has ended the connection node has begun to end it, too; to reset it then leaves node (20.20)
+  // with a handle that it waits for in vain when the process is to end.
+  reset() {
+    if (this.socket.writableEnded) this.socket.destroy();
+    else this.socket.resetAndDestroy();
+  }
 }
