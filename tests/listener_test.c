@@ -125,8 +125,11 @@ Test(listener, takes_what_waits_before_it_closes, .init = open_loop, .fini = clo
     unsigned count = 0;
     static struct client clients[CLIENTS];
     struct listener *listener = listen_on("127.0.0.1", 0, true, &count);
-    for (unsigned index = 0; index < CLIENTS; index++)
+    for (unsigned index = 0; index < CLIENTS; index++) {
         cr_assert(client_connect(&clients[index], listener_port(listener), 0));
+        cr_assert(client_send(&clients[index], "x", 1));
+        cr_assert(client_await_arrival(&clients[index]));
+    }
     listener_take_waiting(listener);
     listener_stop(listener);
     cr_assert_eq(count, CLIENTS);

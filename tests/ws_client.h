@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -66,6 +68,20 @@ static inline bool client_send(struct client *client, const void *data, size_t b
         bytes -= (size_t)sent;
     }
     return true;
+}
+
+/* Until the other end's kernel has all that was sent, and with it the connection: send() and connect()
+ * may return before, and two connections' bytes overtake each other. */
+static inline bool client_await_arrival(const struct client *client)
+{
+    int unsent = 1;
+    for (unsigned wait = 0; unsent > 0 && wait < CLIENT_WAIT_MS * 10; wait++) {
+        if (ioctl(client->fd, SIOCOUTQ, &unsent) != 0)
+            return false;
+        if (unsent > 0)
+            usleep(100);
+    }
+    return unsent == 0;
 }
 
 /* Read more; false at the end of the stream, on an error, or after CLIENT_WAIT_MS, which is no end. */

@@ -2,10 +2,8 @@
  * in the test's. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
-#include <linux/sockios.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -1276,18 +1274,6 @@ Test(ws, drops_silent_connections, .init = start_pinging, .fini = stop, .timeout
     client_close(&reading);
 }
 
-/* Until the other end's kernel has all that was sent: two connections' bytes may overtake each other. */
-static void await_arrival(const struct client *client)
-{
-    int unsent = 1;
-    for (unsigned wait = 0; unsent > 0 && wait < WAITS_MAX; wait++) {
-        cr_assert_eq(ioctl(client->fd, SIOCOUTQ, &unsent), 0);
-        if (unsent > 0)
-            usleep(100);
-    }
-    cr_assert_eq(unsent, 0);
-}
-
 /* Requests that come all at once are taken a bounded number a turn, in their order, and each is
  * answered. */
 Test(ws, bounds_the_request_heads_of_a_turn, .init = start, .timeout = HANG_SECONDS)
@@ -1306,7 +1292,7 @@ Test(ws, bounds_the_request_heads_of_a_turn, .init = start, .timeout = HANG_SECO
         char target[16];
         snprintf(target, sizeof(target), "/?n=%u", index);
         send_held(&clients[index], target, NULL);
-        await_arrival(&clients[index]);
+        cr_assert(client_await_arrival(&clients[index]));
     }
     client_send_text(&live, "live");
     server.sleeping = 0;
