@@ -5,6 +5,7 @@ import net from 'node:net';
 import { after, before, test } from 'node:test';
 import { WebSocket } from 'ws';
 import { LIMIT_MS, Weir, delay, isSanitized, seededRandom, standStill, until } from './lib/weir.mjs';
+import { reset } from './lib/frames.mjs';
 import { openSdkWorker } from './lib/sdk.mjs';
 
 let weir;
@@ -69,7 +70,7 @@ async function knock(reference, random) {
   socket.write(random.below(2) ? head : Buffer.concat([Buffer.from(head), Buffer.from([0x82, 0x81, 1, 2, 3, 4, 5])]));
   await delay(random.below(4));
   if (random.below(2)) socket.destroy();
-  else socket.resetAndDestroy?.() ?? socket.destroy();
+  else reset(socket);
 }
 
 // The number of the message, then so many bytes of it; a message may be empty.

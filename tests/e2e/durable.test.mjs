@@ -35,21 +35,6 @@ async function killBroker() {
   await weir.brokerAfter(victim);
 }
 
-function readOr(nothing, read) {
-  try {
-    return read();
-  } catch {
-    return nothing;
-  }
-}
-
-// A killed process keeps its files, and the directory's lock, until the last of its threads has ended, which may wait for the disk.
-function hasEnded(pid) {
-  const threads = readOr([], () => fs.readdirSync(`/proc/${pid}/task`));
-  const status = (thread) => readOr('State: X', () => fs.readFileSync(`/proc/${pid}/task/${thread}/status`, 'utf8'));
-  return threads.every((thread) => /^State:\s+[ZX]/m.test(status(thread)));
-}
-
 // Remembers the newest number of each item it has seen.
 class SeeingSubscriber extends Subscriber {
   seen = new Map();
@@ -201,7 +186,7 @@ test('kill -9 of the whole weir, broker and gateways at once: the next one has e
   await until(() => acknowledged > 200, 'some writes');
   const pids = [weir.process.pid, weir.broker(), ...weir.gateways()];
   for (const pid of pids) process.kill(pid, 'SIGKILL');
-  await until(() => pids.every(hasEnded), 'all are gone');
+  await until(() => pids.every((pid) => !weir.isAlive(pid)), 'all are gone');
   worker.socket.terminate();
   await Promise.race([writing, delay(100)]);
 

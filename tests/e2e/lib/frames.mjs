@@ -133,10 +133,14 @@ export class RawSocket {
     this.socket.destroy();
   }
 
-  // Ends with a reset. Once the server has ended the connection node has begun to end it, too; to reset it then leaves node (20.20)
-  // with a handle that it waits for in vain when the process is to end.
   reset() {
-    if (this.socket.writableEnded) this.socket.destroy();
-    else this.socket.resetAndDestroy();
+    reset(this.socket);
   }
+}
+
+// Ends with a reset. Once the server has ended the connection node has begun to end it, too; to reset it then leaves node (20.20)
+// with a handle that it waits for in vain when the process is to end.
+export function reset(socket) {
+  if (socket.writableEnded) socket.destroy();
+  else socket.resetAndDestroy();
 }

@@ -63,10 +63,13 @@ export async function until(predicate, what, limitMs = LIMIT_MS) {
 // Below the range from which the kernel takes ports for outgoing connections, so that none of them takes it first. Runs beside
 // each other have a range each in $WEIR_TEST_PORTS.
 const [firstPort, lastPort] = (process.env.WEIR_TEST_PORTS ?? '15000-29999').split('-').map(Number);
+const given = new Set();
 
 export async function freePort() {
   for (;;) {
     const port = firstPort + Math.floor(Math.random() * (lastPort - firstPort + 1));
+    if (given.has(port)) continue;
+    given.add(port);
     const isFree = await new Promise((resolve) => {
       const server = net.createServer();
       server.once('error', () => resolve(false));
@@ -90,8 +93,15 @@ function identify(pid) {
   return stat === '' ? null : { pid, start: stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] };
 }
 
-// A process that has ended is in the list until its parent has asked for its status.
-const isZombie = (pid) => /^State:\s+[ZX]/m.test(readText(`/proc/${pid}/status`));
+// A process that has ended is in the list until its parent has asked for its status. It has not while one of its threads still holds
+// its files, and a directory's lock with them, though the first one has ended.
+function isZombie(pid) {
+  try {
+    return fs.readdirSync(`/proc/${pid}/task`).every((task) => !/^State:\s+[^ZX\s]/m.test(readText(`/proc/${pid}/task/${task}/status`)));
+  } catch {
+    return true;
+  }
+}
 
 // SIGSTOP, and until it has: on another core a process may run on for a moment.
 export async function standStill(pid) {
