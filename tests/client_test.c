@@ -274,6 +274,9 @@ TestSuite(client, .init = start, .fini = stop, .timeout = HANG_SECONDS);
 static int open_client(struct weir_client_options options)
 {
     options.socket_path = gateway.path;
+    /* By default it is as long as a process may stand still. */
+    if (options.open_timeout_ms == 0)
+        options.open_timeout_ms = 120000;
     return weir_client_open(&client, &options, error, sizeof error);
 }
 
