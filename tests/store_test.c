@@ -887,29 +887,38 @@ Test(store_commit, snapshot_of_a_dropped_group_is_shown)
     assert_whole();
 }
 
+/* A copy of group g after its first write, begun as if the second one began during the walk; what is written next
+ * is not in the ring. */
+static struct store_snapshot_walk *begin_beside_a_write(struct store_change *first)
+{
+    struct store_snapshot_walk *walk;
+    *first = set_text("s", "g", "a", "1");
+    commit(first);
+    uint64_t bytes;
+    struct group_block *block =
+        (struct group_block *)(void *)(segment_store(&host.segment, &bytes) + first->group.offset);
+    atomic_store(&block->begun_seq, 2);
+    cr_assert_eq(store_snapshot_begin(reader, span_text("s"), span_text("g"), NULL, &walk),
+                 WEIR_OK);
+    atomic_store(&block->begun_seq, 1);
+    host.hold_ring = true;
+    return walk;
+}
+
 /* A writer that never stops has newer events appended, which nobody may see yet, whenever a commit is
  * marked. The copy needs only those up to its own seq. */
 Test(store_commit, busy_group_does_not_keep_a_snapshot_waiting)
 {
-    struct span stream = span_text("s"), group = span_text("g");
-    struct store_snapshot_walk *walk;
+    struct store_change change;
+    struct store_snapshot_walk *walk = begin_beside_a_write(&change);
     struct store_snapshot snapshot;
-    struct store_change change = set_text("s", "g", "a", "1");
-    commit(&change);
-    uint64_t bytes;
-    struct group_block *block =
-        (struct group_block *)(void *)(segment_store(&host.segment, &bytes) + change.group.offset);
-    atomic_store(&block->begun_seq, 2); /* as if write 2 had begun during the walk */
-    cr_assert_eq(store_snapshot_begin(reader, stream, group, NULL, &walk), WEIR_OK);
-    atomic_store(&block->begun_seq, 1);
-    host.hold_ring = true;
     set_text("s", "g", "b", "2");
     uint64_t position = store_group_newest_position(host.store, change.group.offset);
     uint64_t end = ring_head(host.ring);
     set_text("s", "g", "a", "3");
     cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_PENDING);
     struct store_group state;
-    cr_assert_eq(store_read_group(reader, stream, group, &state), WEIR_OK);
+    cr_assert_eq(store_read_group(reader, span_text("s"), span_text("g"), &state), WEIR_OK);
     cr_assert_eq(state.seq, 1);
     cr_assert_eq(state.newest_position, 0);
     store_group_committed(host.store, change.group.offset, 2, position);
@@ -918,7 +927,7 @@ Test(store_commit, busy_group_does_not_keep_a_snapshot_waiting)
     cr_assert_eq(store_snapshot_finish(walk, &snapshot, &out), WEIR_OK);
     cr_assert_eq(snapshot.seq, 2);
     assert_out("[1,2]");
-    cr_assert_eq(store_read_group(reader, stream, group, &state), WEIR_OK);
+    cr_assert_eq(store_read_group(reader, span_text("s"), span_text("g"), &state), WEIR_OK);
     cr_assert_eq(state.seq, 2);
     cr_assert_eq(state.newest_position, position);
 }
@@ -927,18 +936,9 @@ Test(store_commit, busy_group_does_not_keep_a_snapshot_waiting)
  * it is waited for, and what is written behind it is not. */
 Test(store_commit, sync_stamp_is_below_what_is_written)
 {
-    struct span stream = span_text("s"), group = span_text("g");
-    struct store_snapshot_walk *walk;
+    struct store_change change, last, next;
+    struct store_snapshot_walk *walk = begin_beside_a_write(&change);
     struct store_snapshot snapshot;
-    struct store_change change = set_text("s", "g", "a", "1"), last, next;
-    commit(&change);
-    uint64_t bytes;
-    struct group_block *block =
-        (struct group_block *)(void *)(segment_store(&host.segment, &bytes) + change.group.offset);
-    atomic_store(&block->begun_seq, 2); /* as if write 2 had begun during the walk */
-    cr_assert_eq(store_snapshot_begin(reader, stream, group, NULL, &walk), WEIR_OK);
-    atomic_store(&block->begun_seq, 1);
-    host.hold_ring = true;
     last = set_text("s", "g", "b", "2");
     uint64_t position = store_group_newest_position(host.store, change.group.offset);
     uint64_t end = ring_head(host.ring);
