@@ -44,10 +44,8 @@ async function refused(weir, status, target, headers) {
   if (status === 401) assert.match(answer.head, /^WWW-Authenticate: Bearer\r$/m);
 }
 
-const metrics = async (weir) => (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
-
 async function metric(weir, name) {
-  const text = await metrics(weir);
+  const text = await weir.metrics();
   return [...text.matchAll(new RegExp(`^weir_gateway_${name}(?:_total)?\\{[^}]*\\} (\\d+)$`, 'gm'))].reduce((sum, match) => sum + Number(match[1]), 0);
 }
 
@@ -169,7 +167,7 @@ test('late is 503, not registered is 503, and registering helps at once', async 
     assert.equal((await upgrade(weir, '/')).status, 101, 'others are served meanwhile');
     await late;
     await until(async () => (await metric(weir, 'stream_connections')) === 0, 'nobody is connected');
-    await until(async () => /^weir_broker_calls_pending 0$/m.test(await metrics(weir)), 'no call waits');
+    await until(async () => /^weir_broker_calls_pending 0$/m.test(await weir.metrics()), 'no call waits');
     assert.equal((await upgrade(weir, '/')).status, 101);
     await worker.shutdown();
     await until(async () => (await upgrade(weir, '/')).status === 503, 'the function is gone');

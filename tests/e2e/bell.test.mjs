@@ -15,7 +15,7 @@ async function shown(weir, events, after = { turns: -1 }) {
   const counter = (text, name) => Number(new RegExp(`^weir_broker_${name}_total (\\d+)$`, 'm').exec(text)?.[1]);
   let figures;
   await until(async () => {
-    const page = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+    const page = await weir.metrics();
     figures = { events: counter(page, 'events'), wakes: counter(page, 'wakes'), spared: counter(page, 'wakes_spared'), turns: counter(page, 'turns') };
     return figures.events === events && figures.turns > after.turns;
   }, `${events} events are shown`).catch((error) => assert.fail(`${error.message}: ${JSON.stringify(figures)}`));

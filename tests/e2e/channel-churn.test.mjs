@@ -24,7 +24,7 @@ const create = (payload = {}) => worker.trigger({ function_id: 'engine::channels
 const pathOf = ({ channel_id, access_key, direction }) => `/ws/channels/${channel_id}?key=${access_key}&dir=${direction}`;
 
 async function figure(name) {
-  const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+  const text = await weir.metrics();
   const values = text.split('\n').filter((line) => new RegExp(`^weir_[a-z]+_${name}(_total)?[{ ]`).test(line));
   assert.ok(values.length > 0, `${name} is counted`);
   return values.reduce((sum, line) => sum + Number(line.split(' ').pop()), 0);

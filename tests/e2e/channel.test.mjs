@@ -30,7 +30,7 @@ const isKnown = (caller, id, fields) => until(async () => (await caller.call(id,
 const gone = (caller, id, fields) => until(async () => (await caller.call(id, {}, fields)).error?.code === 'function_not_found', `${id} is gone`);
 const parsed = (raw, type) => raw.texts.map((text) => JSON.parse(text)).filter((message) => message.type === type);
 async function counterOf(name) {
-  const page = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+  const page = await weir.metrics();
   return [...page.matchAll(new RegExp(`^weir_gateway_${name}_total\\{[^}]*\\} (\\d+)$`, 'gm'))].reduce((sum, [, value]) => sum + Number(value), 0);
 }
 

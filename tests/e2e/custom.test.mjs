@@ -475,7 +475,7 @@ test('a gateway that starts later is told of the streams', async () => {
 
 test('counters tell the calls and their failures', async () => {
   const page = await until(async () => {
-    const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+    const text = await weir.metrics();
     const number = (name) => Number(new RegExp(`^\\S*${name}\\S* (\\d+)`, 'm').exec(text)?.[1] ?? 0);
     return number('custom_calls') > 100 && number('custom_failed') > 3 && text;
   }, 'custom_calls and custom_failed');

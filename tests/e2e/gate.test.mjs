@@ -55,7 +55,7 @@ async function expectDenied(subscriber, streamName, groupId, options) {
 
 // A figure of each gateway.
 async function figures(weir, name) {
-  const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+  const text = await weir.metrics();
   return [...text.matchAll(new RegExp(`^weir_gateway_${name}(?:_total)?\\{[^}]*\\} (\\d+)$`, 'gm'))].map((match) => Number(match[1]));
 }
 
@@ -448,7 +448,7 @@ async function expectEverywhere(weir, wanted, streamName, groupId) {
 }
 
 async function brokerMetric(weir, name) {
-  const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+  const text = await weir.metrics();
   return Number(new RegExp(`^weir_broker_${name}(?:\\{[^}]*\\})? (\\d+)$`, 'm').exec(text)?.[1]);
 }
 

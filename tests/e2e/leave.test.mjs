@@ -41,7 +41,7 @@ const left = (subscription_id, stream_name, group_id, id = null) => ({ subscript
 const byId = (a, b) => (a.subscription_id < b.subscription_id ? -1 : 1);
 
 async function metric(name) {
-  const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+  const text = await weir.metrics();
   return Number(new RegExp(`^weir_broker_${name} (\\d+)`, 'm').exec(text)?.[1]);
 }
 

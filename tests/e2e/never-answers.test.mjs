@@ -25,7 +25,7 @@ after(async () => {
 });
 
 async function pending() {
-  const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+  const text = await weir.metrics();
   return Number(/^weir_broker_calls_pending (\d+)$/m.exec(text)[1]);
 }
 

@@ -476,7 +476,7 @@ test('a broker that dies with a question open: the worker is sent away to come b
 
 test('what is refused is counted', async () => {
   const sum = async (name) => {
-    const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+    const text = await weir.metrics();
     return [...text.matchAll(new RegExp(`^weir_gateway_${name}_total\\S* (\\d+)$`, 'gm'))].reduce((all, [, count]) => all + Number(count), 0);
   };
   // The figures of the other gateway may be a second old.

@@ -14,7 +14,7 @@ const set = (worker, item, data, group = 'g') =>
 const openStream = (weir, target = '') => Subscriber.open(weir.streamUrl + target);
 
 async function metrics(weir, ...names) {
-  const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+  const text = await weir.metrics();
   const sumOf = (name) => [...text.matchAll(new RegExp(`^weir_gateway_${name}(?:_total)?\\{[^}]*\\} (\\d+)$`, 'gm'))].reduce((sum, match) => sum + Number(match[1]), 0);
   return names.map(sumOf);
 }

@@ -291,7 +291,7 @@ test('a trigger makes no byte channels, which would be nobody\'s', async () => {
   await until(() => home.invocations.slice(before).filter(({ data }) => data?.streamName === 'making').length === 5, 'the other trigger has seen them');
   assert.equal((await session.call('engine::channels::create', {})).error, undefined);
   const channels = async () => {
-    const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+    const text = await weir.metrics();
     return Number(/^weir_broker_channels (\d+)$/m.exec(text)?.[1]);
   };
   await until(async () => (await channels()) > 0, 'the session\'s own is counted');

@@ -15,7 +15,7 @@ const set = (worker, item, data, group = 'g') =>
   worker.result('stream::set', { stream_name: 's', group_id: group, item_id: item, data });
 
 async function metric(weir, name) {
-  const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+  const text = await weir.metrics();
   return [...text.matchAll(new RegExp(`^weir_gateway_${name}(?:_total)?\\{[^}]*\\} (\\d+)$`, 'gm'))].reduce((sum, match) => sum + Number(match[1]), 0);
 }
 

@@ -72,7 +72,7 @@ async function arrived(seen, number, what) {
 
 // The figures of the other gateway may be a second old: wait for a value, do not ask once.
 const metric = async (name, on = weir) => {
-  const text = await (await fetch(`http://127.0.0.1:${on.adminPort}/metrics`)).text();
+  const text = await on.metrics();
   return [...text.matchAll(new RegExp(`^weir_gateway_${name}(?:\\{[^}]*\\})? (\\d+)`, 'gm'))].reduce((sum, [, value]) => sum + Number(value), 0);
 };
 

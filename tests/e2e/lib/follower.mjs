@@ -136,7 +136,7 @@ export const byId = (a, b) => (a.id < b.id ? -1 : 1);
 
 // Counters of all gateways together, by their names: `syncs_lagged`.
 export async function counters(weir) {
-  const text = await (await fetch(`http://127.0.0.1:${weir.adminPort}/metrics`)).text();
+  const text = await weir.metrics();
   const all = {};
   for (const [, name, value] of text.matchAll(/^weir_gateway_(\w+?)(?:_total)?\{[^}]*\} (\d+)$/gm)) all[name] = (all[name] ?? 0) + Number(value);
   return all;

@@ -339,6 +339,12 @@ export class Weir {
     return assert.fail(`no connection reached gateway ${pid}`);
   }
 
+  // What the admin port shows. A connection kept since the last question may have gone with its gateway: then another is asked.
+  metrics() {
+    const read = async () => (await fetch(`http://127.0.0.1:${this.adminPort}/metrics`)).text();
+    return until(() => read().catch(() => undefined), 'the metrics are shown');
+  }
+
   async stop({ signal = 'SIGTERM' } = {}) {
     if (this.exit === null) {
       this.note();
