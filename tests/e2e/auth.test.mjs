@@ -5,6 +5,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { chromium } from 'playwright-core';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
+import { counted } from './lib/follower.mjs';
 import { RawSocket, frame, handshake } from './lib/frames.mjs';
 import { codeOf, openSdkWorker } from './lib/sdk.mjs';
 import { delay, runWeir, temporaryDirectory, until, withWeir } from './lib/weir.mjs';
@@ -42,11 +43,6 @@ async function refused(weir, status, target, headers) {
   assert.match(answer.head, /^Content-Length: 0\r$/m);
   assert.match(answer.head, /^Connection: close\r$/m);
   if (status === 401) assert.match(answer.head, /^WWW-Authenticate: Bearer\r$/m);
-}
-
-async function metric(weir, name) {
-  const text = await weir.metrics();
-  return [...text.matchAll(new RegExp(`^weir_gateway_${name}(?:_total)?\\{[^}]*\\} (\\d+)$`, 'gm'))].reduce((sum, match) => sum + Number(match[1]), 0);
 }
 
 test('auth_function gets exactly the documented input, from both gateways, whichever has its worker', async () => {
@@ -116,8 +112,8 @@ test('every result and error of auth_function is answered as documented', async 
       refusals += 1;
       failures += name === 'unauthorized' ? 0 : 1;
     }
-    await until(async () => (await metric(weir, 'auth_refused')) === refusals, 'refusals are counted');
-    await until(async () => (await metric(weir, 'auth_failed')) === failures, 'failures are counted');
+    await counted(weir, 'auth_refused', refusals);
+    await counted(weir, 'auth_failed', failures);
     // A refusal by path or origin comes first and costs no call; plain HTTP is not asked about.
     assert.equal((await upgrade(weir, '/nope?case=object')).status, 404);
     await until(async () => (await fetch(`http://127.0.0.1:${weir.streamPort}/healthz`)).status === 200, 'its health is told to anybody');
@@ -166,7 +162,7 @@ test('late is 503, not registered is 503, and registering helps at once', async 
     await until(() => held === 51, 'one more is asked about');
     assert.equal((await upgrade(weir, '/')).status, 101, 'others are served meanwhile');
     await late;
-    await until(async () => (await metric(weir, 'stream_connections')) === 0, 'nobody is connected');
+    await counted(weir, 'stream_connections', 0); // nobody is connected
     await until(async () => /^weir_broker_calls_pending 0$/m.test(await weir.metrics()), 'no call waits');
     assert.equal((await upgrade(weir, '/')).status, 101);
     await worker.shutdown();
@@ -236,7 +232,7 @@ test('auth_failure: allow accepts whatever fails, and still refuses who is refus
     later(await authWorker(weir, async ({ query_params: { case: [name] } }) => results[name]()));
     for (const name of ['null', 'text', 'late', 'throws']) assert.equal((await upgrade(weir, `/?case=${name}`)).status, 101, name);
     await refused(weir, 401, '/?case=unauthorized');
-    await until(async () => (await metric(weir, 'auth_failed')) === 5, 'failures are counted');
+    await counted(weir, 'auth_failed', 5);
   });
 });
 
@@ -294,7 +290,7 @@ test('tokens of the file: by header, by subprotocol as browsers do, by query; al
       assert.equal(subscriber.socket.protocol, 'Authorization');
       await subscriber.joined('tokens', 'g');
       await assert.rejects(Subscriber.open(weir.streamUrl, { protocols: ['Authorization', 'wrong'] }), /401/);
-      await until(async () => (await metric(weir, 'auth_refused')) === bad.length + 1, 'refusals are counted');
+      await counted(weir, 'auth_refused', bad.length + 1);
       for (const secret of ['tok-one', 'tok=two', 'tok-env', 'wrong']) {
         assert.ok(!(weir.stdout + weir.stderr).includes(secret), 'no token in any line');
         for (const pid of [weir.process.pid, weir.broker(), ...weir.gateways()]) {

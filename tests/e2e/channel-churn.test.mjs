@@ -31,7 +31,6 @@ async function figure(name) {
 }
 
 const linksLost = () => weir.stderr.split('event=broker_away').length - 1;
-const attachments = () => weir.stderr.split('event=broker_attached').length - 1;
 
 function attach(reference) {
   const socket = new WebSocket(weir.workerUrl + pathOf(reference));
@@ -157,14 +156,14 @@ test('kill -9 of a gateway and of the broker in the midst of it', async () => {
     ends.forEach((end, n) => n % 2 === 0 && end.outcome === 'open' && [1, 2, 3].forEach(() => end.socket.send(Buffer.alloc(100000))));
     const knocks = Promise.all(ends.map(() => create().then(({ reader }) => knock(reader, random), () => {})));
     const victim = isGateway ? weir.gateways()[random.below(2)] : weir.broker();
-    const before = attachments();
+    const before = weir.attachments();
     process.kill(victim, 'SIGKILL');
     await knocks;
     for (const end of ends) end.socket.terminate();
     await (isGateway ? weir.gatewaysAfter(victim) : weir.brokerAfter(victim));
     await until(() => isAnswered(1), 'calls work again');
     // The worker's gateway is; the other may not know yet that the broker is another, and has not said that it lost the one before.
-    await until(() => attachments() >= before + (isGateway ? 1 : weir.gatewayCount), 'every gateway is with the broker');
+    await until(() => weir.attachments() >= before + (isGateway ? 1 : weir.gatewayCount), 'every gateway is with the broker');
   }
   const { writer, reader } = await again();
   const [out, into] = [await attachedAtLast(writer), await attachedAtLast(reader)];

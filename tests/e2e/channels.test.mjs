@@ -44,7 +44,6 @@ function attach(url) {
   return end;
 }
 
-const attachments = () => weir.stderr.split('event=broker_attached').length - 1;
 
 async function attached(url) {
   const end = attach(url);
@@ -168,7 +167,7 @@ test('when the reader goes, its writer is closed; when the maker goes, both are'
 test('kill -9 of the broker ends every channel; new ones work', async () => {
   const { writer, reader } = await create();
   const ends = [await attached(urlOf(writer)), await attached(urlOf(reader))];
-  const before = attachments();
+  const before = weir.attachments();
   process.kill(weir.broker(), 'SIGKILL');
   for (const end of ends) await until(() => end.closed !== undefined, 'the end is closed');
   assert.deepEqual(ends.map((end) => end.closed), [1012, 1012]);
@@ -179,7 +178,7 @@ test('kill -9 of the broker ends every channel; new ones work', async () => {
   out.socket.send('again');
   await until(() => into.received.length === 1, 'the message');
   // Both ends may be on one gateway, and what comes next may reach the other.
-  await until(() => attachments() >= before + weir.gatewayCount, 'every gateway is with the new broker');
+  await until(() => weir.attachments() >= before + weir.gatewayCount, 'every gateway is with the new broker');
 });
 
 test("the SDK's channel writer and reader work unchanged", async () => {

@@ -5,6 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
+import { counted, counters } from './lib/follower.mjs';
 import { codeOf, openSdkWorker } from './lib/sdk.mjs';
 import { EventStream } from './lib/sse.mjs';
 import { seededRandom, temporaryDirectory, until, withWeir } from './lib/weir.mjs';
@@ -13,23 +14,11 @@ const set = (worker, item, data, group = 'g') =>
   worker.result('stream::set', { stream_name: 's', group_id: group, item_id: item, data });
 const openStream = (weir, target = '') => Subscriber.open(weir.streamUrl + target);
 
-async function metrics(weir, ...names) {
-  const text = await weir.metrics();
-  const sumOf = (name) => [...text.matchAll(new RegExp(`^weir_gateway_${name}(?:_total)?\\{[^}]*\\} (\\d+)$`, 'gm'))].reduce((sum, match) => sum + Number(match[1]), 0);
-  return names.map(sumOf);
-}
-
-// The figures of the gateway that is not asked come with the broker's next collection.
-async function counted(weir, name, value) {
-  let figure;
-  await until(async () => ([figure] = await metrics(weir, name))[0] === value, `${name} is ${value}`).catch((error) => assert.fail(`${error.message}, but ${figure}`));
-}
-
 // In one answer: another may come from the other gateway, with older figures of this one.
 async function resumedWithSyncs(weir, resumes, syncs) {
   let figures;
-  await until(async () => (figures = await metrics(weir, 'resumes', 'syncs'))[0] === resumes, `${resumes} have resumed`).catch((error) => assert.fail(`${error.message}, but ${figures}`));
-  assert.equal(figures[1], syncs, 'nobody else read the store');
+  await until(async () => (figures = await counters(weir)).resumes === resumes, `${resumes} have resumed`).catch((error) => assert.fail(`${error.message}, but ${figures.resumes}`));
+  assert.equal(figures.syncs, syncs, 'nobody else read the store');
 }
 
 // The first envelope greets with the position, and every event behind it up to `last` is there, once and in order.

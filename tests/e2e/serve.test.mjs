@@ -77,9 +77,7 @@ test('errors in the configuration file name the file, the line and the key', asy
 test("the iii engine's configuration file is accepted as it is", async () => {
   const directory = temporaryDirectory();
   const file = path.join(directory, 'config.yaml');
-  const streamPort = await freePort();
-  let workerPort = await freePort();
-  while (workerPort === streamPort) workerPort = await freePort();
+  const [streamPort, workerPort] = [await freePort(), await freePort()];
   fs.writeFileSync(file, `workers:
   - name: iii-stream
     config:

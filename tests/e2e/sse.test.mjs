@@ -7,23 +7,13 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { chromium } from 'playwright-core';
 import { RawWorker, Subscriber } from './lib/clients.mjs';
+import { counted } from './lib/follower.mjs';
 import { openSdkWorker, codeOf } from './lib/sdk.mjs';
 import { EventStream } from './lib/sse.mjs';
 import { temporaryDirectory, until, withWeir } from './lib/weir.mjs';
 
 const set = (worker, item, data, group = 'g') =>
   worker.result('stream::set', { stream_name: 's', group_id: group, item_id: item, data });
-
-async function metric(weir, name) {
-  const text = await weir.metrics();
-  return [...text.matchAll(new RegExp(`^weir_gateway_${name}(?:_total)?\\{[^}]*\\} (\\d+)$`, 'gm'))].reduce((sum, match) => sum + Number(match[1]), 0);
-}
-
-// The figures of the gateway that is not asked come with the broker's next collection.
-async function counted(weir, name, value) {
-  let figure;
-  await until(async () => (figure = await metric(weir, name)) === value, `${name} is ${value}`).catch((error) => assert.fail(`${error.message}, but ${figure}`));
-}
 
 // A worker of iii-sdk with `handlers`, once calls reach it.
 async function workerWith(weir, handlers) {
@@ -63,7 +53,7 @@ test('the head, a retry hint, the sync, and then every event as the WebSocket ge
     });
     await counted(weir, 'event_streams', 1);
     await stream.close();
-    await until(async () => (await metric(weir, 'event_streams')) === 0, 'the gauge goes back');
+    await counted(weir, 'event_streams', 0); // the gauge goes back
   });
 });
 
@@ -180,7 +170,7 @@ test('HEAD is answered with the head alone, HTTP/1.0 and a pipelined rest do no 
     await wrong.end();
     assert.deepEqual([wrong.status, wrong.body], [400, '']);
     await wrong.close();
-    await until(async () => (await metric(weir, 'stream_connections')) === 0, 'HEAD leaves nothing');
+    await counted(weir, 'stream_connections', 0); // HEAD leaves nothing
     const old = later(await EventStream.open(weir.streamPort, '/sse/s/g', { version: '1.0' }));
     await old.count(1);
     const request = 'GET /sse/s/g HTTP/1.1\r\nHost: h\r\n\r\nGET /healthz HTTP/1.1\r\nHost: h\r\n\r\n';
@@ -194,7 +184,7 @@ test('HEAD is answered with the head alone, HTTP/1.0 and a pipelined rest do no 
     assert.equal(chatty.closed, false);
     chatty.socket.end(); // a half-close ends it
     await until(() => chatty.closed, 'the end of it');
-    await until(async () => (await metric(weir, 'event_streams')) === 1, 'and the server knows');
+    await counted(weir, 'event_streams', 1); // and the server knows
   });
 });
 
@@ -319,7 +309,7 @@ test('a reader that stops is caught up or told when it reads again, and ended wh
     dead.socket.pause();
     const padding = 'x'.repeat(100000);
     for (let i = 1; i <= 200; i += 1) await set(worker, 'm', { i, padding });
-    await until(async () => (await metric(weir, 'event_streams')) === 0, 'the server gives it up', 120000);
+    await counted(weir, 'event_streams', 0, 120000); // the server gives it up
   });
 });
 

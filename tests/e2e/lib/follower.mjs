@@ -1,5 +1,6 @@
 // lib/follower.mjs -- a subscriber that keeps no envelopes but what they add up to: the items, in no order, and the position it
 // could come back with. Each envelope has to follow from those before it: the next event, or a jump that says what it is.
+import assert from 'node:assert/strict';
 import { Client } from './clients.mjs';
 import { until } from './weir.mjs';
 
@@ -140,6 +141,13 @@ export async function counters(weir) {
   const all = {};
   for (const [, name, value] of text.matchAll(/^weir_gateway_(\w+?)(?:_total)?\{[^}]*\} (\d+)$/gm)) all[name] = (all[name] ?? 0) + Number(value);
   return all;
+}
+
+// The figures of the gateway that is not asked come with the broker's next collection.
+export async function counted(weir, name, value, limitMs) {
+  let figure;
+  await until(async () => (figure = (await counters(weir))[name]) === value, `${name} is ${value}`, limitMs)
+    .catch((error) => assert.fail(`${error.message}, but ${figure}`));
 }
 
 // `write(n)` for each n, in order, `each` of them under way; then `keepsUp(n)` is waited for, so that the load is not too fast for

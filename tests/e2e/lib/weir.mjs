@@ -252,6 +252,11 @@ export class Weir {
     return until(() => [this.gateways()].find((pids) => pids.length === this.gatewayCount && !pids.includes(gone)), 'another gateway', limitMs);
   }
 
+  // How often a gateway has come to a broker, as they log it.
+  attachments() {
+    return this.stderr.split('event=broker_attached').length - 1;
+  }
+
   isAlive(pid) {
     const identity = identify(pid);
     return identity !== null && isAlive(identity);
